@@ -49,4 +49,6 @@ class DependencyError(T5kitError, ImportError):
     @classmethod
     def for_extra(cls, library: str, extra: str, purpose: str) -> "DependencyError":
         """Return the error for a missing `library` that `pip install 't5kit[extra]'` brings."""
-        return cls(f"{purpose} needs the package {library!r}, which is not installed. Run: pip install 't5kit[{extra}]'")
+        return cls(
+            f"{purpose} needs the package {library!r}, which is not installed. Run: pip install 't5kit[{extra}]'"
+        )

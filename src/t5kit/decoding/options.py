@@ -1,0 +1,152 @@
+"""What a caller may ask of decoding, as plain frozen data that can cross a process boundary."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from t5kit.errors import RequestError
+
+LengthPenaltyFormula = Literal["power", "paper"]
+EarlyStopping = bool | Literal["never"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """How one prompt is answered. Defaults are plain greedy decoding.
+
+    Words are Hugging Face's where users know them. Counts are in tokens and never include the decoder start token.
+    Raises: RequestError on construction, naming the option, what came and what is allowed.
+    """
+
+    max_new_tokens: int = 128
+    """Most tokens to generate, EOS included; at least 1. A forced prefix counts."""
+    min_new_tokens: int = 0
+    """EOS is suppressed until this many tokens stand."""
+
+    num_beams: int = 1
+    """Beams of beam search; 1 is greedy (or sampling)."""
+    num_beam_groups: int = 1
+    """Groups of diverse beam search (Vijayakumar et al. 2016); divides num_beams."""
+    diversity_penalty: float = 0.0
+    """Taken from a token's score for each earlier group that chose it at the same step; needs num_beam_groups > 1."""
+    num_return_sequences: int = 1
+    """Answers a prompt: the best of num_beams, or so many samples."""
+    length_penalty: float = 1.0
+    """Exponent a of the length penalty; 0 compares plain sums of log-probabilities."""
+    length_penalty_formula: LengthPenaltyFormula = "power"
+    """power: sum / n^a, as Hugging Face and CTranslate2. paper: sum / ((5 + n) / 6)^a, as the T5 paper (mesh, t5x)."""
+    early_stopping: EarlyStopping = False
+    """When a prompt's beams are done. True: as soon as num_beams hypotheses are finished. False: when the best running
+    beam, at its present length, cannot beat the worst of them. "never": when it cannot at any length (exact)."""
+
+    does_sample: bool = False
+    """Draw each token from the distribution instead of taking the best."""
+    temperature: float = 1.0
+    """Logits are divided by it; > 0."""
+    top_k: int = 0
+    """Draw from the k most likely; 0 is all."""
+    top_p: float = 1.0
+    """Draw from the smallest set whose probabilities reach p, in (0, 1]."""
+    min_p: float = 0.0
+    """Draw from ids at least min_p times as likely as the best, in [0, 1)."""
+    typical_p: float = 1.0
+    """Draw from the smallest set of mass p whose information is nearest the entropy (Meister et al. 2022), in (0, 1]."""
+    seed: int | None = None
+    """The same seed and prompt give the same samples whatever the batch; None draws a fresh one."""
+
+    repetition_penalty: float = 1.0
+    """> 0; ids already generated become less likely by this factor (Keskar et al. 2019)."""
+    no_repeat_ngram_size: int = 0
+    """No n-gram of this size is generated twice; 0 is off."""
+    encoder_no_repeat_ngram_size: int = 0
+    """No n-gram of this size is copied from the prompt; 0 is off."""
+    suppressed_ids: tuple[int, ...] = ()
+    """Ids never generated."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(id, delta) pairs added to the logits."""
+    forced_prefix_ids: tuple[int, ...] = ()
+    """The answer begins with these ids; they count in its length and its score."""
+    forced_eos: bool = False
+    """The last allowed token is EOS, whatever the model says (Hugging Face's forced_eos_token_id). Off by default: a cut
+    answer stays cut."""
+    allowed_outputs: tuple[tuple[int, ...], ...] | None = None
+    """If given, the answer is one of these id sequences (each ends in EOS)."""
+    stop_strings: tuple[str, ...] = ()
+    """Generation ends where one of these appears in the text; it and what follows is cut from the text."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST_INTEGERS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise RequestError(f"{name} = {value!r} must be an integer of at least {least}.")
+        for name, (least, most, is_open_below, is_open_above) in _RANGES.items():
+            value = getattr(self, name)
+            inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            inside = inside and (least < value if is_open_below else least <= value)
+            if not inside or not (value < most if is_open_above else value <= most):
+                raise RequestError(
+                    f"{name} = {value!r} must be a number in {'(' if is_open_below else '['}{least}, {most}{')' if is_open_above else ']'}."
+                )
+        if self.length_penalty_formula not in ("power", "paper"):
+            raise RequestError(
+                f"length_penalty_formula = {self.length_penalty_formula!r} must be one of: power, paper."
+            )
+        if self.early_stopping not in (True, False, "never"):
+            raise RequestError(f'early_stopping = {self.early_stopping!r} must be one of: True, False, "never".')
+        if self.seed is not None and (not isinstance(self.seed, int) or not 0 <= self.seed < 2**64):
+            raise RequestError(f"seed = {self.seed!r} must be an integer in [0, 2^64).")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise RequestError(
+                f"min_new_tokens = {self.min_new_tokens} must not be above max_new_tokens = {self.max_new_tokens}."
+            )
+        if len(self.forced_prefix_ids) > self.max_new_tokens:
+            raise RequestError(
+                f"The forced prefix has {len(self.forced_prefix_ids)} tokens, more than max_new_tokens = {self.max_new_tokens}."
+            )
+        if self.does_sample and self.num_beams > 1:
+            raise RequestError(f"Sampling and num_beams = {self.num_beams} exclude each other: drop one of the two.")
+        if not self.does_sample and self.num_return_sequences > self.num_beams:
+            raise RequestError(
+                f"num_return_sequences = {self.num_return_sequences} needs as many beams (num_beams = {self.num_beams}) or sampling."
+            )
+        if self.num_beams % self.num_beam_groups:
+            raise RequestError(f"num_beam_groups = {self.num_beam_groups} must divide num_beams = {self.num_beams}.")
+        if self.diversity_penalty and self.num_beam_groups == 1:
+            raise RequestError(
+                f"diversity_penalty = {self.diversity_penalty} has no effect without num_beam_groups above 1."
+            )
+        if self.num_beam_groups > 1 and not self.diversity_penalty:
+            raise RequestError(
+                "num_beam_groups above 1 needs a diversity_penalty above 0, or all groups find the same."
+            )
+        if any(not stop for stop in self.stop_strings):
+            raise RequestError("A stop string is empty; it would end every answer at once.")
+        if self.allowed_outputs is not None and (not self.allowed_outputs or not all(self.allowed_outputs)):
+            raise RequestError(
+                "allowed_outputs is empty or holds an empty output; give at least one non-empty sequence."
+            )
+
+
+_LEAST_INTEGERS = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "top_k": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+}
+_RANGES = {
+    # name: least, most, open below, open above
+    "diversity_penalty": (0.0, 1e6, False, False),
+    "length_penalty": (-1e3, 1e3, False, False),
+    "temperature": (0.0, 1e6, True, False),
+    "top_p": (0.0, 1.0, True, False),
+    "min_p": (0.0, 1.0, False, True),
+    "typical_p": (0.0, 1.0, True, False),
+    "repetition_penalty": (0.0, 1e6, True, False),
+}

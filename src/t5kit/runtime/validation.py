@@ -1,0 +1,49 @@
+"""The border checks that every runtime makes on what it is given: shapes, dtypes and id ranges, checked once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from t5kit.config import T5Config
+from t5kit.errors import EngineError, RequestError
+from t5kit.runtime.protocol import StepInput
+
+
+def check_ids(ids: np.ndarray, config: T5Config, what: str) -> None:
+    """Raise RequestError unless ids is a non-empty [N] integer array with every id in [0, vocab_size)."""
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise RequestError(f"{what}: expected a one-dimensional integer array of token ids, got {type(ids).__name__}.")
+    if not len(ids):
+        raise RequestError(f"{what}: got no token at all, expected at least one (an empty text is EOS alone).")
+    if ids.min() < 0 or ids.max() >= config.vocab_size:
+        wrong = ids[(ids < 0) | (ids >= config.vocab_size)][0]
+        raise RequestError(
+            f"{what}: token id {wrong} is outside the model's vocabulary of {config.vocab_size}. Does the tokenizer belong to this model?"
+        )
+
+
+def check_encoder_sequences(sequences: Sequence[np.ndarray], config: T5Config) -> None:
+    """Check what is to be encoded: each [S_i], S_i >= 1."""
+    for number, ids in enumerate(sequences):
+        check_ids(ids, config, f"encoder input {number}")
+
+
+def check_targets(targets: Sequence[np.ndarray], config: T5Config) -> None:
+    """Check targets to be scored: each [T_i], T_i >= 1."""
+    for number, ids in enumerate(targets):
+        check_ids(ids, config, f"target {number}")
+
+
+def check_step(step: StepInput, config: T5Config) -> None:
+    """Check one step's shapes; edits are trusted, since decoding makes them."""
+    if not len(step.slots) == len(step.lengths) or not len(step.slots):
+        raise EngineError(
+            f"A step needs one length for each of at least one slot; got {len(step.slots)} and {len(step.lengths)}."
+        )
+    if step.lengths.min() < 1 or step.lengths.sum() != len(step.tokens):
+        raise EngineError(f"A step's lengths must be at least 1 and sum to its {len(step.tokens)} tokens.")
+    if len(np.unique(step.slots)) != len(step.slots):
+        raise EngineError("A slot stands twice in one step.")
+    if step.need.top_k < 1:
+        raise EngineError(f"Need.top_k = {step.need.top_k} must be at least 1.")
+    check_ids(step.tokens, config, "decoder tokens")

@@ -1,0 +1,70 @@
+"""What goes into a scheduler and what comes out: plain data, ids in and ids out, fit to cross a process boundary."""
+
+import dataclasses
+
+import numpy as np
+
+from t5kit.decoding.options import DecodingOptions
+from t5kit.decoding.search import Hypothesis
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GenerationRequest:
+    """One prompt to be answered."""
+
+    request_id: int
+    """Chosen by the caller, unique among the requests alive."""
+    encoder_input_ids: np.ndarray
+    """[S] int32, EOS in; S at least 1."""
+    options: DecodingOptions = dataclasses.field(default_factory=DecodingOptions)
+    sample_stream: int = 0
+    """Tells apart repeated samplings of one prompt under one seed."""
+    is_streamed: bool = False
+    """Report tokens as they come."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Wall-clock seconds of one request."""
+
+    queued_s: float
+    """From submission to the start of its encoder run."""
+    encode_s: float
+    """Encoder run of the chunk it was in."""
+    first_token_s: float
+    """From submission to its first token."""
+    total_s: float
+    """From submission to its end."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokensGenerated:
+    """New tokens of a streamed request."""
+
+    request_id: int
+    token_ids: np.ndarray
+    """[n] int32, n >= 1."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestFinished:
+    """A request is done."""
+
+    request_id: int
+    hypotheses: tuple[Hypothesis, ...]
+    """num_return_sequences answers, best first."""
+    timings: Timings
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFailed:
+    """A request could not be answered; the others go on."""
+
+    request_id: int
+    error: str
+    """One clear sentence."""
+    error_type: str
+    """Name of the class in t5kit.errors."""
+
+
+Event = TokensGenerated | RequestFinished | RequestFailed
