@@ -1,0 +1,92 @@
+# One set of words for people and CI. Each sets up what it needs, from a fresh clone with nothing but Python 3.11 or
+# newer (with venv), a C++17 compiler and make; what is set up already is not done again.
+#
+#   make setup      the environment for development, in .venv
+#   make demo       real FLAN-T5-small weights answer real texts; no PyTorch (.venv-demo)
+#   make test       the tests                      make test ARGS='-k beam -x'   some of them
+#   make check      format, lint, types, import rules, spelling
+#   make bench      measurements, one JSON line a result
+#   make docs       the documentation, in site/ (.venv-docs)
+#   make weights    the real model files of tests and benchmarks, in .cache/t5kit-test-files
+#   make format     rewrite the sources in the house format
+#   make constraints  newest versions of all dependencies into constraints.txt
+#   make clean      back to a fresh clone
+
+PYTHON ?= python3
+ARGS ?=
+
+# Every installation, those of pip's own build environments too, takes the versions of this file. (pip 25.3 and newer
+# read the second variable for build environments, older ones the first.)
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+FILES := .cache/t5kit-test-files
+NATIVE := CMakeLists.txt $(wildcard native/*)
+PACKAGE := pyproject.toml constraints.txt $(NATIVE)
+SOURCES := $(shell find src -type f -not -name '*.pyc')
+WEIGHTS := scripts/fetch_weights.py src/t5kit/checkpoint/onnx_import.py
+
+# $(call venv,FOLDER,PIP'S ARGUMENTS): a virtual environment with t5kit in it.
+define venv
+	@$(PYTHON) -c 'import sys; sys.exit("t5kit needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(1)"
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install -qq $(2)
+	@touch $@
+endef
+
+.PHONY: setup demo test check bench docs weights format constraints clean
+
+setup: .venv/ready
+
+# Editable: Python changes count at once; C++ or dependency changes bring the set-up again.
+.venv/ready: $(PACKAGE)
+	$(call venv,.venv,--editable '.[test,check]')
+
+.venv-demo/ready: $(PACKAGE) $(SOURCES)
+	$(call venv,.venv-demo,'.[onnx]')
+
+.venv-docs/ready: $(PACKAGE) $(SOURCES)
+	$(call venv,.venv-docs,'.[docs]')
+
+weights: $(FILES)/.all-fetched
+
+$(FILES)/.all-fetched: .venv/ready $(WEIGHTS)
+	.venv/bin/python scripts/fetch_weights.py $(FILES)
+	@touch $@ $(FILES)/.flan-fetched
+
+$(FILES)/.flan-fetched: .venv-demo/ready $(WEIGHTS)
+	.venv-demo/bin/python scripts/fetch_weights.py $(FILES) --only flan-t5-small
+	@touch $@
+
+demo: .venv-demo/ready $(FILES)/.flan-fetched
+	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv-demo/bin/python demo/run.py $(ARGS)
+
+test: .venv/ready
+	.venv/bin/python -m pytest -n 2 -q $(ARGS)
+
+check: .venv/ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/codespell
+	.venv/bin/python -m pytest -q tests/arch
+
+bench: .venv/ready weights
+	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/generate.py $(ARGS)
+
+docs: .venv-docs/ready
+	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
+	@echo "The documentation is in site/index.html"
+
+format: .venv/ready
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+constraints:
+	$(PYTHON) scripts/pin_constraints.py
+
+clean:
+	rm -rf .venv .venv-demo .venv-docs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
+	find src tests scripts demo bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,46 @@
+"""Settings and fixtures of all tests."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FETCHED = ROOT / ".cache" / "t5kit-test-files"
+
+# Two pytest processes share the machine: one thread each is faster than both asking for all cores. Set before NumPy
+# and PyTorch read it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Tests that read the variable themselves find what `make weights` fetched.
+if FETCHED.is_dir():
+    os.environ.setdefault("T5KIT_TEST_FILES", str(FETCHED))
+
+# No hub, whatever a test does: nothing here may need the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The same examples in every run, and no verdict by the clock: a failure is a fact about the code.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+# By hand: T5KIT_HYPOTHESIS=search pytest ... looks further, with new examples each time.
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("T5KIT_HYPOTHESIS", "ci"))
+
+
+@pytest.fixture(scope="session")
+def test_files() -> Path:
+    """The folder of real model files that `make weights` fetches; the test is skipped where it is missing."""
+    folder = os.environ.get("T5KIT_TEST_FILES")
+    if not folder:
+        pytest.skip("needs the real model files: run `make weights`, or name their folder in T5KIT_TEST_FILES")
+    if not Path(folder).is_dir():
+        pytest.fail(f"T5KIT_TEST_FILES names {folder}, which is no folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of committed vectors."""
+    return ROOT / "tests" / "golden"
