@@ -1,0 +1,40 @@
+"""What generate gives back when asked for details."""
+
+import dataclasses
+
+from t5kit.decoding import FinishReason, Hypothesis
+from t5kit.scheduling import Timings
+from t5kit.text import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer with everything known about it."""
+
+    text: str
+    """The answer; a stop string and what follows it is cut."""
+    token_ids: tuple[int, ...]
+    """Generated ids; EOS is the last one if finish_reason is "eos"."""
+    score: float
+    """Natural log-probability, summed over the tokens; under beam search divided by the length penalty."""
+    token_scores: tuple[float, ...]
+    """Natural log-probability of each token, EOS included."""
+    finish_reason: FinishReason
+    """eos, length or stop_string."""
+    timings: Timings
+    """Seconds spent on the request."""
+
+
+def to_completion(hypothesis: Hypothesis, tokenizer: Tokenizer, timings: Timings) -> Completion:
+    """Return the answer as text with its details."""
+    text = tokenizer.decode(hypothesis.token_ids)
+    if hypothesis.stop_string is not None:
+        text = text[: text.find(hypothesis.stop_string)]
+    return Completion(
+        text=text,
+        token_ids=tuple(hypothesis.token_ids.tolist()),
+        score=hypothesis.score,
+        token_scores=tuple(hypothesis.token_log_probs.tolist()),
+        finish_reason=hypothesis.finish_reason,
+        timings=timings,
+    )

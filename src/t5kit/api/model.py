@@ -1,0 +1,388 @@
+"""t5kit.Model: text in, text out. It owns the tokenizer and the runtime and joins the stages."""
+
+import collections
+import dataclasses
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, get_args, overload
+
+import numpy as np
+
+import t5kit.errors
+from t5kit.api.arguments import GenerationArguments, decoding_options
+from t5kit.api.completion import Completion, to_completion
+from t5kit.api.engines import Engine, Weights, open_runtime
+from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
+from t5kit.config import T5Config
+from t5kit.decoding import DecodingOptions
+from t5kit.decoding.stops import StopTextStream
+from t5kit.errors import RequestError, T5kitError
+from t5kit.runtime import Runtime
+from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished, StaticScheduler, TokensGenerated
+from t5kit.text import Tokenizer, load_tokenizer
+
+Pooling = Literal["mean", "first", "last", "max"]
+
+DEFAULT_MAX_INPUT_TOKENS = 4096
+"""Memory sets the limit, not T5: positions are relative, so any length is understood."""
+
+
+class Model:
+    """One loaded T5 with its vocabulary.
+
+    Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close` frees
+    the weights.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        tokenizer: Tokenizer,
+        runtime: Runtime,
+        *,
+        max_input_tokens: int = DEFAULT_MAX_INPUT_TOKENS,
+    ) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.runtime = runtime
+        self.max_input_tokens = max_input_tokens
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        engine: Engine = "auto",
+        weights: Weights = "auto",
+        threads: int | None = None,
+        device: str = "auto",
+        max_input_tokens: int = DEFAULT_MAX_INPUT_TOKENS,
+        revision: str | None = None,
+        offline: bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Load a model folder, or a Hugging Face Hub id (fetched once, then cached).
+
+        engine: auto, torch or reference; auto takes the fastest that is installed. weights: auto, float32, bfloat16 or
+        float16. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens: texts longer than this
+        are refused (memory sets it, not T5). revision, offline, cache_dir: for Hub ids.
+        Raises: ModelNotFoundError, CheckpointError, TokenizerError, EngineError, DependencyError, RequestError.
+        """
+        if not isinstance(max_input_tokens, int) or max_input_tokens < 1:
+            raise RequestError(f"max_input_tokens = {max_input_tokens!r} must be a positive integer.")
+        path = resolve(str(name), revision=revision, offline=offline, cache_dir=cache_dir)
+        folder = open_folder(path)
+        tokenizer = load_tokenizer(path)
+        if tokenizer.vocab_size > folder.config.vocab_size:
+            raise t5kit.errors.TokenizerError(
+                f"{path}: the tokenizer knows {tokenizer.vocab_size} ids, but the model has only {folder.config.vocab_size} "
+                "embedding rows. The tokenizer files belong to another model."
+            )
+        runtime = open_runtime(folder, engine=engine, weights=weights, threads=threads, device=device)
+        return cls(folder, tokenizer, runtime, max_input_tokens=max_input_tokens)
+
+    @property
+    def config(self) -> T5Config:
+        """The architecture."""
+        return self.folder.config
+
+    @overload
+    def generate(
+        self,
+        texts: str,
+        *,
+        details: Literal[False] = False,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        details: Literal[False] = False,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        details: bool,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> Any: ...
+    def generate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        details: bool = False,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> Any:
+        """Answer one text (str -> str) or many (list -> list, same order).
+
+        With num_return_sequences above 1 each text gets a list, best first. With details=True a Completion stands where a
+        str did. truncate cuts texts above max_input_tokens (keeping EOS) instead of refusing them. Every other keyword is
+        one of `GenerationArguments`: max_new_tokens, num_beams, temperature, top_p, seed, stop_strings, ...
+        Raises: RequestError for a wrong option, or for a text that cannot be taken (nothing is generated then).
+
+        Example: model.generate("translate English to German: Hello", num_beams=4) -> "Hallo"
+        """
+        arguments = decoding_options(options, self.folder.generation, self.tokenizer)
+        many = [texts] if isinstance(texts, str) else texts
+        answers = []
+        ids = dict(enumerate(self._encode(many, truncate=truncate)))
+        for result in self._answer(self._requests(ids, arguments)):
+            if isinstance(result, RequestFailed):
+                raise _error_of(result)
+            answers.append(result)
+        shaped = [self._shape(answer, arguments, details=details) for answer in answers]
+        return shaped[0] if isinstance(texts, str) else shaped
+
+    def try_generate(
+        self, texts: Sequence[str], *, truncate: bool = False, **options: Unpack[GenerationArguments]
+    ) -> list[tuple[Completion, ...] | T5kitError]:
+        """Answer many texts; a text that cannot be answered gives its error in its place, and the others are answered.
+
+        Returns num_return_sequences Completions for each text, best first. Raises: RequestError for a wrong option.
+        """
+        arguments = decoding_options(options, self.folder.generation, self.tokenizer)
+        results: list[Any] = self._encode_each(texts, truncate=truncate)
+        requests = self._requests(
+            {index: ids for index, ids in enumerate(results) if not isinstance(ids, T5kitError)}, arguments
+        )
+        for answer in self._answer(requests):
+            failed = isinstance(answer, RequestFailed)
+            results[answer.request_id] = _error_of(answer) if failed else self._completions(answer)
+        return results
+
+    def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> Iterator[str]:
+        """Yield the answer in pieces as it is generated; joined they equal `generate`'s text.
+
+        Stop strings never leak into a piece. Beam search knows its answer only at the end and yields it whole.
+        Raises: RequestError as generate does, and for num_return_sequences above 1.
+        """
+        arguments = decoding_options(options, self.folder.generation, self.tokenizer)
+        if arguments.num_return_sequences > 1:
+            raise RequestError(
+                f"stream gives one answer; num_return_sequences = {arguments.num_return_sequences} needs generate."
+            )
+        ids = dict(enumerate(self._encode([text], truncate=truncate)))
+        (request,) = self._requests(ids, arguments, is_streamed=arguments.num_beams == 1)
+        return self._stream(request)
+
+    def _stream(self, request: GenerationRequest) -> Iterator[str]:
+        scheduler = self._scheduler()
+        scheduler.submit([request])
+        pieces = StopTextStream(self.tokenizer.detokenizer(), request.options.stop_strings)
+        try:
+            while scheduler.has_work:
+                for event in scheduler.step():
+                    if isinstance(event, RequestFailed):
+                        raise _error_of(event)
+                    if isinstance(event, TokensGenerated):
+                        piece = pieces.push(event.token_ids)
+                    elif request.is_streamed:
+                        piece = pieces.finish()
+                    else:
+                        piece = self._completions(event)[0].text
+                    if piece:
+                        yield piece
+        finally:
+            scheduler.cancel(request.request_id)  # a reader that stops reading frees the slot
+
+    @overload
+    def score(self, sources: str, targets: str, *, truncate: bool = False) -> float: ...
+    @overload
+    def score(self, sources: Sequence[str], targets: Sequence[str], *, truncate: bool = False) -> list[float]: ...
+    def score(
+        self, sources: str | Sequence[str], targets: str | Sequence[str], *, truncate: bool = False
+    ) -> float | list[float]:
+        """Return the natural log-probability of each target given its source, summed over its tokens, EOS included.
+
+        One source and one target give a float; lists of equal length give a list. Equal sources are encoded once.
+        Raises: RequestError for lists of unequal length or texts that cannot be taken.
+        """
+        if isinstance(sources, str) != isinstance(targets, str):
+            raise RequestError("score needs two texts or two lists of texts, not one of each.")
+        if isinstance(sources, str) and isinstance(targets, str):
+            return self.score([sources], [targets], truncate=truncate)[0]
+        if len(sources) != len(targets):
+            raise RequestError(
+                f"score got {len(sources)} sources and {len(targets)} targets; give one target for each source."
+            )
+        source_ids = self._encode(sources, truncate=truncate)
+        target_ids = self._encode(targets, truncate=truncate)
+        handles: dict[bytes, int] = {}
+        scores = []
+        try:
+            for start in range(0, len(source_ids), _SCORE_CHUNK):
+                chunk = source_ids[start : start + _SCORE_CHUNK]
+                new = {ids.tobytes(): ids for ids in chunk if ids.tobytes() not in handles}
+                for key in [key for key in handles if key not in {ids.tobytes() for ids in chunk}]:
+                    self.runtime.release([handles.pop(key)])
+                handles.update(zip(new, self.runtime.encode(list(new.values())), strict=True))
+                rows = self.runtime.score(
+                    [handles[ids.tobytes()] for ids in chunk], target_ids[start : start + _SCORE_CHUNK]
+                )
+                scores.extend(float(row.sum(dtype=np.float64)) for row in rows)
+        finally:
+            self.runtime.release(list(handles.values()))
+        return scores
+
+    def embed(
+        self, texts: str | Sequence[str], *, pooling: Pooling = "mean", normalize: bool = False, truncate: bool = False
+    ) -> np.ndarray:
+        """Return encoder vectors: [D] float32 for one text, [N, D] for a list.
+
+        pooling: mean, max, first or last over the text's tokens, EOS included. normalize: to length 1.
+        Raises: RequestError for an unknown pooling or texts that cannot be taken.
+        """
+        if pooling not in get_args(Pooling):
+            raise RequestError(f"pooling = {pooling!r} must be one of: {', '.join(get_args(Pooling))}.")
+        many = [texts] if isinstance(texts, str) else texts
+        vectors_ND = np.zeros((len(many), self.config.d_model), np.float32)
+        ids = self._encode(many, truncate=truncate)
+        for start in range(0, len(ids), _EMBED_CHUNK):
+            for row, states_SD in enumerate(self.runtime.encoder_states(ids[start : start + _EMBED_CHUNK]), start):
+                vectors_ND[row] = _pool(states_SD, pooling)
+        if normalize:
+            vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)
+        return vectors_ND[0] if isinstance(texts, str) else vectors_ND
+
+    def save_pretrained(self, path: str | Path, *, dtype: str = "as_is", overwrite: bool = False) -> None:
+        """Write the model as a folder that t5kit and transformers load: weights, config, tokenizer, generation defaults.
+
+        dtype: as_is, float32, bfloat16 or float16. The folder appears whole or not at all.
+        Raises: CheckpointError if it exists (and overwrite is false) or cannot be written.
+        """
+        write_folder(
+            Path(path),
+            self.config,
+            self.folder.tensors(),
+            dtype=dtype,
+            generation=self.folder.generation,
+            save_tokenizer=self.tokenizer.save,
+            overwrite=overwrite,
+        )
+
+    def close(self) -> None:
+        """Free the weights; the model cannot be used afterwards."""
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # From texts to requests to answers
+
+    def _encode_each(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | RequestError]:
+        """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken."""
+        usable = [text if isinstance(text, str) else "" for text in texts]
+        encoded: list[np.ndarray | RequestError] = []
+        for number, (text, ids) in enumerate(zip(texts, self.tokenizer.encode_batch(usable), strict=True)):
+            if not isinstance(text, str):
+                encoded.append(RequestError(f"Text {number} is {type(text).__name__}, expected str."))
+            elif len(ids) <= self.max_input_tokens:
+                encoded.append(ids)
+            elif truncate:
+                encoded.append(np.append(ids[: self.max_input_tokens - 1], ids[-1:]))  # EOS stays
+            else:
+                encoded.append(
+                    RequestError(
+                        f"Text {number} has {len(ids):,} tokens, more than max_input_tokens = {self.max_input_tokens:,}. Raise the "
+                        "limit (T5 takes any length; memory grows with its square), or allow cutting with truncate=True (--truncate)."
+                    )
+                )
+        return encoded
+
+    def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
+        """Return ids [S_i] int32 with EOS for each text; the first that cannot be taken is an error."""
+        taken = []
+        for ids in self._encode_each(texts, truncate=truncate):
+            if isinstance(ids, RequestError):
+                raise ids
+            taken.append(ids)
+        return taken
+
+    def _requests(
+        self, encoded: Mapping[int, np.ndarray], options: DecodingOptions, *, is_streamed: bool = False
+    ) -> list[GenerationRequest]:
+        """Return a request for each id -> prompt ids [S] under the same options.
+
+        The same prompt twice gets two sample streams, so that it gives two different samples under one seed.
+        """
+        if options.does_sample and options.seed is None:
+            options = dataclasses.replace(options, seed=secrets.randbits(64))
+        repeats: collections.Counter[bytes] = collections.Counter()
+        requests = []
+        for request_id, ids in encoded.items():
+            key = ids.tobytes()
+            requests.append(
+                GenerationRequest(
+                    request_id=request_id,
+                    encoder_input_ids=ids,
+                    options=options,
+                    sample_stream=repeats[key],
+                    is_streamed=is_streamed,
+                )
+            )
+            repeats[key] += 1
+        return requests
+
+    def _scheduler(self) -> StaticScheduler:
+        return StaticScheduler(self.runtime, detokenizer_factory=self.tokenizer.detokenizer)
+
+    def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
+        """Return one result for each request, in their order."""
+        scheduler = self._scheduler()
+        scheduler.submit(requests)
+        results: dict[int, RequestFinished | RequestFailed] = {}
+        try:
+            while scheduler.has_work:
+                for event in scheduler.step():
+                    if not isinstance(event, TokensGenerated):
+                        results[event.request_id] = event
+        finally:
+            for request in requests:
+                if request.request_id not in results:
+                    scheduler.cancel(request.request_id)
+        return [results[request.request_id] for request in requests]
+
+    def _completions(self, answer: RequestFinished) -> tuple[Completion, ...]:
+        return tuple(to_completion(hypothesis, self.tokenizer, answer.timings) for hypothesis in answer.hypotheses)
+
+    def _shape(self, answer: RequestFinished, options: DecodingOptions, *, details: bool) -> Any:
+        completions = self._completions(answer)
+        shaped = list(completions) if details else [completion.text for completion in completions]
+        return shaped if options.num_return_sequences > 1 else shaped[0]
+
+
+_SCORE_CHUNK = 64
+"""Pairs scored at once: bounds memory, lets neighbouring pairs share an encoded source."""
+_EMBED_CHUNK = 256
+
+
+def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
+    match pooling:
+        case "mean":
+            return states_SD.mean(axis=0)
+        case "max":
+            return states_SD.max(axis=0)
+        case "first":
+            return states_SD[0]
+        case "last":
+            return states_SD[-1]
+
+
+def _error_of(failure: RequestFailed) -> T5kitError:
+    error_class = getattr(t5kit.errors, failure.error_type, T5kitError)
+    return error_class(failure.error)

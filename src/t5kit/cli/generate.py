@@ -1,0 +1,182 @@
+"""`t5kit generate`: texts in, answers out, in the same order."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from t5kit.cli import options
+from t5kit.cli.inputs import chunks, records_of, texts_of
+from t5kit.cli.outputs import json_line, one_line, open_output, progress
+from t5kit.errors import RequestError
+from t5kit.sources import BadRecord
+
+if TYPE_CHECKING:
+    from t5kit.api import Completion, Model
+
+
+def generate(
+    model: options.ModelOption,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help='Texts to answer; "-" reads standard input.', show_default=False)
+    ] = None,
+    input: options.InputOption = None,
+    format: options.FormatOption = None,
+    field: Annotated[
+        str | None,
+        typer.Option("--field", help="JSON field or TSV column (0, 1, …) that holds the text.", show_default="text"),
+    ] = None,
+    output: options.OutputOption = None,
+    json: options.JsonOption = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer to one text as it is generated.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.", show_default="128")] = None,
+    min_new_tokens: Annotated[int | None, typer.Option(help="No end before so many tokens.", show_default="0")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy.", show_default="1")] = None,
+    num_beam_groups: Annotated[
+        int | None, typer.Option(help="Groups of diverse beam search.", show_default="1")
+    ] = None,
+    diversity_penalty: Annotated[float | None, typer.Option(help="Penalty between groups.", show_default="0")] = None,
+    num_return_sequences: Annotated[int | None, typer.Option(help="Answers a text.", show_default="1")] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Exponent of the length penalty.", show_default="1.0")
+    ] = None,
+    length_penalty_formula: Annotated[
+        str | None, typer.Option(help="power (n^a) or paper (((5+n)/6)^a).", show_default="power")
+    ] = None,
+    early_stopping: Annotated[str | None, typer.Option(help="false, true or never.", show_default="false")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sample, logits divided by this.", show_default=False)
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k best.", show_default=False)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the smallest set of this mass.", show_default=False)
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Sample ids at least so likely relative to the best.", show_default=False)
+    ] = None,
+    typical_p: Annotated[
+        float | None, typer.Option(help="Sample from the typical set of this mass.", show_default=False)
+    ] = None,
+    do_sample: Annotated[
+        bool | None, typer.Option("--sample/--no-sample", help="Sample, or not.", show_default="by the options")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.", show_default=False)] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1 discourages repetition.", show_default="1.0")
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(help="No n-gram of this size twice.", show_default="0")
+    ] = None,
+    forced_prefix: Annotated[str | None, typer.Option(help="The answer begins with this.", show_default=False)] = None,
+    allowed: Annotated[
+        list[str] | None, typer.Option("--allowed", help="The answer is one of these (repeat it).", show_default=False)
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="End where this appears (repeat it).", show_default=False)
+    ] = None,
+    truncate: options.TruncateOption = False,
+    max_input_tokens: options.MaxInputTokensOption = 4096,
+    batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
+    engine: options.EngineOption = "auto",
+    weights: options.WeightsOption = "auto",
+    threads: options.ThreadsOption = None,
+    device: options.DeviceOption = "auto",
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
+) -> None:
+    """Answer texts: from arguments, a file, or a pipe.
+
+    Standard output carries the answers alone, one a line, in the order of the texts. A line that cannot be answered leaves
+    an empty line (or, with --json, an "error") in its place, is named on standard error, and makes the exit code 1.
+    """
+    arguments: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "num_beams": num_beams,
+        "num_beam_groups": num_beam_groups, "diversity_penalty": diversity_penalty,
+        "num_return_sequences": num_return_sequences, "length_penalty": length_penalty,
+        "length_penalty_formula": length_penalty_formula, "early_stopping": _early_stopping(early_stopping),
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p,
+        "do_sample": do_sample, "seed": seed, "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix, "allowed_outputs": allowed or None,
+        "stop_strings": stop or None,
+    }  # fmt: skip
+    records = records_of(texts or [], input, format)
+    loaded = options.load_model(
+        model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
+        max_input_tokens=max_input_tokens,
+    )  # fmt: skip
+    with open_output(output) as out:
+        if stream:
+            _stream(loaded, list(texts_of(records, field)), out, arguments, truncate=truncate)
+            return
+        num_failed = 0
+        with progress("texts answered") as count:
+            for chunk in chunks(texts_of(records, field), batch_size):
+                num_failed += _answer_chunk(loaded, chunk, out, arguments, truncate=truncate, as_json=json)
+                count.advance(len(chunk))
+    if num_failed:
+        print(f"t5kit: {num_failed} of the texts could not be answered; see above.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _answer_chunk(
+    model: "Model",
+    chunk: list[tuple[str, str | BadRecord]],
+    out: TextIO,
+    arguments: dict[str, Any],
+    *,
+    truncate: bool,
+    as_json: bool,
+) -> int:
+    """Answer one chunk of a file and write it; return how many texts failed."""
+    good = [text for _, text in chunk if isinstance(text, str)]
+    answers = iter(model.try_generate(good, truncate=truncate, **arguments))
+    warned: set[str] = set()
+    num_failed = 0
+    for place, text in chunk:
+        answer = next(answers) if isinstance(text, str) else None
+        if isinstance(text, str) and isinstance(answer, tuple):
+            out.write(
+                _json_answer(text, answer) if as_json else "".join(f"{one_line(c.text, warned)}\n" for c in answer)
+            )
+            continue
+        problem = text.error if isinstance(text, BadRecord) else f"{place}: {answer}"
+        num_failed += 1
+        print(f"t5kit: {problem}", file=sys.stderr)
+        out.write(json_line({"error": problem}) if as_json else "\n")
+    out.flush()
+    return num_failed
+
+
+def _json_answer(text: str, completions: "tuple[Completion, ...]") -> str:
+    answers = [
+        {
+            "text": c.text,
+            "score": c.score,
+            "finish_reason": c.finish_reason,
+            "token_ids": list(c.token_ids),
+            "token_scores": list(c.token_scores),
+        }
+        for c in completions
+    ]
+    return json_line({"input": text, **answers[0]} if len(answers) == 1 else {"input": text, "outputs": answers})
+
+
+def _stream(
+    model: "Model", items: list[tuple[str, str | BadRecord]], out: TextIO, arguments: dict[str, Any], *, truncate: bool
+) -> None:
+    if len(items) != 1 or isinstance(items[0][1], BadRecord):
+        raise RequestError(f"--stream answers exactly one text, got {len(items)}.")
+    for piece in model.stream(items[0][1], truncate=truncate, **arguments):
+        out.write(piece)
+        out.flush()
+    out.write("\n")
+
+
+def _early_stopping(word: str | None) -> bool | str | None:
+    if word is None:
+        return None
+    values = {"false": False, "true": True, "never": "never"}
+    if word.lower() not in values:
+        raise RequestError(f"--early-stopping {word!r} must be one of: false, true, never.")
+    return values[word.lower()]

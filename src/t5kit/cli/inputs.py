@@ -1,0 +1,49 @@
+"""What a verb reads: texts from arguments, a file or standard input, in chunks, bad lines kept in their place."""
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from t5kit.cli.options import check_one_input
+from t5kit.errors import RequestError
+from t5kit.sources import BadRecord, Record, read_records
+from t5kit.sources.records import FORMATS_BY_SUFFIX, Format, text_field
+
+Item = TypeVar("Item")
+
+
+def records_of(texts: list[str], input: Path | None, format: str | None) -> Iterator[Record | BadRecord]:
+    """Return the records a verb is to work on: its arguments ("-" is standard input), else --input, else what is piped in.
+
+    Raises: RequestError if there is nothing to read.
+    """
+    check_one_input(texts, input)
+    if format is not None and format not in set(FORMATS_BY_SUFFIX.values()):
+        raise RequestError(f"--format {format!r} must be one of: text, tsv, jsonl.")
+    chosen: Format | None = format  # type: ignore[assignment]  # checked just above
+    if texts and texts != ["-"]:
+        return iter([Record(fields={"text": text}, place=f"argument {n}") for n, text in enumerate(texts, 1)])
+    if input is None and not texts and sys.stdin.isatty():
+        raise RequestError("There is no text: give one as an argument, a file with --input, or pipe it in.")
+    return read_records("-" if input is None else input, format=chosen)
+
+
+def texts_of(records: Iterable[Record | BadRecord], field: str | None) -> Iterator[tuple[str, str | BadRecord]]:
+    """Yield (place, text or what is wrong) for each record; field defaults to "text", or the first column of TSV."""
+    for record in records:
+        if isinstance(record, BadRecord):
+            yield record.place, record
+        else:
+            name = (
+                field if field is not None else ("text" if "text" in record.fields or "0" not in record.fields else "0")
+            )
+            yield record.place, text_field(record, name)
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of at most `size` items, so that a file of any length is worked on in bounded memory."""
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,75 @@
+"""Command-line options that several verbs share, and loading the model they name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from t5kit.errors import RequestError
+
+if TYPE_CHECKING:
+    from t5kit.api import Model
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", envvar="T5KIT_MODEL", help="A model folder, or a Hugging Face Hub id.", show_default=False
+    ),
+]
+EngineOption = Annotated[str, typer.Option("--engine", help="auto, torch or reference.")]
+WeightsOption = Annotated[str, typer.Option("--weights", help="auto, float32, bfloat16 or float16.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Processor threads.", show_default="all")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.", show_default=False)
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is already in the Hub cache.")]
+MaxInputTokensOption = Annotated[int, typer.Option("--max-input-tokens", help="Texts with more tokens are refused.")]
+TruncateOption = Annotated[bool, typer.Option("--truncate", help="Cut longer texts instead of refusing them.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+InputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--input", "-i", help='Read texts from a .txt, .tsv or .jsonl file; "-" is standard input.', show_default=False
+    ),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="Of the input: text, tsv or jsonl.", show_default="by its name")
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write to this file instead of standard output.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines.")]
+
+
+def load_model(
+    name: str,
+    *,
+    engine: str = "auto",
+    weights: str = "auto",
+    threads: int | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    offline: bool = False,
+    max_input_tokens: int = 4096,
+) -> "Model":
+    """Return the model that the options name."""
+    from t5kit.api import Model
+
+    return Model.from_pretrained(
+        name,
+        engine=engine,  # type: ignore[arg-type]  # checked there, with the list of what is allowed
+        weights=weights,  # type: ignore[arg-type]
+        threads=threads,
+        device=device,
+        revision=revision,
+        offline=offline or None,
+        max_input_tokens=max_input_tokens,
+    )
+
+
+def check_one_input(texts: list[str], input: Path | None) -> None:
+    """Refuse texts on the command line together with --input."""
+    if texts and input is not None:
+        raise RequestError("Texts on the command line and --input exclude each other; give one of the two.")
