@@ -27,7 +27,8 @@ PACKAGE := pyproject.toml constraints.txt $(NATIVE)
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 WEIGHTS := scripts/fetch_weights.py src/t5kit/checkpoint/onnx_import.py
 
-# $(call venv,FOLDER,PIP'S ARGUMENTS): a virtual environment with t5kit in it.
+# $(call venv,FOLDER,WHAT PIP INSTALLS): a virtual environment with t5kit in it. `comma` stands for one in an argument.
+comma := ,
 define venv
 	@$(PYTHON) -c 'import sys; sys.exit("t5kit needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(1)"
@@ -42,7 +43,7 @@ setup: .venv/ready
 
 # Editable: Python changes count at once; C++ or dependency changes bring the set-up again.
 .venv/ready: $(PACKAGE)
-	$(call venv,.venv,--editable '.[test,check]')
+	$(call venv,.venv,--editable '.[test$(comma)check]')
 
 .venv-demo/ready: $(PACKAGE) $(SOURCES)
 	$(call venv,.venv-demo,'.[onnx]')
