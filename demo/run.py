@@ -2,8 +2,8 @@
 
 usage: run.py [--engine ENGINE] [MODEL_FOLDER]        (`make demo` sets everything up and calls it)
 
-The package descriptions are Debian's, under their packages' free licences; the reviews and questions were written for this file.
-The model is a FLAN-T5-small that was fine-tuned to give titles to logs, so it answers short.
+The package descriptions are Debian's, under their packages' free licences; the reviews and questions were written for
+this file. The model is a FLAN-T5-small that was fine-tuned to give titles to logs, so it answers short.
 """
 
 import argparse

@@ -83,7 +83,8 @@ def decoding_options(
 ) -> DecodingOptions:
     """Return the options that `arguments` ask for, on top of the folder's own defaults.
 
-    Raises: RequestError for an unknown word (naming the nearest), a wrong type or range, or words that exclude each other.
+    Raises: RequestError for an unknown word (naming the nearest), a wrong type or range, or words that exclude each
+    other.
     """
     known = GenerationArguments.__annotations__
     for word in arguments:

@@ -21,9 +21,9 @@ def open_runtime(
 ) -> Runtime:
     """Return a runtime over the folder's weights.
 
-    engine: "auto" is torch where PyTorch is installed, otherwise the NumPy reference. weights: "auto" is the folder's own
-    dtype on torch, float32 on the reference. threads: processor threads, None for the library's choice. device: for torch.
-    Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing.
+    engine: "auto" is torch where PyTorch is installed, otherwise the NumPy reference. weights: "auto" is the folder's
+    own dtype on torch, float32 on the reference. threads: processor threads, None for the library's choice. device: for
+    torch. Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing.
     """
     if engine not in get_args(Engine):
         raise RequestError(f"engine = {engine!r} must be one of: {', '.join(get_args(Engine))}.")

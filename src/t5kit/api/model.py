@@ -32,8 +32,8 @@ DEFAULT_MAX_INPUT_TOKENS = 4096
 class Model:
     """One loaded T5 with its vocabulary.
 
-    Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close` frees
-    the weights.
+    Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
+    frees the weights.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Model:
         """Load a model folder, or a Hugging Face Hub id (fetched once, then cached).
 
         engine: auto, torch or reference; auto takes the fastest that is installed. weights: auto, float32, bfloat16 or
-        float16. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens: texts longer than this
-        are refused (memory sets it, not T5). revision, offline, cache_dir: for Hub ids.
+        float16. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens: texts longer than
+        this are refused (memory sets it, not T5). revision, offline, cache_dir: for Hub ids.
         Raises: ModelNotFoundError, CheckpointError, TokenizerError, EngineError, DependencyError, RequestError.
         """
         if not isinstance(max_input_tokens, int) or max_input_tokens < 1:
@@ -77,8 +77,8 @@ class Model:
         tokenizer = load_tokenizer(path)
         if tokenizer.vocab_size > folder.config.vocab_size:
             raise t5kit.errors.TokenizerError(
-                f"{path}: the tokenizer knows {tokenizer.vocab_size} ids, but the model has only {folder.config.vocab_size} "
-                "embedding rows. The tokenizer files belong to another model."
+                f"{path}: the tokenizer knows {tokenizer.vocab_size} ids, but the model has only "
+                f"{folder.config.vocab_size} embedding rows. The tokenizer files belong to another model."
             )
         runtime = open_runtime(folder, engine=engine, weights=weights, threads=threads, device=device)
         return cls(folder, tokenizer, runtime, max_input_tokens=max_input_tokens)
@@ -125,9 +125,9 @@ class Model:
     ) -> Any:
         """Answer one text (str -> str) or many (list -> list, same order).
 
-        With num_return_sequences above 1 each text gets a list, best first. With details=True a Completion stands where a
-        str did. truncate cuts texts above max_input_tokens (keeping EOS) instead of refusing them. Every other keyword is
-        one of `GenerationArguments`: max_new_tokens, num_beams, temperature, top_p, seed, stop_strings, ...
+        With num_return_sequences above 1 each text gets a list, best first. With details=True a Completion stands
+        where a str did. truncate cuts texts above max_input_tokens (keeping EOS) instead of refusing them. Every other
+        keyword is one of `GenerationArguments`: max_new_tokens, num_beams, temperature, top_p, seed, stop_strings, ...
         Raises: RequestError for a wrong option, or for a text that cannot be taken (nothing is generated then).
 
         Example: model.generate("translate English to German: Hello", num_beams=4) -> "Hallo"
@@ -255,7 +255,8 @@ class Model:
         return vectors_ND[0] if isinstance(texts, str) else vectors_ND
 
     def save_pretrained(self, path: str | Path, *, dtype: str = "as_is", overwrite: bool = False) -> None:
-        """Write the model as a folder that t5kit and transformers load: weights, config, tokenizer, generation defaults.
+        """Write the model as a folder that t5kit and transformers load: weights, config, tokenizer, generation
+        defaults.
 
         dtype: as_is, float32, bfloat16 or float16. The folder appears whole or not at all.
         Raises: CheckpointError if it exists (and overwrite is false) or cannot be written.
@@ -296,12 +297,7 @@ class Model:
             elif truncate:
                 encoded.append(np.append(ids[: self.max_input_tokens - 1], ids[-1:]))  # EOS stays
             else:
-                encoded.append(
-                    RequestError(
-                        f"Text {number} has {len(ids):,} tokens, more than max_input_tokens = {self.max_input_tokens:,}. Raise the "
-                        "limit (T5 takes any length; memory grows with its square), or allow cutting with truncate=True (--truncate)."
-                    )
-                )
+                encoded.append(_too_long(number, len(ids), self.max_input_tokens))
         return encoded
 
     def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
@@ -381,6 +377,14 @@ def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
             return states_SD[0]
         case "last":
             return states_SD[-1]
+
+
+def _too_long(number: int, num_tokens: int, most: int) -> RequestError:
+    return RequestError(
+        f"Text {number} has {num_tokens:,} tokens, more than max_input_tokens = {most:,}. "
+        "Raise the limit (T5 takes any length; memory grows with its square), or allow cutting with "
+        "truncate=True (--truncate)."
+    )
 
 
 def _error_of(failure: RequestFailed) -> T5kitError:

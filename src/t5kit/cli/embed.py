@@ -68,7 +68,8 @@ def embed(
                     print(f"t5kit: {result}", file=sys.stderr)
                     if as_array:
                         raise DataError(
-                            f"{output} was not written: it has no place for a text that cannot be embedded. Write JSON lines instead."
+                            f"{output} was not written: it has no place for a text that cannot be embedded. "
+                            "Write JSON lines instead."
                         )
                     out.write(json_line({"error": result}))
                 elif as_array:

@@ -1,7 +1,6 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -87,8 +86,9 @@ def generate(
 ) -> None:
     """Answer texts: from arguments, a file, or a pipe.
 
-    Standard output carries the answers alone, one a line, in the order of the texts. A line that cannot be answered leaves
-    an empty line (or, with --json, an "error") in its place, is named on standard error, and makes the exit code 1.
+    Standard output carries the answers alone, one a line, in the order of the texts. A line that cannot be answered
+    leaves an empty line (or, with --json, an "error") in its place, is named on standard error, and makes the exit
+    code 1.
     """
     arguments: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "num_beams": num_beams,
@@ -96,9 +96,10 @@ def generate(
         "num_return_sequences": num_return_sequences, "length_penalty": length_penalty,
         "length_penalty_formula": length_penalty_formula, "early_stopping": _early_stopping(early_stopping),
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p,
-        "do_sample": do_sample, "seed": seed, "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix, "allowed_outputs": allowed or None,
-        "stop_strings": stop or None,
+        "do_sample": do_sample, "seed": seed,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix,
+        "allowed_outputs": allowed or None, "stop_strings": stop or None,
     }  # fmt: skip
     records = records_of(texts or [], input, format)
     loaded = options.load_model(

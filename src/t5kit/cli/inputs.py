@@ -15,7 +15,8 @@ Item = TypeVar("Item")
 
 
 def records_of(texts: list[str], input: Path | None, format: str | None) -> Iterator[Record | BadRecord]:
-    """Return the records a verb is to work on: its arguments ("-" is standard input), else --input, else what is piped in.
+    """Return the records a verb is to work on: its arguments ("-" is standard input), else --input, else what is piped
+    in.
 
     Raises: RequestError if there is nothing to read.
     """

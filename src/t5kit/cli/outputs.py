@@ -18,7 +18,8 @@ PROGRESS_AFTER_S = 2.0
 
 @contextlib.contextmanager
 def open_output(path: Path | None, *, is_binary: bool = False) -> Iterator[IO[Any]]:
-    """Give a text (or binary) stream: standard output, or a file renamed into place only when everything was written."""
+    """Give a text (or binary) stream: standard output, or a file renamed into place only when everything was
+    written."""
     if path is None:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
         if reconfigure is not None:

@@ -43,13 +43,14 @@ def score(
 ) -> None:
     """Print the natural log-probability of each target given its source, summed over its tokens, EOS included.
 
-    Takes two arguments (source, target), or a TSV or JSON-lines file with both. One number a line, in order; a pair that
-    cannot be scored gives an empty line (with --json an "error") and makes the exit code 1.
+    Takes two arguments (source, target), or a TSV or JSON-lines file with both. One number a line, in order; a pair
+    that cannot be scored gives an empty line (with --json an "error") and makes the exit code 1.
     """
     pairs = pair or []
     if pairs and len(pairs) != 2:
         raise RequestError(
-            f"score takes one source and one target, got {len(pairs)} texts. For many pairs use --input with a TSV or JSONL file."
+            f"score takes one source and one target, got {len(pairs)} texts. "
+            "For many pairs use --input with a TSV or JSONL file."
         )
     records = records_of([], input, format or (None if input else "tsv")) if not pairs else None
     loaded = options.load_model(

@@ -126,12 +126,14 @@ class T5Config:
         # T5: decoder uses all buckets for the past, the encoder half of them for each direction; a quarter is exact.
         if self.relative_attention_num_buckets % 4 or self.relative_attention_num_buckets < 4:
             raise ConfigError(
-                f"T5Config.relative_attention_num_buckets = {self.relative_attention_num_buckets} must be a multiple of 4."
+                f"T5Config.relative_attention_num_buckets = {self.relative_attention_num_buckets} must be "
+                "a multiple of 4."
             )
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise ConfigError(
-                f"T5Config.relative_attention_max_distance = {self.relative_attention_max_distance} must be above half of "
-                f"relative_attention_num_buckets = {self.relative_attention_num_buckets}; the published value is 128."
+                f"T5Config.relative_attention_max_distance = {self.relative_attention_max_distance} must be "
+                f"above half of relative_attention_num_buckets = {self.relative_attention_num_buckets}; "
+                "the published value is 128."
             )
         if self.has_decoder and not self.num_decoder_layers:
             raise ConfigError(f"T5Config.num_decoder_layers = 0, but the head {self.head.value!r} needs a decoder.")
@@ -174,8 +176,8 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def tensor_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of every tensor a folder of this architecture holds, in the model's order.
 
-    Linear maps are [out, in]. A tied model has no `lm_head.weight`; an umT5 has a bias table in every block. Classifiers
-    carry Hugging Face's `transformer.` prefix on the stacks.
+    Linear maps are [out, in]. A tied model has no `lm_head.weight`; an umT5 has a bias table in every block.
+    Classifiers carry Hugging Face's `transformer.` prefix on the stacks.
     """
     d, inner, f = config.d_model, config.inner_width, config.d_ff
     shapes: dict[str, tuple[int, ...]] = {"shared.weight": (config.vocab_size, d)}

@@ -50,7 +50,8 @@ class DecodingOptions:
     min_p: float = 0.0
     """Draw from ids at least min_p times as likely as the best, in [0, 1)."""
     typical_p: float = 1.0
-    """Draw from the smallest set of mass p whose information is nearest the entropy (Meister et al. 2022), in (0, 1]."""
+    """Draw from the smallest set of mass p whose information is nearest the entropy (Meister et al. 2022), in (0,
+    1]."""
     seed: int | None = None
     """The same seed and prompt give the same samples whatever the batch; None draws a fresh one."""
 
@@ -67,8 +68,8 @@ class DecodingOptions:
     forced_prefix_ids: tuple[int, ...] = ()
     """The answer begins with these ids; they count in its length and its score."""
     forced_eos: bool = False
-    """The last allowed token is EOS, whatever the model says (Hugging Face's forced_eos_token_id). Off by default: a cut
-    answer stays cut."""
+    """The last allowed token is EOS, whatever the model says (Hugging Face's forced_eos_token_id). Off by default: a
+    cut answer stays cut."""
     allowed_outputs: tuple[tuple[int, ...], ...] | None = None
     """If given, the answer is one of these id sequences (each ends in EOS)."""
     stop_strings: tuple[str, ...] = ()
@@ -84,9 +85,8 @@ class DecodingOptions:
             inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             inside = inside and (least < value if is_open_below else least <= value)
             if not inside or not (value < most if is_open_above else value <= most):
-                raise RequestError(
-                    f"{name} = {value!r} must be a number in {'(' if is_open_below else '['}{least}, {most}{')' if is_open_above else ']'}."
-                )
+                opening, closing = "(" if is_open_below else "[", ")" if is_open_above else "]"
+                raise RequestError(f"{name} = {value!r} must be a number in {opening}{least}, {most}{closing}.")
         if self.length_penalty_formula not in ("power", "paper"):
             raise RequestError(
                 f"length_penalty_formula = {self.length_penalty_formula!r} must be one of: power, paper."
@@ -104,13 +104,15 @@ class DecodingOptions:
             )
         if len(self.forced_prefix_ids) > self.max_new_tokens:
             raise RequestError(
-                f"The forced prefix has {len(self.forced_prefix_ids)} tokens, more than max_new_tokens = {self.max_new_tokens}."
+                f"The forced prefix has {len(self.forced_prefix_ids)} tokens, more than max_new_tokens = "
+                f"{self.max_new_tokens}."
             )
         if self.does_sample and self.num_beams > 1:
             raise RequestError(f"Sampling and num_beams = {self.num_beams} exclude each other: drop one of the two.")
         if not self.does_sample and self.num_return_sequences > self.num_beams:
             raise RequestError(
-                f"num_return_sequences = {self.num_return_sequences} needs as many beams (num_beams = {self.num_beams}) or sampling."
+                f"num_return_sequences = {self.num_return_sequences} needs as many beams "
+                f"(num_beams = {self.num_beams}) or sampling."
             )
         if self.num_beams % self.num_beam_groups:
             raise RequestError(f"num_beam_groups = {self.num_beam_groups} must divide num_beams = {self.num_beams}.")

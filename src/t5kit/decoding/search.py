@@ -1,8 +1,8 @@
 """The search contract: many requests of one kind advanced together, over any runtime.
 
 A search never calls the runtime's `step` itself. It says which rows it wants fed (`rows`) and takes the result
-(`advance`), so that a scheduler can feed many searches in one step, and requests can join and leave between any two steps.
-A search does open, fork, reorder and close its own slots.
+(`advance`), so that a scheduler can feed many searches in one step, and requests can join and leave between any two
+steps. A search does open, fork, reorder and close its own slots.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from t5kit.decoding.options import DecodingOptions
+from t5kit.errors import T5kitError
 from t5kit.runtime import StepInput, StepOutput
 
 FinishReason = Literal["eos", "length", "stop_string"]
@@ -21,13 +22,14 @@ class Hypothesis:
     """One answer."""
 
     token_ids: np.ndarray
-    """[n] int32: the generated ids, the start token not among them; EOS is the last one if finish_reason is "eos", and it
-    is never invented for an answer that was cut."""
+    """[n] int32: the generated ids, the start token not among them; EOS is the last one if finish_reason is "eos", and
+    it is never invented for an answer that was cut."""
     token_log_probs: np.ndarray
     """[n] float32: each token's edited logit minus the unedited log-sum-exp, which is the model's own natural
     log-probability wherever no edit moved that token's logit."""
     score: float
-    """Beam search: the sum of token_log_probs under the length penalty, by which answers are ranked. Otherwise the sum."""
+    """Beam search: the sum of token_log_probs under the length penalty, by which answers are ranked. Otherwise the
+    sum."""
     finish_reason: FinishReason
     stop_string: str | None = None
     """The stop string that ended it."""
@@ -67,6 +69,15 @@ class Found:
     hypotheses: tuple[Hypothesis, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Failed:
+    """A request could not be answered and is gone; the others go on."""
+
+    request_id: int
+    error: T5kitError
+    """EngineError where the model's scores are not finite, RequestError where the options leave no token to choose."""
+
+
 class Search(Protocol):
     """Requests of one strategy, advanced together. Results never depend on which requests share it."""
 
@@ -78,7 +89,7 @@ class Search(Protocol):
         """Return what to feed next, or None if no request is alive. Called once a step, before `advance`."""
         ...
 
-    def advance(self, output: StepOutput) -> list[NewTokens | Found]:
+    def advance(self, output: StepOutput) -> list[NewTokens | Found | Failed]:
         """Take the result of the rows last asked for; finished requests have closed their slots."""
         ...
 

@@ -25,7 +25,8 @@ class LogitEdits:
     penalty: float = 1.0
     """> 0. A positive value is divided by it, a negative one multiplied (Keskar et al. 2019, section 4.1)."""
     penalises_log_probs: bool = False
-    """Penalise logit - log_sum_exp instead of the logit. Hugging Face's beam search does, its greedy search does not."""
+    """Penalise logit - log_sum_exp instead of the logit. Hugging Face's beam search does, its greedy search does
+    not."""
     delta_ids: np.ndarray = dataclasses.field(default_factory=lambda: _NO_IDS)
     """[m] int32, distinct. Ids that `deltas` are added to."""
     deltas: np.ndarray = dataclasses.field(default_factory=lambda: _NO_DELTAS)

@@ -71,7 +71,8 @@ class StepOutput:
     """The result of one step: Q output rows, Q = R, or N with `need.all_positions`, in the order of the input."""
 
     top_ids: np.ndarray
-    """[Q, k] int32, best first by edited logit, the lower id first where logits are equal; -1 where fewer than k are left."""
+    """[Q, k] int32, best first by edited logit, the lower id first where logits are equal; -1 where fewer than k are
+    left."""
     top_logits: np.ndarray
     """[Q, k] float32, edited, exact; -inf beside -1."""
     log_sum_exp: np.ndarray

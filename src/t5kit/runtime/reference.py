@@ -104,7 +104,8 @@ class ReferenceRuntime:
     def __init__(self, config: T5Config, tensors: Iterable[TensorView]) -> None:
         if config.encoder_attention != "full":
             raise EngineError(
-                f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, but runs full attention only."
+                f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, "
+                "but runs full attention only."
             )
         self.config = config
         self.description = RuntimeDescription(engine="reference", weights="float32", threads=0)

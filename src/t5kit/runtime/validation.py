@@ -18,7 +18,8 @@ def check_ids(ids: np.ndarray, config: T5Config, what: str) -> None:
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         wrong = ids[(ids < 0) | (ids >= config.vocab_size)][0]
         raise RequestError(
-            f"{what}: token id {wrong} is outside the model's vocabulary of {config.vocab_size}. Does the tokenizer belong to this model?"
+            f"{what}: token id {wrong} is outside the model's vocabulary of {config.vocab_size}. "
+            "Does the tokenizer belong to this model?"
         )
 
 

@@ -1,4 +1,5 @@
-"""Text, TSV and JSON-lines files as records; a line that cannot be read becomes a BadRecord and never stops the rest."""
+"""Text, TSV and JSON-lines files as records; a line that cannot be read becomes a BadRecord and never stops the
+rest."""
 
 import codecs
 import dataclasses
@@ -42,9 +43,9 @@ class BadRecord:
 def read_records(path: str | Path, *, format: Format | None = None) -> Iterator[Record | BadRecord]:
     """Yield one Record or BadRecord for every line of a file, in order; "-" is standard input.
 
-    The format follows from the name (.txt, .tsv, .jsonl) where none is given; standard input is text. Lines end in \\n or \\r\\n;
-    a byte order mark is dropped. Blank lines are records of empty text, except in JSON lines, where they are skipped.
-    Raises: DataError if the file cannot be opened or its format is unknown.
+    The format follows from the name (.txt, .tsv, .jsonl) where none is given; standard input is text. Lines end in \\n
+    or \\r\\n; a byte order mark is dropped. Blank lines are records of empty text, except in JSON lines, where they
+    are skipped. Raises: DataError if the file cannot be opened or its format is unknown.
     """
     if str(path) == "-":
         yield from _parse(sys.stdin.buffer, format or "text", "<stdin>")
@@ -53,7 +54,8 @@ def read_records(path: str | Path, *, format: Format | None = None) -> Iterator[
     chosen = format or FORMATS_BY_SUFFIX.get(path.suffix.lower())
     if chosen is None:
         raise DataError(
-            f"{path}: cannot tell its format from the name; expected one of {', '.join(FORMATS_BY_SUFFIX)}. Name it with --format text, tsv or jsonl."
+            f"{path}: cannot tell its format from the name; expected one of "
+            f"{', '.join(FORMATS_BY_SUFFIX)}. Name it with --format text, tsv or jsonl."
         )
     try:
         with path.open("rb") as file:

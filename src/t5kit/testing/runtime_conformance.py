@@ -6,8 +6,8 @@
         def make_runtime(self, config, tensors):
             return MyRuntime(config, tensors)
 
-Each test runs on a tiny model of every family. `tolerance` is the largest allowed difference from the reference runtime in
-logits, relative to their magnitude: float32 rounding for exact runtimes, more for reduced precision.
+Each test runs on a tiny model of every family. `tolerance` is the largest allowed difference from the reference
+runtime in logits, relative to their magnitude: float32 rounding for exact runtimes, more for reduced precision.
 """
 
 import abc

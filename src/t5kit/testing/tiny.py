@@ -32,17 +32,15 @@ TINY_CONFIGS: dict[str, T5Config] = {
 def random_tensors(config: T5Config, *, seed: int = 0) -> list[TensorView]:
     """Return one float32 tensor for every name of `tensor_shapes(config)`, equal for equal seeds.
 
-    Deviations follow T5's initialisation, but the position tables and the head are larger, so that answers depend on the
-    positions and greedy decoding does not repeat one token.
+    Deviations follow T5's initialisation, but the position tables and the head are larger, so that answers depend on
+    the positions and greedy decoding does not repeat one token.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     views = []
     for name, shape in tensor_shapes(config).items():
         if name.endswith("layer_norm.weight"):
             values = 1 + 0.2 * generator.standard_normal(shape)
-        elif "relative_attention_bias" in name or name.endswith("bias"):
-            values = generator.standard_normal(shape)
-        elif name.endswith("shared.weight"):
+        elif "relative_attention_bias" in name or name.endswith(("bias", "shared.weight")):
             values = generator.standard_normal(shape)
         elif name == "lm_head.weight":
             values = 3 * generator.standard_normal(shape) / np.sqrt(shape[1])
