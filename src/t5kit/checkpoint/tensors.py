@@ -1,6 +1,6 @@
-"""One named tensor on its way between a file and a runtime: name, dtype word, shape and bytes, with no array library's types.
+"""One named tensor on its way between a file and a runtime: name, dtype word, shape and bytes.
 
-NumPy has no bfloat16, so its bits travel as they are; the reference runtime widens them, and torch and C++ take the bytes.
+NumPy has no bfloat16, so the bits travel as they are: the reference runtime widens them, torch and C++ take the bytes.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ FLOAT_WORDS: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16
 """The public words for the dtypes a float folder may hold -> safetensors' words."""
 
 _NUMPY_TYPES: Mapping[str, str] = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4", "F32": "<f4",
-    "U64": "<u8", "I64": "<i8", "F64": "<f8", "BF16": "<u2",
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
+    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
 # BF16 is read as its bits.
 
@@ -139,7 +139,7 @@ class TensorView:
 
 def _flat_bytes(array: np.ndarray) -> memoryview:
     # Casting a memoryview with a zero in its shape is refused by Python, and an empty one has no bytes to point to.
-    return memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 def _widen_bfloat16(bits: np.ndarray) -> np.ndarray:
