@@ -287,11 +287,12 @@ class Model:
 
     def _encode_each(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | RequestError]:
         """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken."""
-        usable = [text if isinstance(text, str) else "" for text in texts]
+        refusals = [_refusal(number, text) for number, text in enumerate(texts)]
+        usable = [text if refusal is None else "" for text, refusal in zip(texts, refusals, strict=True)]
         encoded: list[np.ndarray | RequestError] = []
-        for number, (text, ids) in enumerate(zip(texts, self.tokenizer.encode_batch(usable), strict=True)):
-            if not isinstance(text, str):
-                encoded.append(RequestError(f"Text {number} is {type(text).__name__}, expected str."))
+        for number, (refusal, ids) in enumerate(zip(refusals, self.tokenizer.encode_batch(usable), strict=True)):
+            if refusal is not None:
+                encoded.append(refusal)
             elif len(ids) <= self.max_input_tokens:
                 encoded.append(ids)
             elif truncate:
@@ -377,6 +378,20 @@ def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
             return states_SD[0]
         case "last":
             return states_SD[-1]
+
+
+def _refusal(number: int, text: object) -> RequestError | None:
+    """Return why `text` is no text, or None."""
+    if not isinstance(text, str):
+        return RequestError(f"Text {number} is {type(text).__name__}, expected str.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return RequestError(
+            f"Text {number} holds {text[error.start]!r} at position {error.start}: half of a surrogate pair, "
+            "no character. Mend the text where it was decoded."
+        )
+    return None
 
 
 def _too_long(number: int, num_tokens: int, most: int) -> RequestError:
