@@ -1,0 +1,29 @@
+"""Rows of a step that cannot go on, and what is said about them."""
+
+import numpy as np
+
+from t5kit.errors import EngineError, RequestError
+from t5kit.runtime import StepOutput
+
+
+def faulty_rows(output: StepOutput) -> np.ndarray | None:
+    """Return a mask [Q] of the rows whose scores are not finite or that have no candidate, or None if there is none."""
+    if np.isfinite(output.log_sum_exp).all() and output.top_ids[:, 0].min() >= 0:
+        return None
+    return ~np.isfinite(output.log_sum_exp) | (output.top_ids[:, 0] < 0)
+
+
+def scores_not_finite(num_tokens: int) -> EngineError:
+    """Return the error for a row whose log-sum-exp is NaN or infinite after `num_tokens` generated tokens."""
+    return EngineError(
+        f"The model produced NaN or infinite scores after {num_tokens} tokens. Its weights are damaged, or overflow in this "
+        "precision: try weights=float32."
+    )
+
+
+def no_token_left(num_tokens: int) -> RequestError:
+    """Return the error for a row in which every token is forbidden after `num_tokens` generated tokens."""
+    return RequestError(
+        f"No token may follow after {num_tokens} tokens: the suppressed ids, n-gram rules, min_new_tokens and allowed_outputs "
+        "of this request exclude every one. Loosen one of them."
+    )

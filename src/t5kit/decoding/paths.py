@@ -1,0 +1,300 @@
+"""Search along one path an answer: greedy decoding and sampling differ only in how a row's next token is chosen.
+
+All answers' states stand in arrays with one row an answer, so that the plain case costs a handful of NumPy calls a step
+whatever the number of rows. Python touches a row only if its options ask for something that has to be looked at token by
+token (edits, stop strings, streaming), and when it ends.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from t5kit.decoding.faults import faulty_rows, no_token_left, scores_not_finite
+from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes, take_rows
+from t5kit.decoding.processors import EditPlan, EditPlanner
+from t5kit.decoding.search import Failed, FinishReason, Found, Hypothesis, NewTokens, SearchRequest
+from t5kit.decoding.stops import DetokenizerFactory, StopMatcher, new_matcher
+from t5kit.errors import T5kitError
+from t5kit.runtime import LogitEdits, Need, Runtime, StepInput, StepOutput
+
+_FIRST_CAPACITY = 32
+
+
+class TokenChooser(Protocol):
+    """Chooses the next token of every row from the step's output; keeps what it must know of each row."""
+
+    def admit(self, requests: Sequence[SearchRequest]) -> None:
+        """Append rows: `num_paths` for each request, one for each of its answers."""
+        ...
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Forget all rows but those of `rows`, a mask [R]."""
+        ...
+
+    def need(self) -> Need:
+        """Return what the next step must give."""
+        ...
+
+    def choose(self, output: StepOutput, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the chosen ids [R] int32 and their edited logits [R] float32; positions [R] counts tokens before them.
+
+        Every row of the output has a finite log-sum-exp and at least one candidate.
+        """
+        ...
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Answers:
+    """A request and what was found for it so far."""
+
+    request: SearchRequest
+    hypotheses: list[Hypothesis | None]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Path:
+    """What has to be known of a row beside its arrays."""
+
+    answers: _Answers
+    number: int
+    """Which of the request's answers this row is."""
+    prefix: tuple[int, ...]
+    """Forced prefix, until it has been fed."""
+    plan: EditPlan | None
+    matcher: StopMatcher | None
+    num_seen: int = 0
+    """Tokens that the matcher and the stream have been shown."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _RowArrays:
+    """The rows' states, R rows of room for L tokens."""
+
+    slots: np.ndarray
+    """[R] int32."""
+    next_tokens: np.ndarray
+    """[R] int32: what is fed next."""
+    num_tokens: np.ndarray
+    """[R] int64: tokens generated so far."""
+    max_new_tokens: np.ndarray
+    """[R] int64."""
+    tokens: np.ndarray
+    """[R, L] int32."""
+    log_probs: np.ndarray
+    """[R, L] float32."""
+
+    def joined(self, other: "_RowArrays") -> "_RowArrays":
+        capacity = max(self.tokens.shape[1], other.tokens.shape[1])
+        self.make_room(capacity)
+        other.make_room(capacity)
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
+        return _RowArrays(*(np.concatenate(pair) for pair in pairs))
+
+    def kept(self, rows: np.ndarray) -> "_RowArrays":
+        return _RowArrays(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+    def make_room(self, num_tokens: int) -> None:
+        capacity = self.tokens.shape[1]
+        if num_tokens > capacity:
+            more = max(num_tokens, 2 * capacity) - capacity
+            self.tokens = np.pad(self.tokens, ((0, 0), (0, more)))
+            self.log_probs = np.pad(self.log_probs, ((0, 0), (0, more)))
+
+    def append(self, ids: np.ndarray, log_probs: np.ndarray) -> None:
+        """Write one more token to every row."""
+        self.make_room(int(self.num_tokens.max()) + 1)
+        rows = np.arange(len(ids))
+        self.tokens[rows, self.num_tokens] = ids
+        self.log_probs[rows, self.num_tokens] = log_probs
+        self.num_tokens += 1
+        self.next_tokens = ids
+
+
+class PathSearch:
+    """The `Search` protocol over a `TokenChooser`."""
+
+    def __init__(
+        self, runtime: Runtime, chooser: TokenChooser, *, detokenizer_factory: DetokenizerFactory | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._chooser = chooser
+        self._detokenizer_factory = detokenizer_factory
+        self._planner = EditPlanner(runtime.config, penalises_log_probs=False)
+        self._paths: list[_Path] = []
+        self._rows = _new_rows(np.empty(0, np.int32), np.empty(0, np.int64), start_id=0)
+        self._edited: list[int] = []
+        """Rows with a plan."""
+        self._watched: list[int] = []
+        """Rows with a matcher or a stream."""
+        self._prefixes: dict[int, tuple[int, ...]] = {}
+        """Rows not fed yet whose prefix comes with the first step."""
+        self._lengths: np.ndarray | None = None
+        """Lengths of the step asked for, if it was ragged."""
+
+    def admit(self, requests: list[SearchRequest]) -> None:
+        counts = [num_paths(request) for request in requests]
+        handles = [request.handle for request, count in zip(requests, counts, strict=True) for _ in range(count)]
+        limits = np.repeat([request.options.max_new_tokens for request in requests], counts)
+        slots = self._runtime.open_slots(handles)
+        self._rows = self._rows.joined(_new_rows(slots, limits, start_id=self._runtime.config.decoder_start_id))
+        self._chooser.admit(requests)
+        for request, count in zip(requests, counts, strict=True):
+            options = request.options
+            answers = _Answers(request, [None] * count)
+            plan = self._planner.plan(options, request.encoder_input_ids)
+            prefix = effective_prefix(options, self._detokenizer_factory)
+            for number in range(count):
+                matcher = new_matcher(options.stop_strings, self._detokenizer_factory)
+                self._paths.append(_Path(answers, number, prefix, plan, matcher))
+        self._index_paths()
+
+    def rows(self) -> StepInput | None:
+        if not self._paths:
+            return None
+        rows, need = self._rows, self._chooser.need()
+        edits: dict[int, LogitEdits] = {}
+        for row in self._edited:
+            path = self._paths[row]
+            assert path.plan is not None
+            row_edits = path.plan.edits(rows.tokens[row, : rows.num_tokens[row]])
+            if row_edits is not None:
+                edits[row] = row_edits
+        self._lengths = None
+        if not self._prefixes:
+            return StepInput.one_token_each(rows.slots, rows.next_tokens, edits=edits, need=need)
+        step = step_with_prefixes(rows.slots, rows.next_tokens, self._prefixes, edits=edits, need=need)
+        self._lengths = step.lengths
+        return step
+
+    def advance(self, output: StepOutput) -> list[NewTokens | Found | Failed]:
+        if self._lengths is not None:
+            output = self._take_prefixes(output, self._lengths)
+        events: list[NewTokens | Found | Failed] = []
+        faulty = faulty_rows(output)
+        if faulty is not None:
+            output = self._drop_faulty(faulty, output, events)
+            if not self._paths:
+                return events
+        rows = self._rows
+        ids, logits = self._chooser.choose(output, rows.num_tokens)
+        rows.append(ids, logits - output.log_sum_exp)
+        is_eos = ids == self._runtime.config.eos_id
+        is_done = is_eos | (rows.num_tokens >= rows.max_new_tokens)
+        stop_strings: dict[int, str] = {}
+        for row in self._watched:
+            stop_string = self._watch(row, bool(is_eos[row]), events)
+            if stop_string is not None:
+                stop_strings[row] = stop_string
+                is_done[row] = True
+        if is_done.any():
+            self._finish(is_done, is_eos, stop_strings, events)
+        return events
+
+    def cancel(self, request_id: int) -> None:
+        self._drop(np.array([path.answers.request.request_id == request_id for path in self._paths], bool))
+
+    # Within a step
+
+    def _take_prefixes(self, output: StepOutput, lengths: np.ndarray) -> StepOutput:
+        """Write all but the last token of each prefix to its row; return the output of the last positions."""
+        rows = self._rows
+        rows.make_room(int(lengths.max()))
+        for row, prefix in self._prefixes.items():
+            inner = len(prefix) - 1
+            rows.tokens[row, :inner] = prefix[:-1]
+            rows.log_probs[row, :inner] = prefix_log_probs(output, lengths, row)
+            rows.num_tokens[row] = inner
+            self._paths[row].prefix = ()
+        self._prefixes = {}
+        return last_positions(output, lengths)
+
+    def _watch(self, row: int, is_eos: bool, events: list[NewTokens | Found | Failed]) -> str | None:
+        """Show a row's new tokens to its stream and its matcher; return the stop string that ends it, or None."""
+        path = self._paths[row]
+        new = self._rows.tokens[row, path.num_seen : self._rows.num_tokens[row]].copy()
+        path.num_seen += len(new)
+        if path.answers.request.is_streamed:
+            events.append(NewTokens(request_id=path.answers.request.request_id, token_ids=new))
+        if path.matcher is None:
+            return None
+        found = path.matcher.push_all(new[:-1] if is_eos else new)
+        return None if found is None else found[1]
+
+    def _finish(
+        self,
+        is_done: np.ndarray,
+        is_eos: np.ndarray,
+        stop_strings: dict[int, str],
+        events: list[NewTokens | Found | Failed],
+    ) -> None:
+        for row in np.flatnonzero(is_done):
+            path, num_tokens = self._paths[row], self._rows.num_tokens[row]
+            log_probs = self._rows.log_probs[row, :num_tokens].copy()
+            reason: FinishReason = "stop_string" if row in stop_strings else "eos" if is_eos[row] else "length"
+            answers = path.answers
+            answers.hypotheses[path.number] = Hypothesis(
+                token_ids=self._rows.tokens[row, :num_tokens].copy(),
+                token_log_probs=log_probs,
+                score=float(log_probs.sum(dtype=np.float64)),
+                finish_reason=reason,
+                stop_string=stop_strings.get(int(row)),
+            )
+            found = tuple(hypothesis for hypothesis in answers.hypotheses if hypothesis is not None)
+            if len(found) == len(answers.hypotheses):
+                events.append(Found(request_id=answers.request.request_id, hypotheses=found))
+        self._drop(is_done)
+
+    def _drop_faulty(
+        self, faulty: np.ndarray, output: StepOutput, events: list[NewTokens | Found | Failed]
+    ) -> StepOutput:
+        """Drop the requests of faulty rows [R], report why, and return the output of the rows that are left."""
+        errors: dict[int, T5kitError] = {}
+        for row in np.flatnonzero(faulty):
+            request_id, num_tokens = self._paths[row].answers.request.request_id, int(self._rows.num_tokens[row])
+            is_broken = not np.isfinite(output.log_sum_exp[row])
+            errors[request_id] = scores_not_finite(num_tokens) if is_broken else no_token_left(num_tokens)
+        events.extend(Failed(request_id=request_id, error=error) for request_id, error in errors.items())
+        dropped = np.array([path.answers.request.request_id in errors for path in self._paths], bool)
+        self._drop(dropped)
+        return take_rows(output, ~dropped)
+
+    # Coming and going
+
+    def _drop(self, dropped: np.ndarray) -> None:
+        """Close the slots of the rows of a mask [R] and forget them."""
+        if not dropped.any():
+            return
+        kept = ~dropped
+        self._runtime.close_slots(self._rows.slots[dropped])
+        self._rows = self._rows.kept(kept)
+        self._chooser.keep(kept)
+        self._paths = [path for path, is_kept in zip(self._paths, kept.tolist(), strict=True) if is_kept]
+        self._index_paths()
+        if not self._paths:
+            self._planner.forget_tries()
+
+    def _index_paths(self) -> None:
+        self._edited = [row for row, path in enumerate(self._paths) if path.plan is not None]
+        self._watched = [
+            row for row, path in enumerate(self._paths) if path.matcher is not None or path.answers.request.is_streamed
+        ]
+        self._prefixes = {row: path.prefix for row, path in enumerate(self._paths) if path.prefix}
+
+
+def num_paths(request: SearchRequest) -> int:
+    """Return how many rows a request takes: one for each sample, or one."""
+    return request.options.num_return_sequences if request.options.does_sample else 1
+
+
+def _new_rows(slots: np.ndarray, max_new_tokens: np.ndarray, *, start_id: int) -> _RowArrays:
+    num_rows = len(slots)
+    return _RowArrays(
+        slots=slots,
+        next_tokens=np.full(num_rows, start_id, np.int32),
+        num_tokens=np.zeros(num_rows, np.int64),
+        max_new_tokens=max_new_tokens.astype(np.int64),
+        tokens=np.zeros((num_rows, _FIRST_CAPACITY), np.int32),
+        log_probs=np.zeros((num_rows, _FIRST_CAPACITY), np.float32),
+    )

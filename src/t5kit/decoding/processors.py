@@ -1,0 +1,133 @@
+"""From options and what stands so far to the edits of the next token's logits.
+
+Each rule is a small function of the history; `EditPlan` joins those that a request asks for. A plan has no state, so beams
+can share it and be reordered at will. History begins with the decoder start token, as in Hugging Face: that token is
+penalised, and is part of the first n-gram.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from t5kit.config import T5Config
+from t5kit.decoding.options import DecodingOptions
+from t5kit.decoding.trie import Trie
+from t5kit.runtime import LogitEdits
+
+_NO_IDS = np.empty(0, np.int32)
+
+
+def repeated_ngram_ids(history: np.ndarray, size: int) -> np.ndarray:
+    """Return the ids that would complete an n-gram of `size` that `history` [h] already holds, [m] int32.
+
+    >>> repeated_ngram_ids(np.array([0, 7, 8, 9, 7, 8]), 3)
+    array([9], dtype=int32)
+    """
+    return completions(history, history, size)
+
+
+def completions(text: np.ndarray, history: np.ndarray, size: int) -> np.ndarray:
+    """Return the ids that follow in `text` [t] wherever the last size - 1 ids of `history` [h] stand there, [m] int32."""
+    if len(text) < size or len(history) < size - 1:
+        return _NO_IDS
+    windows = np.lib.stride_tricks.sliding_window_view(text, size)
+    matches = (windows[:, :-1] == history[len(history) - size + 1 :]).all(axis=1)
+    return np.unique(windows[matches, -1]).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EditPlan:
+    """What one request's options change, position by position."""
+
+    options: DecodingOptions
+    eos_id: int
+    start_id: int
+    encoder_input_ids: np.ndarray
+    """[S] int32."""
+    penalises_log_probs: bool
+    """True in beam search: Hugging Face penalises log-probabilities there, logits elsewhere."""
+    trie: Trie | None
+    suppressed_ids: np.ndarray
+    """[s] int32."""
+    delta_ids: np.ndarray
+    deltas: np.ndarray
+
+    def edits(self, tokens: np.ndarray) -> LogitEdits | None:
+        """Return the edits of the token that follows `tokens` [n] (forced prefix in, start token not), or None."""
+        options, num_tokens = self.options, len(tokens)
+        if num_tokens < len(options.forced_prefix_ids):
+            return LogitEdits(forced_id=options.forced_prefix_ids[num_tokens])
+        history = np.concatenate([[self.start_id], tokens]).astype(np.int32)
+        suppressed = [self.suppressed_ids]
+        if num_tokens < options.min_new_tokens:
+            suppressed.append(np.array([self.eos_id], np.int32))
+        if options.no_repeat_ngram_size:
+            suppressed.append(repeated_ngram_ids(history, options.no_repeat_ngram_size))
+        if options.encoder_no_repeat_ngram_size:
+            suppressed.append(completions(self.encoder_input_ids, history, options.encoder_no_repeat_ngram_size))
+        suppressed_ids = np.concatenate(suppressed)
+        is_forced_to_end = options.forced_eos and num_tokens == options.max_new_tokens - 1
+        penalised_ids = np.unique(history) if options.repetition_penalty != 1.0 else _NO_IDS
+        is_plain = not (suppressed_ids.size or is_forced_to_end or penalised_ids.size or self.delta_ids.size)
+        if is_plain and self.trie is None:
+            return None
+        return LogitEdits(
+            penalty_ids=penalised_ids,
+            penalty=options.repetition_penalty,
+            penalises_log_probs=self.penalises_log_probs,
+            delta_ids=self.delta_ids,
+            deltas=self.deltas,
+            suppressed_ids=suppressed_ids,
+            allowed_ids=None if self.trie is None else self.trie.next_ids(tokens),
+            forced_id=self.eos_id if is_forced_to_end else None,
+        )
+
+
+class EditPlanner:
+    """Makes the plans of one search's requests; requests with the same set of outputs share its tree."""
+
+    def __init__(self, config: T5Config, *, penalises_log_probs: bool) -> None:
+        self._config = config
+        self._penalises_log_probs = penalises_log_probs
+        self._tries: dict[int, tuple[Sequence[Sequence[int]], Trie]] = {}
+
+    def plan(self, options: DecodingOptions, encoder_input_ids: np.ndarray) -> EditPlan | None:
+        """Return the plan of a request, or None if its options never edit a logit."""
+        if not _edits_anything(options):
+            return None
+        return EditPlan(
+            options=options,
+            eos_id=self._config.eos_id,
+            start_id=self._config.decoder_start_id,
+            encoder_input_ids=encoder_input_ids,
+            penalises_log_probs=self._penalises_log_probs,
+            trie=None if options.allowed_outputs is None else self._trie(options.allowed_outputs),
+            suppressed_ids=np.array(options.suppressed_ids, np.int32),
+            delta_ids=np.array([token for token, _ in options.logit_bias], np.int32),
+            deltas=np.array([delta for _, delta in options.logit_bias], np.float32),
+        )
+
+    def forget_tries(self) -> None:
+        """Free the trees; called when no request is alive."""
+        self._tries.clear()
+
+    def _trie(self, outputs: Sequence[Sequence[int]]) -> Trie:
+        # Speed: keyed by identity, since hashing 100,000 labels for each request would cost as much as the search.
+        if id(outputs) not in self._tries:
+            self._tries[id(outputs)] = (outputs, Trie(outputs))
+        return self._tries[id(outputs)][1]
+
+
+def _edits_anything(options: DecodingOptions) -> bool:
+    return bool(
+        options.forced_prefix_ids
+        or options.min_new_tokens
+        or options.no_repeat_ngram_size
+        or options.encoder_no_repeat_ngram_size
+        or options.repetition_penalty != 1.0
+        or options.suppressed_ids
+        or options.logit_bias
+        or options.allowed_outputs is not None
+        or options.forced_eos
+    )

@@ -1,0 +1,37 @@
+"""What a scheduler is: it takes requests and gives events, and owns when which prompt is encoded and which rows are fed."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from t5kit.scheduling.requests import Event, GenerationRequest
+
+
+class Scheduler(Protocol):
+    """Requests in, events out. Nothing happens but inside `step`; one caller at a time."""
+
+    @property
+    def has_work(self) -> bool:
+        """A request is waiting or alive, or an event has not been given yet."""
+        ...
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        """Take requests in. One that cannot be answered becomes a RequestFailed of the next step.
+
+        Raises: RequestError if a request_id is in use.
+        """
+        ...
+
+    def step(self) -> list[Event]:
+        """Do the next piece of work, at most one step of the runtime, and return what came of it."""
+        ...
+
+    def cancel(self, request_id: int) -> None:
+        """Drop a request, waiting or alive, and free what it holds at once; it gives no more events.
+
+        An unknown id is ignored: the request may just have finished.
+        """
+        ...
+
+    def close(self) -> None:
+        """Cancel everything; the scheduler may be used again."""
+        ...
