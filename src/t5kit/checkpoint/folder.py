@@ -120,6 +120,12 @@ def open_folder(path: Path) -> CheckpointFolder:
 
 def check_tensor_shapes(config: T5Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise CheckpointError listing every tensor that is missing, unknown or misshapen for `config`, ten in full."""
+    # The list of expected tensors grows with the layers, so a hostile number of them is held against the files first.
+    if config.num_encoder_layers + config.num_decoder_layers > len(shapes):
+        raise CheckpointError(
+            f"The architecture has {config.num_encoder_layers} encoder and {config.num_decoder_layers} decoder layers, "
+            f"but there are only {len(shapes)} tensors. They do not belong together."
+        )
     expected = tensor_shapes(config)
     problems = [
         f"missing: {shortened(name)}, expected {list(shape)}, stored none"
@@ -340,7 +346,7 @@ def _write_weights(folder: Path, shards: Sequence[Sequence[TensorView]], word: s
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _refuse_foreign_files(path: Path) -> None:

@@ -196,7 +196,6 @@ class _ConfigReading:
         decoder_layers = self._integer("num_decoder_layers", encoder_layers)
         if head in (Head.ENCODER, Head.TOKEN_CLASSIFICATION):
             decoder_layers = 0
-        self._refuse_endless_layers(encoder_layers, decoder_layers)
         pad_id = self._integer("pad_token_id", 0)
         try:
             config = T5Config(
@@ -417,14 +416,6 @@ class _ConfigReading:
             )
 
     # Sizes and labels
-
-    def _refuse_endless_layers(self, encoder_layers: int, decoder_layers: int) -> None:
-        """The list of expected tensors grows with the layers, so their number is held against the files first."""
-        if self._shapes is not None and encoder_layers + decoder_layers > len(self._shapes):
-            raise CheckpointError(
-                f"config.json says {encoder_layers} encoder and {decoder_layers} decoder layers, but only "
-                f"{len(self._shapes)} tensors are stored. The files do not belong together."
-            )
 
     def _eos_id(self) -> int:
         stated = self._raw.get("eos_token_id")

@@ -1,7 +1,7 @@
 """Stored tensor names -> the home layout: one `shared.weight`, a head only where there is one of its own.
 
 Writers disagree on what they store of the one embedding: `shared.weight` (most), copies of it under the stacks' names
-and the head's (old .bin files), or `decoder.embed_tokens.weight` alone (MADLAD-400). Copies are compared, never assumed.
+and the head's (old .bin files), or `decoder.embed_tokens.weight` alone (MADLAD-400). Copies are compared, not trusted.
 """
 
 import dataclasses

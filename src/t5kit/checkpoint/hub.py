@@ -1,0 +1,187 @@
+"""A model's name -> the folder it lies in: a path stays itself, a Hub id is fetched into the Hugging Face cache.
+
+Fetching, caching, tokens, HF_ENDPOINT, HF_HUB_OFFLINE and HF_HUB_CACHE are huggingface_hub's; here it is decided which
+files are wanted and what each failure means to the user.
+"""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import huggingface_hub
+from huggingface_hub import constants, errors
+
+from t5kit.checkpoint.source_files import locate, read_json, shortened
+from t5kit.errors import CheckpointError, ModelNotFoundError
+
+_RESERVED: Final = ("mini",)
+_SMALL_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_PATH_LIKE = re.compile(r"[.~/\\].*|.*[/\\]|[A-Za-z]:.*|.*\\.*|(?:[^/]*/){2,}.*", re.DOTALL)
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
+_TIMEOUT_S: Final = 30.0
+_MAX_INDEX_BYTES: Final = 100_000_000
+
+
+def resolve(
+    name: str, *, revision: str | None = None, offline: bool | None = None, cache_dir: Path | None = None
+) -> Path:
+    """Return the folder of the model `name`: a folder's path, or a Hub id such as "google/flan-t5-small".
+
+    An existing folder comes first, then the Hub's newest commit of `revision` (a branch, tag or commit; default main).
+    If the Hub cannot be reached, what the cache holds is used with a warning. `offline` True never asks the Hub; None
+    goes by HF_HUB_OFFLINE. `cache_dir` replaces the usual Hugging Face cache.
+    Raises: ModelNotFoundError saying whether the name is malformed, unknown, gated, of no such revision, not cached or
+    unreachable.
+    """
+    if name in _RESERVED:
+        raise ModelNotFoundError(
+            f"The built-in model {name!r} is not part of this version of t5kit. Give a Hugging Face Hub id, such as "
+            f"google/flan-t5-small, or a folder (./{name} for one of this name)."
+        )
+    folder = _as_folder(name)
+    if folder is not None:
+        return folder
+    if len(name) > 96 or not _HUB_ID.fullmatch(name):
+        raise ModelNotFoundError(
+            f"{shortened(name)} is neither a folder nor a possible Hub id (NAME or OWNER/NAME, of letters, digits, "
+            "- _ and ., at most 96 characters)."
+        )
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise ModelNotFoundError(f"{shortened(revision)} is no possible revision: give a branch, a tag or a commit.")
+    is_offline = constants.HF_HUB_OFFLINE if offline is None else offline
+    if is_offline:
+        cached = _cached(name, revision, cache_dir)
+        if cached is None:
+            raise ModelNotFoundError(
+                f"{_described(name, revision)} is not in the Hugging Face cache, or not whole, and offline mode "
+                "forbids to fetch it. Fetch it once with a connection, or give a folder."
+            )
+        return cached
+    return _fetched(name, revision, cache_dir)
+
+
+def _as_folder(name: str) -> Path | None:
+    if not name:
+        raise ModelNotFoundError("The model's name is empty. Give a folder or a Hub id of the form OWNER/NAME.")
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, no permission, no such home
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelNotFoundError(f"{shortened(name)} cannot be opened as a folder: {reason}.") from error
+    if is_file:
+        raise ModelNotFoundError(f"{name} is a file; give the model folder it lies in.")
+    if _PATH_LIKE.fullmatch(name):
+        raise ModelNotFoundError(f"There is no folder {shortened(name)}. (A Hub id has the form OWNER/NAME.)")
+    return None
+
+
+def _fetched(name: str, revision: str | None, cache_dir: Path | None) -> Path:
+    try:
+        # Speed: where nobody answers, model_info fails at once; list_repo_files retries for 24 s (huggingface_hub 2.4).
+        info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
+        files = wanted_files(name, [sibling.rfilename for sibling in info.siblings or ()])
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=files)
+        )
+    except CheckpointError:
+        raise
+    except errors.GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{name} on the Hub is gated: its owner asks you to accept terms first. Do that on its page, then log in "
+            "(`hf auth login`, or HF_TOKEN)."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"There is no folder {name}, and the Hub shows no model of this name. Check the spelling; if the model is "
+            "private, log in first (`hf auth login`, or HF_TOKEN)."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{name} on the Hub has no revision {revision!r}. See the branches on its page."
+        ) from error
+    except (
+        Exception
+    ) as error:  # the library passes on what its HTTP client raises, whose classes changed with its versions
+        cached = _cached(name, revision, cache_dir)
+        if cached is None:
+            raise ModelNotFoundError(
+                f"{_described(name, revision)} could not be fetched from {constants.ENDPOINT} and is not cached "
+                f"({_reason(error)}). Check the connection, or give a folder."
+            ) from error
+        warnings.warn(
+            f"{constants.ENDPOINT} cannot be used ({_reason(error)}); using {name} from {cached}.", stacklevel=3
+        )
+        return cached
+
+
+def wanted_files(name: str, files: Sequence[str]) -> list[str]:
+    """Return which of a repository's files make the model: config, vocabulary, and safetensors or else .bin weights.
+
+    Raises: ModelNotFoundError if there is no config.json or no weights that t5kit reads.
+    """
+    plain = [file for file in files if _PLAIN_NAME.fullmatch(file)]  # of the top folder: others hold other formats
+    wanted = [file for file in plain if file in _SMALL_FILES or file.endswith(".model")]
+    if "config.json" not in wanted:
+        raise ModelNotFoundError(f"{name} on the Hub has no config.json, so it is no model in the Hugging Face layout.")
+    for single, ending in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+        if single in plain:
+            return [*wanted, single]
+        index = f"{single}.index.json"
+        if index in plain:
+            shards = [file for file in plain if file.endswith(ending) and re.search(r"-of-\d+", file)]
+            return [*wanted, index, *shards]
+    others = ", ".join(file for file in plain if file not in wanted)
+    raise ModelNotFoundError(
+        f"{name} on the Hub has no weights that t5kit reads (safetensors or .bin); it has: {others}."
+    )
+
+
+def _cached(name: str, revision: str | None, cache_dir: Path | None) -> Path | None:
+    """Return the cached folder if everything that `open_folder` needs is in it."""
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=["config.json"]
+            )
+        )
+    except errors.LocalEntryNotFoundError:
+        return None
+    names = {entry.name for entry in folder.iterdir()}
+    if "config.json" not in names:
+        return None
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        if single in names:
+            return folder
+        if f"{single}.index.json" in names:
+            weight_map = read_json(locate(folder, f"{single}.index.json"), limit_bytes=_MAX_INDEX_BYTES).get(
+                "weight_map"
+            )
+            shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+            return folder if shards and all(shard in names for shard in shards if isinstance(shard, str)) else None
+    return None
+
+
+def _described(name: str, revision: str | None) -> str:
+    return name if revision is None else f"{name} at revision {revision}"
+
+
+def _reason(error: Exception) -> str:
+    # huggingface_hub wraps a refused connection in its own words; the first cause says what happened.
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    first_line = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
