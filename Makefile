@@ -28,12 +28,13 @@ SOURCES := $(shell find src -type f -not -name '*.pyc')
 WEIGHTS := scripts/fetch_weights.py src/t5kit/checkpoint/onnx_import.py
 
 # $(call venv,FOLDER,WHAT PIP INSTALLS): a virtual environment with t5kit in it. `comma` stands for one in an argument.
+# Speed: without --no-compile pip byte-compiles all of PyTorch, and `make setup` takes twice as long (docs/log.md).
 comma := ,
 define venv
 	@$(PYTHON) -c 'import sys; sys.exit("t5kit needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(1)"
 	@$(PYTHON) -m venv $(1)
-	@$(1)/bin/python -m pip install -qq $(2)
+	@$(1)/bin/python -m pip install -qq --no-compile $(2)
 	@touch $@
 endef
 

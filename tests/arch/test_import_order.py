@@ -19,9 +19,6 @@ ORDER = (
 ).split()
 """Stages from low to high. A module imports only its own stage and lower ones; `testing` may see everything."""
 
-VERSION = "t5kit.__version__"
-"""The one name of t5kit itself that its modules may import."""
-
 TORCH_ROOMS = ("t5kit.model", "t5kit.training", "t5kit.runtime.torch", "t5kit.checkpoint.torch_bin")
 """Only modules whose name starts with one of these load torch when they are imported."""
 
@@ -92,7 +89,7 @@ def imports_of(tree: ast.Module, known: set[str]) -> tuple[Import, ...]:
 
 def read_modules() -> list[Module]:
     paths = sorted(SRC.glob("t5kit/**/*.py"))
-    known = {module_name(path) for path in paths} | {VERSION}
+    known = {module_name(path) for path in paths}
     return [
         Module(module_name(path), path, imports_of(ast.parse(path.read_text(encoding="utf-8")), known))
         for path in paths
@@ -107,11 +104,9 @@ def own_imports(module: Module) -> list[Import]:
     return [found for found in module.imports if found.target.split(".")[0] == "t5kit"]
 
 
-def rank(name: str) -> int:
-    """The stage's place in the order; t5kit itself stands above all, since it offers names of any stage."""
-    if name == VERSION:
-        return -1
-    return ORDER.index(name.split(".")[1]) if "." in name else len(ORDER)
+def rank(name: str) -> float:
+    """The stage's place in the order; t5kit itself, which offers names up to those of `api`, stands just above it."""
+    return ORDER.index(name.split(".")[1]) if "." in name else ORDER.index("api") + 0.5
 
 
 def test_every_module_belongs_to_a_stage_of_the_order() -> None:

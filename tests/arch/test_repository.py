@@ -76,11 +76,3 @@ def test_source_files_are_short_and_named_for_what_they_hold() -> None:
     assert not [path for path in sources if path.stem in EMPTY_NAMES]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources}
     assert not {path: length for path, length in lengths.items() if length > MAX_LINES}
-
-
-def test_every_public_name_is_importable_and_documented_in_the_list() -> None:
-    import t5kit
-
-    assert dir(t5kit) == sorted(t5kit.__all__)
-    for name in t5kit.__all__:
-        assert getattr(t5kit, name) is not None
