@@ -54,11 +54,11 @@ setup: .venv/ready
 
 weights: $(FILES)/.all-fetched
 
-$(FILES)/.all-fetched: .venv/ready $(WEIGHTS)
+$(FILES)/.all-fetched: $(WEIGHTS) | .venv/ready
 	.venv/bin/python scripts/fetch_weights.py $(FILES)
 	@touch $@ $(FILES)/.flan-fetched
 
-$(FILES)/.flan-fetched: .venv-demo/ready $(WEIGHTS)
+$(FILES)/.flan-fetched: $(WEIGHTS) | .venv-demo/ready
 	.venv-demo/bin/python scripts/fetch_weights.py $(FILES) --only flan-t5-small
 	@touch $@
 
