@@ -16,7 +16,8 @@ from huggingface_hub import constants
 from t5kit.checkpoint.source_files import locate, read_json, shortened
 from t5kit.errors import CheckpointError, ModelNotFoundError
 
-# Speed: huggingface_hub loads its parts when they are named, so its HTTP client (0.3 s) costs nobody who opens a folder.
+# Speed: huggingface_hub loads its parts when they are used. Its errors bring an HTTP client (0.3 s), so they are imported
+# where the Hub is asked: opening a folder does not wait for them.
 
 _RESERVED: Final = ("mini",)
 _SMALL_FILES: Final = (
@@ -92,6 +93,8 @@ def _as_folder(name: str) -> Path | None:
 
 
 def _fetched(name: str, revision: str | None, cache_dir: Path | None) -> Path:
+    from huggingface_hub import errors
+
     try:
         # Speed: where nobody answers, model_info fails at once; list_repo_files retries for 24 s (huggingface_hub 2.4).
         info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
@@ -101,17 +104,17 @@ def _fetched(name: str, revision: str | None, cache_dir: Path | None) -> Path:
         )
     except CheckpointError:
         raise
-    except huggingface_hub.errors.GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelNotFoundError(
             f"{name} on the Hub is gated: its owner asks you to accept terms first. Do that on its page, then log in "
             "(`hf auth login`, or HF_TOKEN)."
         ) from error
-    except huggingface_hub.errors.RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
             f"There is no folder {name}, and the Hub shows no model of this name. Check the spelling; if the model is "
             "private, log in first (`hf auth login`, or HF_TOKEN)."
         ) from error
-    except huggingface_hub.errors.RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(
             f"{name} on the Hub has no revision {revision!r}. See the branches on its page."
         ) from error
@@ -154,13 +157,15 @@ def wanted_files(name: str, files: Sequence[str]) -> list[str]:
 
 def _cached(name: str, revision: str | None, cache_dir: Path | None) -> Path | None:
     """Return the cached folder if everything that `open_folder` needs is in it."""
+    from huggingface_hub import errors
+
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
                 name, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=["config.json"]
             )
         )
-    except huggingface_hub.errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         return None
     names = {entry.name for entry in folder.iterdir()}
     if "config.json" not in names:
