@@ -1,0 +1,49 @@
+"""Pearson's and Spearman's correlation of numbers written as text (STS-B)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from t5kit.errors import DataError
+from t5kit.metrics.pairs import References, only_references, percent
+
+UNREADABLE = -1.0
+"""What a prediction that is no number counts as (t5: string_to_float(default=-1.0)); below every STS-B label."""
+
+Numbers = npt.NDArray[np.float64]
+
+
+def correlations(references: References, predictions: Sequence[str]) -> dict[str, float]:
+    """Return Pearson's and Spearman's correlation in percent; 0 where either side does not vary."""
+    expected_N = np.array([_number(text) for text in only_references(references, predictions, "correlations")])
+    if np.isnan(expected_N).any():
+        raise DataError("correlations: a reference is no number; expected texts like 3.8.")
+    predicted_N = np.array([_number(text) for text in predictions])
+    predicted_N = np.where(np.isnan(predicted_N), UNREADABLE, predicted_N)
+    return {
+        "pearson": percent(pearson(expected_N, predicted_N)),
+        "spearman": percent(pearson(average_ranks(expected_N), average_ranks(predicted_N))),
+    }
+
+
+def pearson(left_N: Numbers, right_N: Numbers) -> float:
+    """Return the correlation of two rows of numbers, -1 to 1."""
+    left, right = left_N - left_N.mean(), right_N - right_N.mean()
+    scale = np.sqrt((left @ left) * (right @ right))
+    return float(left @ right / scale) if scale > 0.0 else 0.0
+
+
+def average_ranks(values_N: Numbers) -> Numbers:
+    """Return each value's rank from 1, equal values sharing the mean of their ranks."""
+    _, place_N, count_U = np.unique(values_N, return_inverse=True, return_counts=True)
+    last_U = np.cumsum(count_U)
+    return ((2 * last_U - count_U + 1) / 2.0)[place_N]
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return float("nan")
+    return number if np.isfinite(number) else float("nan")
