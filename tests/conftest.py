@@ -1,6 +1,8 @@
 """Settings and fixtures of all tests."""
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -19,14 +21,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if FETCHED.is_dir():
     os.environ.setdefault("T5KIT_TEST_FILES", str(FETCHED))
 
-# No hub, whatever a test does: nothing here may need the network.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 # The same examples in every run, and no verdict by the clock: a failure is a fact about the code.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 # By hand: T5KIT_HYPOTHESIS=search pytest ... looks further, with new examples each time.
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("T5KIT_HYPOTHESIS", "ci"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Let no test connect to another machine: what passes here passes on a train."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            assert isinstance(address, tuple)
+            host = str(address[0])
+            assert host in ("localhost", "::1") or host.startswith("127."), f"a test connects to {host}"
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_here)
+        yield
 
 
 @pytest.fixture(scope="session")
