@@ -67,6 +67,13 @@ def generate(
     no_repeat_ngram_size: Annotated[
         int | None, typer.Option(help="No n-gram of this size twice.", show_default="0")
     ] = None,
+    encoder_no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(help="No n-gram of this size copied from the text.", show_default="0")
+    ] = None,
+    suppress_token: Annotated[
+        list[int] | None, typer.Option(help="An id never generated (repeat it).", show_default=False)
+    ] = None,
+    forced_eos: Annotated[bool, typer.Option("--forced-eos", help="End in EOS even at --max-new-tokens.")] = False,
     forced_prefix: Annotated[str | None, typer.Option(help="The answer begins with this.", show_default=False)] = None,
     allowed: Annotated[
         list[str] | None, typer.Option("--allowed", help="The answer is one of these (repeat it).", show_default=False)
@@ -100,6 +107,8 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix,
         "allowed_outputs": allowed or None, "stop_strings": stop or None,
+        "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size, "suppress_tokens": suppress_token or None,
+        "forced_eos": forced_eos or None,
     }  # fmt: skip
     records = records_of(texts or [], input, format)
     loaded = options.load_model(

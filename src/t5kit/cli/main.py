@@ -19,13 +19,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: the boxed one cuts long option names on a terminal of 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate.generate)
-app.command("score")(score.score)
-app.command("embed")(embed.embed)
-app.command("inspect")(inspect.inspect)
-app.command("convert")(convert.convert)
+app.command("generate", short_help="Texts in, answers out, in the same order.")(generate.generate)
+app.command("score", short_help="Log-probabilities of given targets.")(score.score)
+app.command("embed", short_help="Encoder vectors of texts.")(embed.embed)
+app.command("inspect", short_help="What a model folder is, and why it is thought so.")(inspect.inspect)
+app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 
@@ -47,7 +48,7 @@ def _global_options(
 def main() -> None:
     """Run the command line and exit."""
     try:
-        app()
+        app(prog_name="t5kit")
     except T5kitError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:

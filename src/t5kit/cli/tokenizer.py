@@ -9,7 +9,7 @@ import typer
 from t5kit.cli import options
 from t5kit.cli.outputs import json_line
 
-app = typer.Typer(help="Train a vocabulary, encode, decode.", no_args_is_help=True)
+app = typer.Typer(help="Train a vocabulary, encode, decode.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("train")
