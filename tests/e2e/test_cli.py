@@ -218,3 +218,11 @@ def test_control_characters_go_in_and_an_answer_comes_out(run: Run, tmp_path: Pa
     rows = [json.loads(line) for line in result.out.splitlines()]
     assert len(rows) == len(texts)
     assert ["error" in row for row in rows] == [False] * (len(texts) - 1) + [True]  # a lone surrogate is no text
+
+
+def test_a_hundred_thousand_characters_are_refused_or_cut(run: Run) -> None:
+    text = ("word " * 20_000).encode()
+    refused = run("generate", "-", "--max-new-tokens", "2", stdin=text)
+    assert refused.code == 1 and "max_input_tokens = 4,096" in refused.err
+    cut = run("generate", "-", "--max-new-tokens", "2", "--truncate", "--max-input-tokens", "64", stdin=text)
+    assert cut.code == 0
