@@ -1,5 +1,19 @@
-"""Readers: files and streams -> Record, one at a time, with the place each came from."""
+"""Readers: files, datasets and streams -> Record, one at a time, with the place each came from."""
 
-from t5kit.sources.records import BadRecord, Record, read_records
+from t5kit.sources.record import BadRecord, Record, text_field
+from t5kit.sources.records import read_records
+from t5kit.sources.tables import MemoryTable, ReadReport, RecordStream, RecordTable, find_files, read_table, table_of
 
-__all__ = ["BadRecord", "Record", "read_records"]
+__all__ = [
+    "BadRecord",
+    "MemoryTable",
+    "ReadReport",
+    "Record",
+    "RecordStream",
+    "RecordTable",
+    "find_files",
+    "read_records",
+    "read_table",
+    "table_of",
+    "text_field",
+]

@@ -1,92 +1,88 @@
-"""Text, TSV and JSON-lines files as records; a line that cannot be read becomes a BadRecord and never stops the
-rest."""
+"""Files of every known format as records; a line that cannot be read becomes a BadRecord and never stops the rest."""
 
-import codecs
-import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from t5kit.errors import DataError
+from t5kit.sources.delimited import read_csv, read_tsv
+from t5kit.sources.lines import COMPRESSIONS, Line, open_binary, read_lines
+from t5kit.sources.parquet import read_parquet
+from t5kit.sources.record import BadRecord, Record, text_field
 
-Format = Literal["text", "tsv", "jsonl"]
+__all__ = ["FORMATS_BY_SUFFIX", "BadRecord", "Format", "Record", "format_of", "read_records", "text_field"]
+
+Format = Literal["text", "tsv", "csv", "jsonl", "parquet"]
 
 FORMATS_BY_SUFFIX: dict[str, Format] = {
     ".txt": "text",
     ".text": "text",
     ".tsv": "tsv",
+    ".csv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".parquet": "parquet",
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One input: named text fields and where they came from."""
-
-    fields: Mapping[str, object]
-    """text: {"text": line}. tsv: {"0": first column, "1": …} or by header names. jsonl: the object as it stands."""
-    place: str
-    """file:line, for messages."""
+def format_of(path: Path) -> Format | None:
+    """Return the format a file's name tells, compression aside: a.tsv.gz is tsv; None where it tells none."""
+    if path.suffix.lower() in COMPRESSIONS:
+        path = path.with_suffix("")
+    return FORMATS_BY_SUFFIX.get(path.suffix.lower())
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BadRecord:
-    """A line that could not be read; it keeps its place in the order."""
-
-    error: str
-    place: str
-
-
-def read_records(path: str | Path, *, format: Format | None = None) -> Iterator[Record | BadRecord]:
+def read_records(
+    path: str | Path, *, format: Format | None = None, has_header: bool | None = None
+) -> Iterator[Record | BadRecord]:
     """Yield one Record or BadRecord for every line of a file, in order; "-" is standard input.
 
-    The format follows from the name (.txt, .tsv, .jsonl) where none is given; standard input is text. Lines end in \\n
-    or \\r\\n; a byte order mark is dropped. Blank lines are records of empty text, except in JSON lines, where they
-    are skipped. Raises: DataError if the file cannot be opened or its format is unknown.
+    The format follows from the name (.txt, .tsv, .csv, .jsonl, .parquet; the text ones also as .gz, .xz, .bz2) where
+    none is given; standard input is text. Lines end in \\n or \\r\\n; a byte order mark is dropped. Blank lines are
+    records of empty text, except in CSV and JSON lines, where they are skipped. CSV has a header and TSV has none
+    unless `has_header` says otherwise.
+    Raises: DataError if the file cannot be opened or its format is unknown.
     """
     if str(path) == "-":
-        yield from _parse(sys.stdin.buffer, format or "text", "<stdin>")
+        if format == "parquet":
+            raise DataError("Parquet cannot be read from standard input; name a file.")
+        yield from _parse(read_lines(sys.stdin.buffer, "<stdin>"), format or "text", has_header)
         return
     path = Path(path)
-    chosen = format or FORMATS_BY_SUFFIX.get(path.suffix.lower())
+    chosen = format or format_of(path)
     if chosen is None:
         raise DataError(
-            f"{path}: cannot tell its format from the name; expected one of "
-            f"{', '.join(FORMATS_BY_SUFFIX)}. Name it with --format text, tsv or jsonl."
+            f"{path}: cannot tell its format from the name; expected one of {', '.join(FORMATS_BY_SUFFIX)}, "
+            f"alone or with {', '.join(COMPRESSIONS)}. Name it with --format text, tsv, csv, jsonl or parquet."
         )
+    if chosen == "parquet":
+        yield from read_parquet(path)
+        return
     try:
-        with path.open("rb") as file:
-            yield from _parse(file, chosen, str(path))
+        with open_binary(path) as file:
+            yield from _parse(read_lines(file, str(path)), chosen, has_header)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
-def _parse(file: BinaryIO, format: Format, name: str) -> Iterator[Record | BadRecord]:
-    for number, raw in enumerate(_lines(file), 1):
-        place = f"{name}:{number}"
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield BadRecord(
-                place=place, error=f"{place}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1})."
-            )
-            continue
-        if format == "text":
-            yield Record(fields={"text": line}, place=place)
-        elif format == "tsv":
-            yield Record(fields={str(i): cell for i, cell in enumerate(line.split("\t"))}, place=place)
-        elif line.strip():
-            yield _parse_json(line, place)
+def _parse(lines: Iterable[Line | BadRecord], format: Format, has_header: bool | None) -> Iterator[Record | BadRecord]:
+    if format == "tsv":
+        return read_tsv(lines, has_header=bool(has_header))
+    if format == "csv":
+        return read_csv(lines, has_header=has_header is not False)
+    return _parse_lines(lines, format)
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    for number, raw in enumerate(file):
-        if number == 0:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-        yield raw.removesuffix(b"\n").removesuffix(b"\r")
+def _parse_lines(lines: Iterable[Line | BadRecord], format: Format) -> Iterator[Record | BadRecord]:
+    for line in lines:
+        if isinstance(line, BadRecord):
+            yield line
+        elif format == "text":
+            yield Record(fields={"text": line.text}, place=line.place)
+        elif line.text.strip():
+            yield _parse_json(line.text, line.place)
 
 
 def _parse_json(line: str, place: str) -> Record | BadRecord:
@@ -99,16 +95,3 @@ def _parse_json(line: str, place: str) -> Record | BadRecord:
     if isinstance(value, dict):
         return Record(fields=value, place=place)
     return BadRecord(place=place, error=f"{place}: expected a JSON object or string, got {type(value).__name__}.")
-
-
-def text_field(record: Record, field: str) -> str | BadRecord:
-    """Return the text under `field`, or the BadRecord that says what is there instead."""
-    if field not in record.fields:
-        present = ", ".join(list(record.fields)[:8]) or "none"
-        return BadRecord(place=record.place, error=f"{record.place}: has no field {field!r}; it has: {present}.")
-    value = record.fields[field]
-    if not isinstance(value, str):
-        return BadRecord(
-            place=record.place, error=f"{record.place}: field {field!r} is {type(value).__name__}, expected text."
-        )
-    return value

@@ -1,0 +1,72 @@
+"""CSV and TSV lines -> records by column."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+
+from t5kit.sources.lines import Line
+from t5kit.sources.record import BadRecord, Record
+
+
+def read_tsv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
+    """Yield a record a line, cells apart by tabs, quotes and backslashes as they stand."""
+    rows = (line if isinstance(line, BadRecord) else (line.text.split("\t"), line.place) for line in lines)
+    return _by_column(rows, has_header=has_header)
+
+
+def read_csv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
+    """Yield a record a row, cells apart by commas; a quoted cell may hold commas, doubled quotes and line ends.
+
+    Blank lines between rows are skipped. A record's place is its first line.
+    """
+    return _by_column(_csv_rows(lines), has_header=has_header)
+
+
+def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], str] | BadRecord]:
+    unread: list[BadRecord] = []  # bad lines met while the csv reader asked for more
+    places: list[str] = []  # of the lines that went into the row being read
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            if isinstance(line, BadRecord):
+                unread.append(line)
+            else:
+                places.append(line.place)
+                yield line.text + "\n"
+
+    reader = csv.reader(texts(), strict=True)
+    while True:
+        places.clear()
+        row: list[str] | BadRecord | None
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            row = BadRecord(place=places[0], error=f"{places[0]}: not valid CSV ({error}).")
+        yield from unread
+        unread.clear()
+        if row is None:
+            return
+        if isinstance(row, BadRecord):
+            yield row
+        elif row:
+            yield row, places[0]
+
+
+def _by_column(rows: Iterable[tuple[list[str], str] | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
+    names: Sequence[str] | None = None
+    for row in rows:
+        if isinstance(row, BadRecord):
+            yield row
+            continue
+        cells, place = row
+        if has_header and names is None:
+            names = cells
+            if len(set(names)) < len(names):
+                yield BadRecord(place=place, error=f"{place}: the header names a column twice: {', '.join(names)}.")
+        elif names is None:
+            yield Record(fields={str(i): cell for i, cell in enumerate(cells)}, place=place)
+        elif len(cells) != len(names):
+            yield BadRecord(
+                place=place, error=f"{place}: has {len(cells)} cells, expected {len(names)} ({', '.join(names[:8])})."
+            )
+        else:
+            yield Record(fields=dict(zip(names, cells, strict=True)), place=place)

@@ -1,0 +1,74 @@
+"""Bytes -> decoded lines with their numbers, from plain and compressed files, whatever is wrong with some of them."""
+
+import bz2
+import codecs
+import dataclasses
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from t5kit.sources.record import BadRecord
+
+COMPRESSIONS = (".gz", ".xz", ".bz2")
+"""Suffixes of compressed files, behind the suffix of their format: corpus.txt.gz."""
+
+MAX_LINE_BYTES = 64 * 2**20
+"""A longer line is a bad record: it is no text, or a compressed file made to fill the memory."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Line:
+    """One decoded line without its end."""
+
+    text: str
+    place: str
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file for reading, decompressed by its suffix. Raises: OSError."""
+    match path.suffix.lower():
+        case ".gz":
+            return cast(BinaryIO, gzip.open(path, "rb"))
+        case ".xz":
+            return cast(BinaryIO, lzma.open(path, "rb"))
+        case ".bz2":
+            return cast(BinaryIO, bz2.open(path, "rb"))
+        case _:
+            return path.open("rb")
+
+
+def read_lines(file: BinaryIO, name: str) -> Iterator[Line | BadRecord]:
+    """Yield every line of a UTF-8 file; \\n and \\r\\n end lines, a byte order mark is dropped.
+
+    Undecodable and endless lines become BadRecords. Where compressed data is damaged, one BadRecord says so and the
+    rest of the file is lost.
+    """
+    number = 0
+    while True:
+        place = f"{name}:{number + 1}"
+        try:
+            raw = file.readline(MAX_LINE_BYTES + 1)
+            if not raw:
+                return
+            if is_endless := len(raw) > MAX_LINE_BYTES:
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(MAX_LINE_BYTES)
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            yield BadRecord(place=place, error=f"{place}: the compressed file is damaged from here on ({error}).")
+            return
+        number += 1
+        if is_endless:
+            yield BadRecord(place=place, error=f"{place}: the line is longer than {MAX_LINE_BYTES >> 20} MiB.")
+            continue
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            yield Line(raw.decode("utf-8"), place)
+        except UnicodeDecodeError as error:
+            yield BadRecord(
+                place=place, error=f"{place}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1})."
+            )

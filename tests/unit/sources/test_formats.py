@@ -1,0 +1,117 @@
+import bz2
+import gzip
+import io
+import lzma
+from pathlib import Path
+
+import pytest
+
+from t5kit.errors import DataError
+from t5kit.sources import BadRecord, Record, read_records, text_field
+from t5kit.sources.lines import BadRecord as LineBadRecord
+from t5kit.sources.lines import read_lines
+
+
+def fields(path: Path, **arguments: object) -> list[object]:
+    """Fields of good records, errors of bad ones."""
+    return [r.fields if isinstance(r, Record) else r.error for r in read_records(path, **arguments)]
+
+
+def test_text_keeps_blank_lines_and_drops_mark_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\ntwo")
+    assert fields(path) == [{"text": "one"}, {"text": ""}, {"text": "two"}]
+
+
+def test_a_bad_line_keeps_its_place_and_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": \n\xff\n[1]\n"text"\n\n' + b"[" * 100_000 + b'\n{"b": "x"}\n')
+    records = list(read_records(path))
+    assert [isinstance(r, BadRecord) for r in records] == [False, True, True, True, False, True, False]
+    assert [r.place for r in records] == [f"{path}:{n}" for n in (1, 2, 3, 4, 5, 7, 8)]
+    assert "not UTF-8 (byte 0xff at column 1)" in records[2].error
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+def test_compressed_files_read_like_plain_ones(tmp_path: Path, suffix: str, compress: object) -> None:
+    path = tmp_path / f"a.tsv{suffix}"
+    path.write_bytes(compress("über\tb\n1\t2\n".encode()))
+    assert fields(path) == [{"0": "über", "1": "b"}, {"0": "1", "1": "2"}]
+    assert fields(path, has_header=True) == [{"über": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+def test_a_cut_compressed_file_gives_what_it_can_and_one_bad_record(
+    tmp_path: Path, suffix: str, compress: object
+) -> None:
+    path = tmp_path / f"a.txt{suffix}"
+    whole = compress("\n".join(f"line {hash((n, n))}" for n in range(20_000)).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    records = list(read_records(path))
+    assert isinstance(records[-1], BadRecord)
+    assert "damaged" in records[-1].error
+    assert all(isinstance(r, Record) for r in records[:-1])
+
+
+def test_csv_cells_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,text\n1,"a, ""b""\nc"\n\n2,d\n', encoding="utf-8", newline="")
+    records = list(read_records(path))
+    assert [r.fields for r in records] == [{"id": "1", "text": 'a, "b"\nc'}, {"id": "2", "text": "d"}]
+    assert [r.place for r in records] == [f"{path}:2", f"{path}:5"]
+
+
+def test_bad_csv_rows_are_told_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\n1\n"2"x,y\n\xff,z\n3,ok\n4,"open\n')
+    found = fields(path)
+    assert found[0].startswith(f"{path}:2: has 1 cells, expected 2")
+    assert f"{path}:3: not valid CSV" in found[1]
+    assert f"{path}:4: not UTF-8" in found[2]
+    assert found[3] == {"id": "3", "text": "ok"}
+    assert f"{path}:6: not valid CSV" in found[4]
+
+
+def test_a_header_that_names_a_column_twice_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("a\ta\n1\t2\n", encoding="utf-8")
+    assert "twice" in fields(path, has_header=True)[0]
+
+
+def test_an_endless_line_is_a_bad_record_and_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t5kit.sources.lines.MAX_LINE_BYTES", 10)
+    found = list(read_lines(io.BytesIO(b"short\n" + b"x" * 35 + b"\nnext\n"), "f"))
+    assert [isinstance(line, LineBadRecord) for line in found] == [False, True, False]
+    assert (found[2].text, found[2].place) == ("next", "f:3")
+
+
+def test_unknown_names_and_missing_files_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot tell its format"):
+        list(read_records(tmp_path / "a.doc"))
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_records(tmp_path / "a.txt"))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nothing")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DataError, match="Parquet"):
+        list(read_records(tmp_path / "b.parquet"))
+
+
+def test_parquet_rows_come_by_column(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": [f"t{n}" for n in range(3000)], "tags": [["a", "b"]] * 3000}), path)
+    records = list(read_records(path))
+    assert len(records) == 3000
+    assert records[2999] == Record(fields={"text": "t2999", "tags": ["a", "b"]}, place=f"{path}:3000")
+
+
+def test_text_field_tells_what_is_there_instead() -> None:
+    record = Record(fields={"a": "x", "n": 1}, place="f:1")
+    assert text_field(record, "a") == "x"
+    assert "it has: a, n" in text_field(record, "b").error
+    assert "is int, expected text" in text_field(record, "n").error

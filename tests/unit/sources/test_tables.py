@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from t5kit.errors import DataError
+from t5kit.sources import find_files, read_table, table_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b.txt").write_text("b1\nb2\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "a1"}\nnot json\n')
+    (tmp_path / "deep" / "c.txt").write_text("c1\n")
+    (tmp_path / "notes.doc").write_text("x")
+    (tmp_path / ".hidden.txt").write_text("h")
+    return tmp_path
+
+
+def test_folders_globs_and_names_give_each_file_once_in_a_fixed_order(folder: Path) -> None:
+    names = [file.name for file in find_files([folder / "b.txt", folder, f"{folder}/**/*.txt"])]
+    assert names == ["b.txt", "a.jsonl", "c.txt"]
+    assert [file.name for file in find_files(f"{folder}/*.txt")] == ["b.txt"]
+    with pytest.raises(DataError, match=r"no\.txt"):
+        find_files(folder / "no.txt")
+
+
+def test_a_table_reports_every_bad_record(folder: Path) -> None:
+    table = read_table(folder)
+    assert [record.fields["text"] for record in map(table.__getitem__, range(len(table)))] == ["a1", "b1", "b2", "c1"]
+    assert (table.report.num_records, table.report.num_bad) == (4, 1)
+    assert table.report.bad[0].place.endswith("a.jsonl:2")
+    assert "4 records from 3 file(s), 1 bad" in str(table.report)
+
+
+def test_many_bad_records_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n" + "x\n" * 100)
+    report = read_table(tmp_path / "a.jsonl").report
+    assert (report.num_bad, len(report.bad)) == (100, 20)
+    assert "80 more" in str(report)
+
+
+def test_nothing_good_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("x\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:1"):
+        read_table(tmp_path / "a.jsonl")
+    with pytest.raises(DataError):
+        table_of([])
+
+
+def test_python_rows_are_a_table() -> None:
+    table = table_of(["a", {"source": "b"}])
+    assert (table[0].fields, table[1].fields, table[1].place) == ({"text": "a"}, {"source": "b"}, "record:2")
+
+
+def test_hugging_face_datasets_by_number_and_as_a_stream(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from t5kit.sources.hugging_face import dataset_stream, dataset_table
+
+    rows = [{"text": f"t{n}", "n": n} for n in range(5)]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "saved")
+    table = dataset_table(str(tmp_path / "saved"), split="train")
+    assert (len(table), table[3].fields, table[3].place) == (5, rows[3], f"{tmp_path}/saved/train:4")
+    stream = dataset_stream(str(tmp_path / "saved"), split="train")
+    assert [record.fields for record in stream] == rows
+    with pytest.raises(DataError, match="no-such"):
+        dataset_table(str(tmp_path / "saved"), split="no-such")
