@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 #include "cpu_features.h"
+#include "engine_bindings.h"
 
 namespace nb = nanobind;
 
@@ -17,4 +18,5 @@ NB_MODULE(_native, module) {
         nb::sig("def cpu_features() -> frozenset[str]"),
         "Return the instruction sets this process may use, in the spelling of /proc/cpuinfo.\n\n"
         "On a processor with AMX the first call asks the operating system for the tile registers, for the whole process.");
+    t5kit::bind_engine(module);
 }

@@ -1,8 +1,75 @@
 """Types of the C++ core; the functions are bound in native/bindings.cpp."""
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
 def cpu_features() -> frozenset[str]:
     """Return the instruction sets this process may use, in the spelling of /proc/cpuinfo.
 
     A name such as "avx512_vnni" or "asimddp" is there only if the processor and the operating system allow its use.
     On a processor with AMX the first call asks the operating system for the tile registers, for the whole process.
     """
+
+def available_kernels() -> list[str]:
+    """Return the names of the kernel sets that run on this processor, best first."""
+
+def default_threads() -> int:
+    """Return how many processors this process may use: its affinity, cut to the cgroup's quota."""
+
+class Engine:
+    """A loaded T5. One caller at a time; every method that computes releases the GIL.
+
+    Raises, in every method: t5kit.errors.EngineError for names that are not open and sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, int | float | bool | str],
+        tensors: Sequence[tuple[str, str, tuple[int, ...], memoryview]],
+        weights: str,
+        threads: int,
+        kernels: str,
+    ) -> None:
+        """tensors: (name, dtype word, shape, bytes). threads 0: all there are. kernels "": the best set that runs here."""
+
+    @property
+    def kernels(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> list[int]:
+        """Shapes: ids [N] int32, one sequence after another; lengths [B] int32 -> B handles."""
+
+    def encoder_states(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Shapes: as encode -> [N, D] float32."""
+
+    def retain(self, handles: Sequence[int]) -> None: ...
+    def release(self, handles: Sequence[int]) -> None: ...
+    def open_slots(self, handles: Sequence[int]) -> np.ndarray: ...
+    def close_slots(self, slots: np.ndarray) -> None: ...
+    def fork_slots(self, slots: np.ndarray) -> np.ndarray: ...
+    def reorder_slots(self, slots: np.ndarray, parents: np.ndarray) -> None: ...
+    def rollback_slots(self, slots: np.ndarray, lengths: np.ndarray) -> None: ...
+    def slot_lengths(self, slots: np.ndarray) -> np.ndarray: ...
+    def step(
+        self,
+        slots: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        top_k: int,
+        logits: bool,
+        all_positions: bool,
+        cross_attention: bool,
+        hidden: bool,
+        edits: Sequence[tuple[object, ...]],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, tuple[np.ndarray, ...] | None, np.ndarray | None]:
+        """Return top ids, top logits, log-sum-exp, logits, cross-attention, hidden (t5kit.runtime.protocol.StepOutput).
+
+        edits: (output row, penalty ids, penalty, penalises log probs, delta ids, deltas, suppressed ids, allowed ids or
+        None, forced id or -1).
+        """
+
+    def score(self, handles: Sequence[int], targets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Shapes: targets [N] int32, lengths [B] int32 -> natural log-probabilities [N] float32."""

@@ -1,0 +1,103 @@
+// Engine: from named tensors to packed layers.
+#include "check.h"
+#include "engine.h"
+
+namespace t5kit {
+
+Engine::Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels)
+    : config_(config),
+      format_(format),
+      kernels_(kernels),
+      pool_(threads),
+      sequences_(CacheShape{config.num_decoder_layers, config.num_heads, config.d_kv}),
+      scratch_(threads) {
+    load(tensors);
+}
+
+void Engine::load(const TensorMap& tensors) {
+    const int D = config_.d_model, inner = config_.num_heads * config_.d_kv, F = config_.d_ff;
+    const Tensor& shared = tensors.get("shared.weight", {config_.vocab_size, D});
+    const size_t size = static_cast<size_t>(config_.vocab_size) * D;
+    if (format_ == Format::float32) {
+        float* rows = arena_.take<float>(size);
+        read_row(shared, 0, static_cast<int64_t>(size), rows);
+        embedding_ = rows;
+    } else {
+        uint16_t* rows = arena_.take<uint16_t>(size);
+        std::vector<float> row(D);
+        for (int id = 0; id < config_.vocab_size; ++id) {
+            read_row(shared, id, D, row.data());
+            for (int i = 0; i < D; ++i) rows[static_cast<size_t>(id) * D + i] = to_bfloat16(row[i]);
+        }
+        embedding_bfloat16_ = rows;
+    }
+    for (int i = 0; i < config_.num_encoder_layers; ++i) {
+        const std::string block = "encoder.block." + std::to_string(i), attention = block + ".layer.0.SelfAttention.";
+        encoder_.push_back({
+            load_norm(tensors, block + ".layer.0.layer_norm"),
+            load_linear(tensors, {attention + "q", attention + "k", attention + "v"}, inner, D),
+            load_linear(tensors, {attention + "o"}, D, inner),
+            load_norm(tensors, block + ".layer.1.layer_norm"),
+            load_mlp_in(tensors, block + ".layer.1.DenseReluDense."),
+            load_linear(tensors, {block + ".layer.1.DenseReluDense.wo"}, D, F),
+        });
+    }
+    encoder_norm_ = load_norm(tensors, "encoder.final_layer_norm");
+    load_position_bias(tensors, "encoder", config_.num_encoder_layers, encoder_bias_);
+    if (!config_.num_decoder_layers) return;
+
+    for (int i = 0; i < config_.num_decoder_layers; ++i) {
+        const std::string block = "decoder.block." + std::to_string(i);
+        const std::string self = block + ".layer.0.SelfAttention.", cross = block + ".layer.1.EncDecAttention.";
+        decoder_.push_back({
+            load_norm(tensors, block + ".layer.0.layer_norm"),
+            load_linear(tensors, {self + "q", self + "k", self + "v"}, inner, D),
+            load_linear(tensors, {self + "o"}, D, inner),
+            load_norm(tensors, block + ".layer.1.layer_norm"),
+            load_linear(tensors, {cross + "q"}, inner, D),
+            load_linear(tensors, {cross + "k", cross + "v"}, inner, D),
+            load_linear(tensors, {cross + "o"}, D, inner),
+            load_norm(tensors, block + ".layer.2.layer_norm"),
+            load_mlp_in(tensors, block + ".layer.2.DenseReluDense."),
+            load_linear(tensors, {block + ".layer.2.DenseReluDense.wo"}, D, F),
+        });
+    }
+    decoder_norm_ = load_norm(tensors, "decoder.final_layer_norm");
+    load_position_bias(tensors, "decoder", config_.num_decoder_layers, decoder_bias_);
+    const Tensor& head = config_.is_tied ? shared : tensors.get("lm_head.weight", {config_.vocab_size, D});
+    head_ = pack_head(head, config_.vocab_size, D, format_, arena_, pool_);
+}
+
+Linear Engine::load_linear(const TensorMap& tensors, const std::vector<std::string>& names, int rows, int inputs) {
+    std::vector<BlockSource> blocks;
+    for (const std::string& name : names) append_blocks(tensors.get(name + ".weight", {rows, inputs}), blocks);
+    return pack_linear(blocks, inputs, format_, arena_, pool_);
+}
+
+// T5: gated models multiply act(wi_0 x) by wi_1 x; the blocks of the two alternate, so that one task makes both.
+Linear Engine::load_mlp_in(const TensorMap& tensors, const std::string& name) {
+    if (!config_.uses_gated_mlp) return load_linear(tensors, {name + "wi"}, config_.d_ff, config_.d_model);
+    const Tensor& activated = tensors.get(name + "wi_0.weight", {config_.d_ff, config_.d_model});
+    const Tensor& gate = tensors.get(name + "wi_1.weight", {config_.d_ff, config_.d_model});
+    std::vector<BlockSource> blocks;
+    for (int row = 0; row < config_.d_ff; row += kLanes) {
+        blocks.push_back({&activated, row});
+        blocks.push_back({&gate, row});
+    }
+    return pack_linear(blocks, config_.d_model, format_, arena_, pool_);
+}
+
+const float* Engine::load_norm(const TensorMap& tensors, const std::string& name) {
+    return read_vector(tensors.get(name + ".weight", {config_.d_model}), config_.d_model, arena_);
+}
+
+void Engine::load_position_bias(const TensorMap& tensors, const std::string& stack, int num_layers, std::vector<PositionBias>& biases) {
+    for (int i = 0; i < (config_.has_bias_per_layer ? num_layers : 1); ++i) {
+        const std::string name = stack + ".block." + std::to_string(i) + ".layer.0.SelfAttention.relative_attention_bias.weight";
+        std::vector<float> table(static_cast<size_t>(config_.num_buckets) * config_.num_heads);
+        read_row(tensors.get(name, {config_.num_buckets, config_.num_heads}), 0, static_cast<int64_t>(table.size()), table.data());
+        biases.emplace_back(std::move(table), config_.num_heads, config_.num_buckets, config_.max_distance, stack == "encoder");
+    }
+}
+
+}  // namespace t5kit

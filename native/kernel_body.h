@@ -1,0 +1,375 @@
+// The kernels, written once over a vector type V and compiled once for every instruction set.
+//
+// Included inside an anonymous namespace by kernels_*.cpp, which define V. Nothing here may call an inline function of the
+// standard library: the linker would keep one copy of it for the whole program, perhaps the one of the widest set.
+//
+// V has: kWidth lanes; F floats; W 32-bit words; load store set1 add sub mul div fma max min; words, low_half and high_half
+// (bfloat16 pairs); X, load_x, Prepared, prepare, Sum, zero_sum, dot, finish (four 8-bit weights against four 16-bit
+// integers in each lane), write_quads (rounds kWidth values into such integers and returns their sum); keep_first, round,
+// power_of_two, zero_below, all_finite, reduce_max, reduce_add, at_least (a bit mask). max(a, b) and min(a, b) give b where
+// either is NaN.
+
+constexpr int kMaxRows = 6;  // rows of one tile
+
+// Vectors of one tile of `rows` rows: what fits the registers.
+constexpr int tile_vectors(int rows) {
+    if (V::kRegisters >= 32) return 4;
+    return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
+}
+constexpr int int8_tile_vectors(int rows) {
+    if (V::kRegisters >= 32) return 4;
+    return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+}
+constexpr int kMaxInt8Rows = 3;
+
+// y[m][v] (+)= sum over steps of x[m] * w[v]: the sums stay in registers, one lane an output.
+template <int MR, int NV, bool IsBfloat16>
+inline void tile(const float* x, size_t x_stride, const uint32_t* const* w, size_t w_stride, int steps, float* y, size_t y_stride,
+                 bool adds, bool continues) {
+    typename V::F sum[MR][NV];
+    for (int m = 0; m < MR; ++m)
+        for (int v = 0; v < NV; ++v) sum[m][v] = continues ? V::load(y + m * y_stride + v * V::kWidth) : V::set1(0.0f);
+    for (int s = 0; s < steps; ++s) {
+        constexpr int kHalves = IsBfloat16 ? 2 : 1;
+        for (int half = 0; half < kHalves; ++half) {
+            typename V::F weight[NV];
+            for (int v = 0; v < NV; ++v) {
+                const uint32_t* at = w[v] + s * w_stride;
+                if constexpr (IsBfloat16) {
+                    weight[v] = half ? V::high_half(V::words(at)) : V::low_half(V::words(at));
+                } else {
+                    weight[v] = V::load(reinterpret_cast<const float*>(at));
+                }
+            }
+            for (int m = 0; m < MR; ++m) {
+                const typename V::F value = V::set1(x[m * x_stride + s * kHalves + half]);
+                for (int v = 0; v < NV; ++v) sum[m][v] = V::fma(weight[v], value, sum[m][v]);
+            }
+        }
+    }
+    for (int m = 0; m < MR; ++m)
+        for (int v = 0; v < NV; ++v) {
+            float* at = y + m * y_stride + v * V::kWidth;
+            V::store(at, adds ? V::add(V::load(at), sum[m][v]) : sum[m][v]);
+        }
+}
+
+// One float tile over 64 lanes (or a page's 16), cut into as many vectors as fit the registers.
+template <int MR, bool IsBfloat16>
+inline void tile_lanes(const float* x, size_t x_stride, const uint32_t* w, size_t w_stride, int lanes, int steps, float* y,
+                       size_t y_stride, bool adds, bool continues) {
+    constexpr int NV = tile_vectors(MR);
+    constexpr int kSmall = kPageTokens / V::kWidth < NV ? kPageTokens / V::kWidth : NV;
+    int lane = 0;
+    for (; lane + NV * V::kWidth <= lanes; lane += NV * V::kWidth) {
+        const uint32_t* at[NV];
+        for (int v = 0; v < NV; ++v) at[v] = w + lane + v * V::kWidth;
+        tile<MR, NV, IsBfloat16>(x, x_stride, at, w_stride, steps, y + lane, y_stride, adds, continues);
+    }
+    for (; lane < lanes; lane += kSmall * V::kWidth) {
+        const uint32_t* at[kSmall];
+        for (int v = 0; v < kSmall; ++v) at[v] = w + lane + v * V::kWidth;
+        tile<MR, kSmall, IsBfloat16>(x, x_stride, at, w_stride, steps, y + lane, y_stride, adds, continues);
+    }
+}
+
+// Calls body(rows as a compile-time number, first row) for groups of at most Most rows, as equal in size as they can be.
+template <int Most, class Body>
+inline void for_row_groups(int count, Body body) {
+    const int groups = (count + Most - 1) / Most;
+    int first = 0;
+    for (int g = 0; g < groups; ++g) {
+        const int rows = (count - first + groups - g - 1) / (groups - g);
+        body(rows, first);
+        first += rows;
+    }
+}
+
+template <bool IsBfloat16>
+inline void float_tiles(int rows, const float* x, size_t x_stride, const uint32_t* w, size_t w_stride, int lanes, int steps, float* y,
+                        size_t y_stride, bool adds, bool continues) {
+    switch (rows) {
+        case 1: return tile_lanes<1, IsBfloat16>(x, x_stride, w, w_stride, lanes, steps, y, y_stride, adds, continues);
+        case 2: return tile_lanes<2, IsBfloat16>(x, x_stride, w, w_stride, lanes, steps, y, y_stride, adds, continues);
+        case 3: return tile_lanes<3, IsBfloat16>(x, x_stride, w, w_stride, lanes, steps, y, y_stride, adds, continues);
+        case 4: return tile_lanes<4, IsBfloat16>(x, x_stride, w, w_stride, lanes, steps, y, y_stride, adds, continues);
+        case 5: return tile_lanes<5, IsBfloat16>(x, x_stride, w, w_stride, lanes, steps, y, y_stride, adds, continues);
+        default: return tile_lanes<6, IsBfloat16>(x, x_stride, w, w_stride, lanes, steps, y, y_stride, adds, continues);
+    }
+}
+
+// Numerics: inside a group of 64 inputs all is integer and exact (|sum| < 2^30), so its order is free; groups are added in
+// float32 from front to back. The weights are stored as w + 128, which is taken back with the sum of the inputs.
+template <int MR>
+inline void int8_tile(const Panels& weights, int block, const Rows& x, int first, float* y, size_t y_stride, bool adds) {
+    constexpr int NV = int8_tile_vectors(MR);
+    constexpr int kSteps = kGroup / 4;
+    for (int lane = 0; lane < kLanes; lane += NV * V::kWidth) {
+        alignas(64) float sum[MR][NV * V::kWidth];
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) V::store(sum[m] + v * V::kWidth, V::set1(0.0f));
+        for (int g = 0; g < weights.groups; ++g) {
+            const uint32_t* w = weights.words + (static_cast<size_t>(block) * weights.steps + g * kSteps) * kLanes + lane;
+            const uint8_t* quads[MR];
+            typename V::Sum dots[MR][NV];
+            for (int m = 0; m < MR; ++m) {
+                quads[m] = x.quads + (static_cast<size_t>(first + m) * x.groups + g) * 2 * kGroup;
+                for (int v = 0; v < NV; ++v) dots[m][v] = V::zero_sum();
+            }
+            for (int s = 0; s < kSteps; ++s) {
+                typename V::Prepared prepared[NV];
+                for (int v = 0; v < NV; ++v) prepared[v] = V::prepare(V::words(w + s * kLanes + v * V::kWidth));
+                for (int m = 0; m < MR; ++m) {
+                    const typename V::X value = V::load_x(quads[m] + 8 * s);
+                    for (int v = 0; v < NV; ++v) dots[m][v] = V::dot(dots[m][v], prepared[v], value);
+                }
+            }
+            const float* scale = weights.scales + (static_cast<size_t>(block) * weights.groups + g) * kLanes + lane;
+            for (int m = 0; m < MR; ++m) {
+                const size_t at = static_cast<size_t>(first + m) * x.groups + g;
+                const typename V::F x_scale = V::set1(x.scales[at]);
+                for (int v = 0; v < NV; ++v) {
+                    float* s = sum[m] + v * V::kWidth;
+                    const typename V::F value = V::finish(dots[m][v], 128 * x.sums[at]);
+                    const typename V::F both = V::mul(V::load(scale + v * V::kWidth), x_scale);
+                    V::store(s, V::fma(value, both, V::load(s)));
+                }
+            }
+        }
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) {
+                float* at = y + m * y_stride + lane + v * V::kWidth;
+                const typename V::F value = V::load(sum[m] + v * V::kWidth);
+                V::store(at, adds ? V::add(V::load(at), value) : value);
+            }
+    }
+}
+
+void linear(const Panels& weights, int block, const Rows& x, int first, int count, float* y, size_t y_stride, bool adds) {
+    y += first * y_stride;
+    if (weights.format == Format::int8) {
+        for_row_groups<kMaxInt8Rows>(count, [&](int rows, int from) {
+            float* to = y + from * y_stride;
+            switch (rows) {
+                case 1: return int8_tile<1>(weights, block, x, first + from, to, y_stride, adds);
+                case 2: return int8_tile<2>(weights, block, x, first + from, to, y_stride, adds);
+                default: return int8_tile<3>(weights, block, x, first + from, to, y_stride, adds);
+            }
+        });
+        return;
+    }
+    const uint32_t* words = weights.words + static_cast<size_t>(block) * weights.steps * kLanes;
+    for_row_groups<kMaxRows>(count, [&](int rows, int from) {
+        const float* values = x.values + (first + from) * x.stride;
+        float* to = y + from * y_stride;
+        if (weights.format == Format::bfloat16) {
+            float_tiles<true>(rows, values, x.stride, words, kLanes, kLanes, weights.steps, to, y_stride, adds, false);
+        } else {
+            float_tiles<false>(rows, values, x.stride, words, kLanes, kLanes, weights.steps, to, y_stride, adds, false);
+        }
+    });
+}
+
+// Four pages side by side hide the latency of a single query's sums.
+template <int MR>
+inline void score_tile(const float* q, size_t q_stride, const float* const* pages, int num_pages, int width, float* scores,
+                       size_t score_stride) {
+    constexpr int kPerPage = kPageTokens / V::kWidth;
+    constexpr int NV = tile_vectors(MR) < kPerPage ? kPerPage : tile_vectors(MR);
+    constexpr int kPages = NV / kPerPage;
+    int page = 0;
+    for (; page + kPages <= num_pages; page += kPages) {
+        const uint32_t* at[NV];
+        for (int v = 0; v < NV; ++v)
+            at[v] = reinterpret_cast<const uint32_t*>(pages[page + v / kPerPage]) + v % kPerPage * V::kWidth;
+        tile<MR, NV, false>(q, q_stride, at, kPageTokens, width, scores + page * kPageTokens, score_stride, false, false);
+    }
+    for (; page < num_pages; ++page) {
+        const uint32_t* at[kPerPage];
+        for (int v = 0; v < kPerPage; ++v) at[v] = reinterpret_cast<const uint32_t*>(pages[page]) + v * V::kWidth;
+        tile<MR, kPerPage, false>(q, q_stride, at, kPageTokens, width, scores + page * kPageTokens, score_stride, false, false);
+    }
+}
+
+void attention_scores(const float* q, size_t q_stride, int num_rows, const float* const* pages, int num_pages, int width,
+                      float* scores, size_t score_stride) {
+    for_row_groups<kMaxRows>(num_rows, [&](int rows, int first) {
+        const float* from = q + first * q_stride;
+        float* to = scores + first * score_stride;
+        switch (rows) {
+            case 1: return score_tile<1>(from, q_stride, pages, num_pages, width, to, score_stride);
+            case 2: return score_tile<2>(from, q_stride, pages, num_pages, width, to, score_stride);
+            case 3: return score_tile<3>(from, q_stride, pages, num_pages, width, to, score_stride);
+            case 4: return score_tile<4>(from, q_stride, pages, num_pages, width, to, score_stride);
+            case 5: return score_tile<5>(from, q_stride, pages, num_pages, width, to, score_stride);
+            default: return score_tile<6>(from, q_stride, pages, num_pages, width, to, score_stride);
+        }
+    });
+}
+
+void attention_mix(const float* p, size_t p_stride, int num_rows, const float* values, int num_keys, int lanes, float* out,
+                   size_t out_stride, bool adds) {
+    // `continues`, not `adds`: a sum cut at a page's end goes on in the same order as if it were one.
+    for_row_groups<kMaxRows>(num_rows, [&](int rows, int first) {
+        float_tiles<false>(rows, p + first * p_stride, p_stride, reinterpret_cast<const uint32_t*>(values), lanes, lanes, num_keys,
+                           out + first * out_stride, out_stride, false, adds);
+    });
+}
+
+// Relative error below 2e-7; 0 below -87.3, NaN stays NaN. Source of the reduction: Cody and Waite 1980, chapter 6; the
+// polynomial is the Taylor series, whose rest on [-ln 2 / 2, ln 2 / 2] is under 1e-8.
+inline typename V::F exp_vector(typename V::F x) {
+    using F = typename V::F;
+    constexpr float kLowest = -87.3f;
+    const F bounded = V::min(V::set1(88.0f), V::max(V::set1(kLowest), x));
+    const F n = V::round(V::mul(bounded, V::set1(1.44269504088896341f)));
+    F r = V::fma(n, V::set1(-0.693359375f), bounded);
+    r = V::fma(n, V::set1(2.12194440e-4f), r);
+    F poly = V::set1(1.0f / 5040);
+    poly = V::fma(poly, r, V::set1(1.0f / 720));
+    poly = V::fma(poly, r, V::set1(1.0f / 120));
+    poly = V::fma(poly, r, V::set1(1.0f / 24));
+    poly = V::fma(poly, r, V::set1(1.0f / 6));
+    poly = V::fma(poly, r, V::set1(0.5f));
+    poly = V::fma(poly, r, V::set1(1.0f));
+    poly = V::fma(poly, r, V::set1(1.0f));
+    return V::zero_below(V::mul(poly, V::power_of_two(n)), x, kLowest);
+}
+
+void softmax(float* scores, const float* bias, int n, int padded) {
+    using F = typename V::F;
+    const float lowest = -__builtin_inff();
+    F largest = V::set1(lowest);
+    for (int i = 0; i < n; i += V::kWidth) {
+        F x = V::load(scores + i);
+        if (bias) x = V::add(x, V::load(bias + i));
+        x = V::keep_first(x, n - i, lowest);
+        V::store(scores + i, x);
+        largest = V::max(x, largest);
+    }
+    const F top = V::set1(V::reduce_max(largest));
+    F total = V::set1(0.0f);
+    for (int i = 0; i < n; i += V::kWidth) {
+        const F e = exp_vector(V::sub(V::load(scores + i), top));
+        V::store(scores + i, e);
+        total = V::add(total, e);
+    }
+    const F inverse = V::set1(1.0f / V::reduce_add(total));
+    int i = 0;
+    for (; i < n; i += V::kWidth) V::store(scores + i, V::mul(V::load(scores + i), inverse));
+    for (; i < padded; ++i) scores[i] = 0.0f;
+}
+
+void rms_norm(const float* x, const float* weight, int n, float epsilon, float* out) {
+    using F = typename V::F;
+    F total = V::set1(0.0f);
+    for (int i = 0; i < n; i += V::kWidth) {
+        const F value = V::keep_first(V::load(x + i), n - i, 0.0f);
+        total = V::fma(value, value, total);
+    }
+    const F factor = V::set1(1.0f / __builtin_sqrtf(V::reduce_add(total) / static_cast<float>(n) + epsilon));
+    for (int i = 0; i < n; i += V::kWidth) {
+        const F value = V::mul(V::mul(V::load(x + i), factor), V::load(weight + i));
+        V::store(out + i, V::keep_first(value, n - i, 0.0f));
+    }
+}
+
+void quantize(const float* x, int groups, uint8_t* quads, float* scales, int32_t* sums) {
+    using F = typename V::F;
+    for (int g = 0; g < groups; ++g, x += kGroup, quads += 2 * kGroup) {
+        F largest = V::set1(0.0f);
+        bool is_finite = true;
+        for (int i = 0; i < kGroup; i += V::kWidth) {
+            const F value = V::load(x + i);
+            const F magnitude = V::max(value, V::sub(V::set1(0.0f), value));
+            largest = V::max(magnitude, largest);
+            is_finite = is_finite && V::all_finite(value);
+        }
+        const float top = V::reduce_max(largest);
+        if (!is_finite) {  // an infinity or NaN must stay visible in every output
+            for (int i = 0; i < 2 * kGroup; ++i) quads[i] = 0;
+            scales[g] = __builtin_nanf("");
+            sums[g] = 0;
+            continue;
+        }
+        // Numerics: below 1e-30 the inverse would overflow; such a group is zero beside anything a norm lets through.
+        const float inverse = top > 1e-30f ? static_cast<float>(kMaxInt16) / top : 0.0f;
+        scales[g] = top > 1e-30f ? top / static_cast<float>(kMaxInt16) : 0.0f;
+        int32_t sum = 0;
+        for (int i = 0; i < kGroup; i += V::kWidth) {
+            sum += V::write_quads(V::mul(V::load(x + i), V::set1(inverse)), quads + 2 * i);
+        }
+        sums[g] = sum;
+    }
+}
+
+inline typename V::F sigmoid(typename V::F x) {
+    const typename V::F one = V::set1(1.0f);
+    return V::div(one, V::add(one, exp_vector(V::sub(V::set1(0.0f), x))));
+}
+
+void activate(Activation activation, const float* x, const float* gate, int n, float* out) {
+    using F = typename V::F;
+    for (int i = 0; i < n; i += V::kWidth) {
+        F value = V::load(x + i);
+        switch (activation) {
+            case Activation::relu: value = V::max(V::set1(0.0f), value); break;
+            case Activation::silu: value = V::mul(value, sigmoid(value)); break;
+            case Activation::gelu_tanh: {
+                // 0.5 x (1 + tanh(u)) is x sigmoid(2 u).
+                const F cube = V::mul(V::mul(value, value), value);
+                const F inner = V::mul(V::fma(V::set1(0.044715f), cube, value), V::set1(2 * 0.79788456080286536f));
+                value = V::mul(value, sigmoid(inner));
+                break;
+            }
+            case Activation::gelu: {
+                alignas(64) float lanes[V::kWidth];
+                V::store(lanes, value);
+                for (float& lane : lanes) lane = 0.5f * lane * (1.0f + __builtin_erff(lane * 0.70710678118654752f));
+                value = V::load(lanes);
+                break;
+            }
+        }
+        V::store(out + i, gate ? V::mul(value, V::load(gate + i)) : value);
+    }
+}
+
+void scale(const float* x, float factor, int n, float* out) {
+    for (int i = 0; i < n; i += V::kWidth) V::store(out + i, V::mul(V::load(x + i), V::set1(factor)));
+}
+
+inline typename V::F bounded_value(const float* x, const float* e, float factor, int i) {
+    const typename V::F value = V::load(x + i);
+    return e ? V::fma(V::load(e + i), V::set1(factor), value) : value;
+}
+
+float largest(const float* x, const float* e, float factor, int n) {
+    const float lowest = -__builtin_inff();
+    typename V::F best = V::set1(lowest);
+    for (int i = 0; i < n; i += V::kWidth) best = V::max(V::keep_first(bounded_value(x, e, factor, i), n - i, lowest), best);
+    return V::reduce_max(best);
+}
+
+float sum_exp(const float* x, float offset, int n) {
+    typename V::F total = V::set1(0.0f);
+    for (int i = 0; i < n; i += V::kWidth) {
+        const typename V::F value = V::sub(V::load(x + i), V::set1(offset));
+        total = V::add(total, V::keep_first(exp_vector(value), n - i, 0.0f));
+    }
+    return V::reduce_add(total);
+}
+
+int collect(const float* x, const float* e, float factor, int n, float threshold, int first_id, int32_t* ids) {
+    int count = 0;
+    for (int i = 0; i < n; i += V::kWidth) {
+        uint32_t mask = V::at_least(bounded_value(x, e, factor, i), threshold);
+        if (n - i < V::kWidth) mask &= (1u << (n - i)) - 1;
+        for (; mask; mask &= mask - 1) ids[count++] = first_id + i + __builtin_ctz(mask);
+    }
+    return count;
+}
+
+constexpr Kernels table(const char* name) {
+    return Kernels{name,     linear,   attention_scores, attention_mix, softmax, rms_norm,
+                   quantize, activate, scale,            largest,       sum_exp, collect};
+}

@@ -1,0 +1,67 @@
+#include "kernels.h"
+
+#include <algorithm>
+
+#include "check.h"
+#include "cpu_features.h"
+
+namespace t5kit {
+
+extern const Kernels kernels_portable;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+namespace {
+
+struct Set {
+    const Kernels* kernels;
+    std::vector<std::string> needed;
+};
+
+// Best first.
+std::vector<Set> built_sets() {
+    return {
+#if defined(__x86_64__)
+        {&kernels_avx512, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"}},
+        {&kernels_avx2, {"avx2", "fma"}},
+#endif
+        {&kernels_portable, {}},
+    };
+}
+
+std::string joined(const std::vector<std::string>& names) {
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+    return text;
+}
+
+bool runs_here(const Set& set, const std::vector<std::string>& features) {
+    return std::all_of(set.needed.begin(), set.needed.end(), [&](const std::string& name) {
+        return std::find(features.begin(), features.end(), name) != features.end();
+    });
+}
+
+}  // namespace
+
+std::vector<std::string> available_kernels() {
+    const std::vector<std::string> features = cpu_features();
+    std::vector<std::string> names;
+    for (const Set& set : built_sets())
+        if (runs_here(set, features)) names.emplace_back(set.kernels->name);
+    return names;
+}
+
+const Kernels& choose_kernels(const std::string& name) {
+    const std::vector<std::string> features = cpu_features();
+    for (const Set& set : built_sets()) {
+        if (!name.empty() && name != set.kernels->name) continue;
+        if (runs_here(set, features)) return *set.kernels;
+        T5KIT_CHECK(name.empty(), "The kernel set '" << name << "' needs " << joined(set.needed) << "; this processor has only: "
+                                                     << joined(features) << ". Sets that run here: " << joined(available_kernels()) << ".");
+    }
+    throw EngineFailure("There is no kernel set '" + name + "'. Sets that run here: " + joined(available_kernels()) + ".");
+}
+
+}  // namespace t5kit

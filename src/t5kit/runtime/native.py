@@ -1,0 +1,235 @@
+"""The native runtime: T5 in C++ (native/), for processors, without PyTorch.
+
+The engine computes a whole encoder pass or decoder step in one call with the GIL released. Rows are never padded, and an
+output's sum runs in the same order whatever stands beside it, so that a row's bits do not depend on its company.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from t5kit.checkpoint.tensors import TensorView
+from t5kit.config import Head, T5Config, tensor_shapes
+from t5kit.errors import EngineError
+from t5kit.runtime.edits import LogitEdits
+from t5kit.runtime.protocol import RuntimeDescription, StepInput, StepOutput
+from t5kit.runtime.validation import check_encoder_sequences, check_step, check_targets
+
+try:
+    from t5kit import _native
+except ImportError as error:  # not built here; the runtime says so when it is asked for
+    _native = None  # type: ignore[assignment]
+    _IMPORT_ERROR: ImportError | None = error
+else:
+    _IMPORT_ERROR = None
+
+NativeWeights = Literal["auto", "float32", "bfloat16", "int8"]
+
+KERNELS_VARIABLE = "T5KIT_KERNELS"
+"""Environment variable that forces a kernel set, such as "avx2" or "portable"."""
+
+INT8_LOG_SUM_EXP_BOUND = 0.02
+"""Nats. With int8 weights the log-sum-exp takes the exact logits of the likeliest ids and the screened ones of the rest."""
+
+_CONFIG_FIELDS = (
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_heads",
+    "num_encoder_layers",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "uses_gated_mlp",
+    "activation",
+    "is_tied",
+    "scales_logits",
+    "has_bias_per_layer",
+    "layer_norm_epsilon",
+    "decoder_start_id",
+)
+
+
+def unavailable_reason() -> str | None:
+    """Return why the native engine cannot be loaded here, or None if it can."""
+    return None if _IMPORT_ERROR is None else str(_IMPORT_ERROR)
+
+
+class NativeRuntime:
+    """The `Runtime` protocol over the C++ engine.
+
+    weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores them in
+    groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best candidates of
+    the output head again in bfloat16. "auto" is "int8". threads: None for all processors that this process may use. kernels:
+    a kernel set's name, None for the best one or that of T5KIT_KERNELS.
+    Raises: EngineError if the engine is not built, the architecture has parts that it cannot run, a tensor is missing or
+    misshapen, or the kernel set is unknown or does not run here.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        tensors: Iterable[TensorView],
+        *,
+        weights: NativeWeights = "auto",
+        threads: int | None = None,
+        kernels: str | None = None,
+    ) -> None:
+        if _native is None:
+            raise EngineError(
+                f"The native engine is not built in this installation ({_IMPORT_ERROR}). Install t5kit where a C++17 "
+                "compiler is, or use engine='reference' or engine='torch'."
+            )
+        if weights not in get_args(NativeWeights):
+            raise EngineError(f"weights = {weights!r} must be one of: {', '.join(get_args(NativeWeights))}.")
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+            raise EngineError(f"threads = {threads!r} must be a positive integer, or None for all processors.")
+        if config.encoder_attention != "full":
+            raise EngineError(
+                f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, but runs full attention only."
+            )
+        self.config = config
+        self._has_decoder = config.head is Head.LANGUAGE_MODEL
+        weights = "int8" if weights == "auto" else weights
+        kernels = kernels or os.environ.get(KERNELS_VARIABLE) or ""
+        self._engine: _native.Engine | None = _native.Engine(
+            _config_values(config, self._has_decoder), _tensor_tuples(config, tensors), weights, threads or 0, kernels
+        )
+        self.kernels: str = self._engine.kernels
+        self.weight_bytes: int = self._engine.weight_bytes
+        self.description = RuntimeDescription(
+            engine=f"native ({self.kernels})",
+            weights=weights,
+            threads=self._engine.threads,
+            log_sum_exp_bound=INT8_LOG_SUM_EXP_BOUND if weights == "int8" else 0.0,
+        )
+
+    # Encoding
+
+    def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+        if not self._has_decoder:
+            raise EngineError(f"A model with the head {self.config.head.value!r} cannot generate; use encoder states.")
+        check_encoder_sequences(sequences, self.config)
+        return self._open.encode(*_flat(sequences)) if sequences else []
+
+    def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        check_encoder_sequences(sequences, self.config)
+        if not sequences:
+            return []
+        flat_ids, lengths = _flat(sequences)
+        return np.split(self._open.encoder_states(flat_ids, lengths), np.cumsum(lengths)[:-1])
+
+    def retain(self, handles: Sequence[int]) -> None:
+        self._open.retain([int(handle) for handle in handles])
+
+    def release(self, handles: Sequence[int]) -> None:
+        self._open.release([int(handle) for handle in handles])
+
+    # Slots
+
+    def open_slots(self, handles: Sequence[int]) -> np.ndarray:
+        return self._open.open_slots([int(handle) for handle in handles])
+
+    def close_slots(self, slots: np.ndarray) -> None:
+        self._open.close_slots(_int32(slots))
+
+    def fork_slots(self, slots: np.ndarray) -> np.ndarray:
+        return self._open.fork_slots(_int32(slots))
+
+    def reorder_slots(self, slots: np.ndarray, parents: np.ndarray) -> None:
+        self._open.reorder_slots(_int32(slots), _int32(parents))
+
+    def rollback_slots(self, slots: np.ndarray, lengths: np.ndarray) -> None:
+        self._open.rollback_slots(_int32(slots), _int32(lengths))
+
+    def slot_lengths(self, slots: np.ndarray) -> np.ndarray:
+        return self._open.slot_lengths(_int32(slots))
+
+    # Decoding
+
+    def step(self, step: StepInput) -> StepOutput:
+        check_step(step, self.config)
+        need = step.need
+        top_ids, top_logits, log_sum_exp, logits, cross_attention, hidden = self._open.step(
+            _int32(step.slots),
+            _int32(step.tokens),
+            _int32(step.lengths),
+            need.top_k,
+            need.logits,
+            need.all_positions,
+            need.cross_attention,
+            need.hidden,
+            [_edit_tuple(row, edits) for row, edits in step.edits.items()],
+        )
+        return StepOutput(
+            top_ids=top_ids,
+            top_logits=top_logits,
+            log_sum_exp=log_sum_exp,
+            logits=logits,
+            cross_attention=cross_attention,
+            hidden=hidden,
+        )
+
+    def score(self, handles: Sequence[int], targets: Sequence[np.ndarray]) -> list[np.ndarray]:
+        check_targets(targets, self.config)
+        if len(handles) != len(targets):
+            raise EngineError(f"Scoring needs one target for each handle; got {len(handles)} and {len(targets)}.")
+        if not targets:
+            return []
+        flat_ids, lengths = _flat(targets)
+        flat_scores = self._open.score([int(handle) for handle in handles], flat_ids, lengths)
+        return np.split(flat_scores, np.cumsum(lengths)[:-1])
+
+    def close(self) -> None:
+        self._engine = None
+
+    @property
+    def _open(self) -> "_native.Engine":
+        if self._engine is None:
+            raise EngineError("This runtime is closed.")
+        return self._engine
+
+
+def _config_values(config: T5Config, has_decoder: bool) -> dict[str, int | float | bool | str]:
+    values = {name: getattr(config, name) for name in _CONFIG_FIELDS}
+    return {**values, "num_decoder_layers": config.num_decoder_layers if has_decoder else 0}
+
+
+def _tensor_tuples(
+    config: T5Config, tensors: Iterable[TensorView]
+) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
+    """Return what the engine takes of the tensors that this architecture has; other dtypes than its own become F32."""
+    prefix = "transformer." if config.is_classifier else ""
+    wanted = {name.removeprefix(prefix) for name in tensor_shapes(config)}
+    tuples = []
+    for view in tensors:
+        name = view.name.removeprefix(prefix)
+        if name in wanted:
+            known = view if view.dtype in ("F32", "BF16", "F16") else view.converted("F32")
+            tuples.append((name, known.dtype, tuple(known.shape), known.data))
+    return tuples
+
+
+def _flat(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(ids) for ids in sequences], np.int32)
+    return np.concatenate(sequences).astype(np.int32, copy=False), lengths
+
+
+def _int32(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.int32)
+
+
+def _edit_tuple(row: int, edits: LogitEdits) -> tuple[object, ...]:
+    return (
+        row,
+        _int32(edits.penalty_ids),
+        edits.penalty,
+        edits.penalises_log_probs,
+        _int32(edits.delta_ids),
+        np.ascontiguousarray(edits.deltas, np.float32),
+        _int32(edits.suppressed_ids),
+        None if edits.allowed_ids is None else _int32(edits.allowed_ids),
+        -1 if edits.forced_id is None else int(edits.forced_id),
+    )
