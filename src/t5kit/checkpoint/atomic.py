@@ -50,7 +50,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if not target.is_dir():
         raise CheckpointError(f"{target} exists and is no folder. Choose another path.")
     if not overwrite and any(target.iterdir()):
-        raise CheckpointError(f"{target} exists and is not empty. Choose another path, or replace it with overwrite=True (--overwrite).")
+        raise CheckpointError(
+            f"{target} exists and is not empty. Choose another path, or replace it with overwrite=True (--overwrite)."
+        )
 
 
 def _sibling(target: Path, ending: str) -> Path:

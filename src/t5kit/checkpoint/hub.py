@@ -16,8 +16,8 @@ from huggingface_hub import constants
 from t5kit.checkpoint.source_files import locate, read_json, shortened
 from t5kit.errors import CheckpointError, ModelNotFoundError
 
-# Speed: huggingface_hub loads its parts when they are used. Its errors bring an HTTP client (0.3 s), so they are imported
-# where the Hub is asked: opening a folder does not wait for them.
+# Speed: huggingface_hub loads its parts when they are used. Its errors bring an HTTP client (0.3 s), so they are
+# imported where the Hub is asked: opening a folder does not wait for them.
 
 _RESERVED: Final = ("mini",)
 _SMALL_FILES: Final = (
@@ -125,7 +125,7 @@ def _fetched(name: str, revision: str | None, cache_dir: Path | None) -> Path:
         if cached is None:
             raise ModelNotFoundError(
                 f"{_described(name, revision)} could not be fetched from {constants.ENDPOINT} and is not cached "
-                f"({_reason(error)}). Check the connection, or give a folder."
+                f"({_reason(error)}). {_advice(error)}, or give a folder."
             ) from error
         warnings.warn(
             f"{constants.ENDPOINT} cannot be used ({_reason(error)}); using {name} from {cached}.", stacklevel=3
@@ -182,13 +182,23 @@ def _cached(name: str, revision: str | None, cache_dir: Path | None) -> Path | N
     return None
 
 
+def _advice(error: Exception) -> str:
+    status = getattr(getattr(_first_cause(error), "response", None), "status_code", None)
+    return "Log in (`hf auth login`, or HF_TOKEN)" if status in (401, 403) else "Check the connection"
+
+
 def _described(name: str, revision: str | None) -> str:
     return name if revision is None else f"{name} at revision {revision}"
 
 
-def _reason(error: Exception) -> str:
-    # huggingface_hub wraps a refused connection in its own words; the first cause says what happened.
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what happened, under the words that huggingface_hub wraps around it."""
+    while error.__cause__ is not None:
         error = error.__cause__
-    first_line = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return error
+
+
+def _reason(error: Exception) -> str:
+    cause = _first_cause(error)
+    first_line = str(cause).strip().split("\n")[0]
+    return f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
