@@ -1,9 +1,10 @@
 """Beam search, equal to Hugging Face's in sequences and scores, vectorised over requests.
 
-Each step looks at the 2 M best continuations of a request's M beams. Those among the M best of them that end are finished
-hypotheses; the M best of those that do not end run on. (With 2 M, M run on even if all beams' best continuation is EOS.)
-A hypothesis that reaches max_new_tokens is finished as it stands; no EOS is added to it.
-Source: Hugging Face generation/utils.py, `_beam_search` (5.23), of which this keeps the float32 sums as well.
+Each step looks at the 2 M best continuations of a request's M beams. Those among the M best of them that end are
+finished hypotheses; the M best of those that do not end run on. (With 2 M, M run on even if the best continuation of
+every beam is EOS.) A hypothesis that reaches max_new_tokens is finished as it stands; no EOS is added to it.
+Source: Hugging Face generation/utils.py, `_beam_search` (5.23), of which this keeps the float32 sums as well. Where
+other options leave fewer than M continuations, beams die here, while there impossible ones run on.
 """
 
 import dataclasses
@@ -172,7 +173,7 @@ class BeamSearch:
     def _candidates(
         self, output: StepOutput, events: list[NewTokens | Found | Failed]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and log-probabilities [A, M, K] of every beam's best continuations; -1 and -inf where a beam is dead.
+        """Return ids and log-probabilities [A, M, K] of each beam's best continuations; -1 and -inf for a dead beam.
 
         Requests with scores that are not finite are dropped first, and reported.
         """
@@ -253,7 +254,10 @@ class BeamSearch:
         owner.matchers = running + [None] * (self._width - len(running))
 
     def _continue(self, going_on: np.ndarray, picked: Picked, ends: np.ndarray) -> np.ndarray:
-        """Let the continuations at the places `going_on` [A, M] be the beams, dead where they end; return who is done [A]."""
+        """Let the continuations at the places `going_on` [A, M] be the beams, dead where they end.
+
+        Returns a mask [A] of the lanes that are done.
+        """
         rows = np.arange(len(going_on))[:, None]
         beams, ids = picked.beams[rows, going_on], picked.ids[rows, going_on]
         scores = np.where(ends[rows, going_on], np.float32(-np.inf), picked.scores[rows, going_on])
@@ -265,7 +269,7 @@ class BeamSearch:
         return is_done
 
     def _finish(self, is_done: np.ndarray, events: list[NewTokens | Found | Failed]) -> None:
-        for lane in np.flatnonzero(is_done):
+        for lane in np.flatnonzero(is_done).tolist():
             answers = self._owners[lane].answers
             answers.hypotheses.extend(self._hypotheses(lane))
             answers.num_lanes_alive -= 1

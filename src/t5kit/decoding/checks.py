@@ -1,4 +1,4 @@
-"""What a request's options must fulfil against the model it is meant for; DecodingOptions checks what it can see itself."""
+"""What a request's options must fulfil for the model it is meant for; DecodingOptions checks what it can see itself."""
 
 import math
 from collections.abc import Iterable
@@ -51,13 +51,14 @@ def _check_outputs(options: DecodingOptions, outputs: tuple[tuple[int, ...], ...
         _check_ids(f"allowed_outputs[{number}]", output, config)
         if output[-1] != config.eos_id or config.eos_id in output[:-1]:
             raise RequestError(
-                f"allowed_outputs[{number}] must hold EOS (id {config.eos_id}) once, at its end, so that it is known to be whole."
+                f"allowed_outputs[{number}] must hold EOS (id {config.eos_id}) once, at its end: it tells a whole "
+                "output from the beginning of a longer one."
             )
         longest = max(longest, len(output))
     if longest > options.max_new_tokens:
         raise RequestError(
-            f"allowed_outputs holds an output of {longest} tokens, more than max_new_tokens = {options.max_new_tokens}: it "
-            "could never be given whole. Raise max_new_tokens."
+            f"allowed_outputs holds an output of {longest} tokens, more than max_new_tokens = "
+            f"{options.max_new_tokens}: it could never be given whole. Raise max_new_tokens."
         )
     if prefix and not any(tuple(output[: len(prefix)]) == tuple(prefix) for output in outputs):
         raise RequestError("No one of allowed_outputs begins with forced_prefix_ids.")

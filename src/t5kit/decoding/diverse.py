@@ -1,7 +1,7 @@
 """Diverse beam search: groups of beams that shun what earlier groups chose at the same step.
 
-Source: Vijayakumar et al. 2016, "Diverse beam search", Hamming diversity. The penalty steers which continuations are picked;
-scores and log-probabilities stay the model's own.
+Source: Vijayakumar et al. 2016, "Diverse beam search", Hamming diversity. The penalty steers which continuations are
+picked; scores and log-probabilities stay the model's own.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def best_candidates(scores: np.ndarray, num_picked: int) -> np.ndarray:
-    """Return the places of the best candidates, best first, the earlier of equal ones first: [A, C] -> [A, num_picked]."""
+    """Return the places [A, num_picked] of the best of [A, C] scores, best first, the earlier of equal ones first."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :num_picked]
 
 
@@ -25,8 +25,8 @@ def best_diverse_candidates(
 ) -> np.ndarray:
     """Return the places [A, 2 width] of each lane's best candidates under the Hamming penalty, group after group.
 
-    Shapes: scores, ids [A, C]; requests, groups, penalties [A]. A candidate loses `penalties[lane]` for each of the `width`
-    best continuations of its request's earlier groups that adds the same token.
+    Shapes: scores, ids [A, C]; requests, groups, penalties [A]. A candidate loses `penalties[lane]` for each of the
+    `width` best continuations of each of its request's earlier groups that adds the same token.
     """
     order = np.zeros((len(scores), 2 * width), np.int64)
     chosen: dict[Hashable, list[np.ndarray]] = {request: [] for request in requests}

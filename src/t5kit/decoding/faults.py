@@ -16,14 +16,14 @@ def faulty_rows(output: StepOutput) -> np.ndarray | None:
 def scores_not_finite(num_tokens: int) -> EngineError:
     """Return the error for a row whose log-sum-exp is NaN or infinite after `num_tokens` generated tokens."""
     return EngineError(
-        f"The model produced NaN or infinite scores after {num_tokens} tokens. Its weights are damaged, or overflow in this "
-        "precision: try weights=float32."
+        f"The model produced NaN or infinite scores after {num_tokens} tokens. Its weights are damaged, or overflow in "
+        "this precision: try weights=float32."
     )
 
 
 def no_token_left(num_tokens: int) -> RequestError:
     """Return the error for a row in which every token is forbidden after `num_tokens` generated tokens."""
     return RequestError(
-        f"No token may follow after {num_tokens} tokens: the suppressed ids, n-gram rules, min_new_tokens and allowed_outputs "
-        "of this request exclude every one. Loosen one of them."
+        f"No token may follow after {num_tokens} tokens: the suppressed ids, n-gram rules, min_new_tokens and "
+        "allowed_outputs of this request exclude every one. Loosen one of them."
     )

@@ -1,8 +1,8 @@
 """Search along one path an answer: greedy decoding and sampling differ only in how a row's next token is chosen.
 
-All answers' states stand in arrays with one row an answer, so that the plain case costs a handful of NumPy calls a step
-whatever the number of rows. Python touches a row only if its options ask for something that has to be looked at token by
-token (edits, stop strings, streaming), and when it ends.
+All answers' states stand in arrays with one row an answer, so that the plain case costs a handful of NumPy calls a
+step whatever the number of rows. Python touches a row only if its options ask for something that has to be looked at
+token by token (edits, stop strings, streaming), and when it ends.
 """
 
 import dataclasses
@@ -64,8 +64,8 @@ class _Path:
     """Forced prefix, until it has been fed."""
     plan: EditPlan | None
     matcher: StopMatcher | None
-    num_seen: int = 0
-    """Tokens that the matcher and the stream have been shown."""
+    is_unseen: bool = True
+    """Nothing was shown to the matcher and the stream yet."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -179,12 +179,13 @@ class PathSearch:
                 return events
         rows = self._rows
         ids, logits = self._chooser.choose(output, rows.num_tokens)
+        ids = ids.copy()  # streams keep pieces of it
         rows.append(ids, logits - output.log_sum_exp)
         is_eos = ids == self._runtime.config.eos_id
         is_done = is_eos | (rows.num_tokens >= rows.max_new_tokens)
         stop_strings: dict[int, str] = {}
         for row in self._watched:
-            stop_string = self._watch(row, bool(is_eos[row]), events)
+            stop_string = self._watch(row, ids[row : row + 1], bool(is_eos[row]), events)
             if stop_string is not None:
                 stop_strings[row] = stop_string
                 is_done[row] = True
@@ -210,11 +211,14 @@ class PathSearch:
         self._prefixes = {}
         return last_positions(output, lengths)
 
-    def _watch(self, row: int, is_eos: bool, events: list[NewTokens | Found | Failed]) -> str | None:
-        """Show a row's new tokens to its stream and its matcher; return the stop string that ends it, or None."""
+    def _watch(
+        self, row: int, new: np.ndarray, is_eos: bool, events: list[NewTokens | Found | Failed]
+    ) -> str | None:
+        """Show a row's new token [1] to its stream and its matcher; return the stop string that ends it, or None."""
         path = self._paths[row]
-        new = self._rows.tokens[row, path.num_seen : self._rows.num_tokens[row]].copy()
-        path.num_seen += len(new)
+        if path.is_unseen:  # the prefix comes with the first token
+            path.is_unseen = False
+            new = self._rows.tokens[row, : self._rows.num_tokens[row]].copy()
         if path.answers.request.is_streamed:
             events.append(NewTokens(request_id=path.answers.request.request_id, token_ids=new))
         if path.matcher is None:

@@ -1,9 +1,9 @@
 """Random numbers that depend on what is asked and on nothing else: Philox4x32-10, keyed by seed, prompt and stream.
 
 A generator with a state would make an answer depend on which texts were drawn for before it. Philox has none: it is a
-function from (key, counter) to 128 random bits. The key and half of the counter are a hash of the seed, the prompt's ids
-and the sample's number; the other half of the counter is the token's position. So the same prompt under the same seed
-gives the same draws in any batch, in any order, after any number of other draws.
+function from (key, counter) to 128 random bits. The key and half of the counter are a hash of the seed, the prompt's
+ids and the sample's number; the other half of the counter is the token's position. So the same prompt under the same
+seed gives the same draws in any batch, in any order, after any number of other draws.
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
@@ -27,7 +27,7 @@ def fresh_seed() -> int:
 def stream_key(seed: int, encoder_input_ids: np.ndarray, sample_stream: int, sample_index: int) -> np.ndarray:
     """Return the identity of one sample's random numbers, [4] uint64 below 2^32.
 
-    encoder_input_ids [S]; sample_stream tells apart equal prompts, sample_index the num_return_sequences of one request.
+    encoder_input_ids [S]; sample_stream tells apart equal prompts, sample_index the answers of one request.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(np.array([seed, sample_stream, sample_index], "<u8").tobytes())

@@ -1,8 +1,9 @@
 """The first step of answers whose first tokens are given: all of them are fed at once.
 
-A prefix p_1 … p_m is asked for as one row [start, p_1, …, p_(m-1)] with all positions, each position forced to the token that
-must stand there, so that one step gives the model's log-probability of every one of them. The last position's forced token
-is then chosen like any other, and everything that may happen at a token (EOS, the length limit, a stop string) happens there.
+A prefix p_1 … p_m is asked for as one row [start, p_1, …, p_(m-1)] with all positions, each position forced to the
+token that must stand there, so that one step gives the model's log-probability of every one of them. The last
+position's forced token is then chosen like any other, and everything that may happen at a token (EOS, the length limit,
+a stop string) happens there.
 """
 
 import dataclasses
@@ -55,7 +56,7 @@ def step_with_prefixes(
 
 
 def prefix_log_probs(output: StepOutput, lengths: np.ndarray, row: int) -> np.ndarray:
-    """Return the log-probabilities of a row's prefix but its last token, [m - 1] float32; lengths [R] are the step's."""
+    """Return the log-probabilities of a row's prefix but its last token, [m - 1] float32; lengths [R] as fed."""
     start = int(lengths[:row].sum())
     inner = slice(start, start + int(lengths[row]) - 1)
     return output.top_logits[inner, 0] - output.log_sum_exp[inner]
@@ -73,7 +74,7 @@ def last_positions(output: StepOutput, lengths: np.ndarray) -> StepOutput:
 
 
 def take_rows(output: StepOutput, rows: np.ndarray) -> StepOutput:
-    """Return the output rows that `rows` (indices, or a mask over all) names; cross-attention, a row's own, is left out."""
+    """Return the output rows that `rows` names, indices or a mask. Cross-attention is left out: no search asks for it."""
     return StepOutput(
         top_ids=output.top_ids[rows],
         top_logits=output.top_logits[rows],

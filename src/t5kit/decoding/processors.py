@@ -1,8 +1,9 @@
 """From options and what stands so far to the edits of the next token's logits.
 
-Each rule is a small function of the history; `EditPlan` joins those that a request asks for. A plan has no state, so beams
-can share it and be reordered at will. History begins with the decoder start token, as in Hugging Face: that token is
-penalised, and is part of the first n-gram.
+Each rule is a small function of the history; `EditPlan` joins those that a request asks for. A plan has no state, so
+beams can share it and be reordered at will. History begins with the decoder start token, as in Hugging Face: that token
+is penalised, and is part of the first n-gram. A forced EOS counts with the model's own log-probability, as every token
+does; Hugging Face counts it with 0, so its beams may rank answers that are cut differently.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ def repeated_ngram_ids(history: np.ndarray, size: int) -> np.ndarray:
 
 
 def completions(text: np.ndarray, history: np.ndarray, size: int) -> np.ndarray:
-    """Return the ids that follow in `text` [t] wherever the last size - 1 ids of `history` [h] stand there, [m] int32."""
+    """Return the ids that follow in `text` [t] wherever the last size - 1 ids of `history` [h] stand, [m] int32."""
     if len(text) < size or len(history) < size - 1:
         return _NO_IDS
     windows = np.lib.stride_tricks.sliding_window_view(text, size)
@@ -58,7 +59,8 @@ class EditPlan:
         options, num_tokens = self.options, len(tokens)
         if num_tokens < len(options.forced_prefix_ids):
             return LogitEdits(forced_id=options.forced_prefix_ids[num_tokens])
-        history = np.concatenate([[self.start_id], tokens]).astype(np.int32)
+        history = np.empty(num_tokens + 1, np.int32)
+        history[0], history[1:] = self.start_id, tokens
         suppressed = [self.suppressed_ids]
         if num_tokens < options.min_new_tokens:
             suppressed.append(np.array([self.eos_id], np.int32))

@@ -1,7 +1,8 @@
 """Sampling: each token drawn from the model's distribution, or from a part of it.
 
-The parts are cut in Hugging Face's order: temperature, top_k, top_p, min_p, typical_p; each sees what the one before left,
-renormalised. Everything here is float64, and sums run in candidate order, so that no row's draw depends on other rows.
+The parts are cut in Hugging Face's order: temperature, top_k, top_p, min_p, typical_p; each sees what the one before
+left, renormalised. Everything here is float64, and sums run in candidate order, so that no row's draw depends on other
+rows.
 """
 
 import dataclasses
@@ -84,7 +85,8 @@ class SamplingChooser:
             num_candidates = int(filters.top_k.max())
             scores = output.top_logits[few, :num_candidates]
             scores = np.where(np.arange(num_candidates) < filters.top_k[:, None], scores, np.float32(-np.inf))
-            columns = draw(filtered(tempered(scores, filters.temperature), filters), draws[few])
+            weights = tempered(scores, filters.temperature)
+            columns = draw(filtered(weights / _row_sums(weights), filters), draws[few])
             ids[few], logits[few] = output.top_ids[few, columns], output.top_logits[few, columns]
         for row in np.flatnonzero(self._filters.top_k == 0):
             assert output.logits is not None
@@ -94,14 +96,13 @@ class SamplingChooser:
 
 
 def tempered(scores_RC: np.ndarray, temperature_R: np.ndarray) -> np.ndarray:
-    """Return the probabilities [R, C] float64 of edited logits under a temperature; -inf gives 0."""
+    """Return weights [R, C] float64 proportional to the probabilities of edited logits under a temperature."""
     scaled = scores_RC.astype(np.float64) / temperature_R[:, None]
-    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return weights / _row_sums(weights)
+    return np.exp(scaled - scaled.max(axis=1, keepdims=True))
 
 
 def filtered(probabilities_RC: np.ndarray, filters: Filters) -> np.ndarray:
-    """Return the probabilities with 0 where top_p, min_p or typical_p cut, not renormalised; at least one stays a row."""
+    """Return the probabilities with 0 where top_p, min_p or typical_p cut, not renormalised; no row is emptied."""
     kept = probabilities_RC
     if (filters.top_p < 1).any():
         kept = np.where(top_p_mask(kept, filters.top_p), kept, 0)
@@ -131,7 +132,7 @@ def top_p_mask(probabilities_RC: np.ndarray, top_p_R: np.ndarray) -> np.ndarray:
 
 
 def typical_mask(probabilities_RC: np.ndarray, typical_p_R: np.ndarray) -> np.ndarray:
-    """Return a mask of the smallest set of mass typical_p whose information is nearest the row's entropy; all where it is 1.
+    """Return a mask of the smallest set of mass typical_p with information nearest the row's entropy; all if it is 1.
 
     Candidates as far from the entropy as the last one taken are taken too. Source: Meister et al. 2022, section 4.
     """
@@ -147,7 +148,7 @@ def typical_mask(probabilities_RC: np.ndarray, typical_p_R: np.ndarray) -> np.nd
 
 
 def draw(weights_RC: np.ndarray, draws_R: np.ndarray) -> np.ndarray:
-    """Return the column [R] that each number in [0, 1) falls on in the row's cumulative weights; never one of weight 0."""
+    """Return the column [R] on which each number in [0, 1) falls in its row's running sums; never one of weight 0."""
     cumulative = np.cumsum(weights_RC, axis=1)
     points = draws_R * cumulative[:, -1]
     return np.minimum((cumulative <= points[:, None]).sum(axis=1), _last_positive(weights_RC))
@@ -155,18 +156,19 @@ def draw(weights_RC: np.ndarray, draws_R: np.ndarray) -> np.ndarray:
 
 def _draw_from_all(logits_V: np.ndarray, filters: Filters, draws: np.ndarray) -> int:
     """Return the id drawn from a whole vocabulary for one row."""
-    probabilities = tempered(logits_V[None], filters.temperature)[0]
+    weights = tempered(logits_V[None], filters.temperature)[0]
+    probabilities = weights / weights.sum()
     least = 0.0
     if filters.top_p[0] < 1:
-        # Speed: those below (1 - top_p) / V have less than 1 - top_p together, so the smallest set of mass top_p has none
-        # of them; sorting what is left (half the bound, for rounding) takes 0.05 ms instead of 2.
+        # Speed: those below (1 - top_p) / V have less than 1 - top_p together, so the smallest set of mass top_p has
+        # none of them, and a few hundred are sorted instead of 32,128. Half the bound leaves room for rounding.
         least = 0.5 * (1 - filters.top_p[0]) / len(logits_V)
     ids = np.flatnonzero(probabilities >= least)
     return int(ids[draw(filtered(probabilities[None, ids], filters), draws)[0]])
 
 
 def _row_sums(weights_RC: np.ndarray) -> np.ndarray:
-    # Numerics: a running sum adds in candidate order, so columns of zeros at the end cannot change it as pairwise sums do.
+    # Numerics: a running sum adds in candidate order; zeros at the end of a row cannot change it, as in pairwise sums.
     return np.cumsum(weights_RC, axis=1)[:, -1:]
 
 

@@ -92,10 +92,10 @@ class StopMatcher:
 
 
 def new_matcher(stop_strings: Sequence[str], detokenizer_factory: DetokenizerFactory | None) -> StopMatcher | None:
-    """Return a fresh matcher, or None if there is nothing to watch for. `check_options` saw to it that text can be made."""
+    """Return a fresh matcher, or None if there is nothing to watch for."""
     if not stop_strings:
         return None
-    assert detokenizer_factory is not None
+    assert detokenizer_factory is not None  # check_options saw to it
     return StopMatcher(detokenizer_factory(), stop_strings)
 
 

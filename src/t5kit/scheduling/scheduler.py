@@ -1,4 +1,4 @@
-"""What a scheduler is: it takes requests and gives events, and owns when which prompt is encoded and which rows are fed."""
+"""What a scheduler is: requests in, events out; it decides which prompt is encoded when, and which rows are fed."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ from t5kit.scheduling.requests import Event, GenerationRequest
 
 
 class Scheduler(Protocol):
-    """Requests in, events out. Nothing happens but inside `step`; one caller at a time."""
+    """Nothing happens but inside `step`; one caller at a time."""
 
     @property
     def has_work(self) -> bool:

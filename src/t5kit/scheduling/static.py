@@ -1,8 +1,8 @@
 """The static scheduler: a batch is encoded, decoded to its last answer, and only then comes the next one.
 
-Rows that are free because their answers are done stay free until the whole batch is: that is the simplest rule. To fill them
-at once is one other answer of `_may_admit`; everything below it (encoding, searches that take requests between any two
-steps, one runtime step for all searches) is already as continuous batching needs it.
+Rows that are free because their answers are done stay free until the whole batch is: that is the simplest rule. To fill
+them at once is one other answer of `_may_admit`; everything below it (encoding, searches that take requests between any
+two steps, one runtime step for all searches) is already as continuous batching needs it.
 """
 
 import dataclasses
@@ -60,8 +60,8 @@ class StaticScheduler:
     """The `Scheduler` protocol, batch after batch.
 
     Requests submitted together are sorted by length, longest first, so that a batch holds prompts of like length; those
-    submitted later come later. A batch takes up to `max_batch_rows` rows (a beam or a sample is one); its prompts go through
-    the encoder in chunks of at most `max_encoder_tokens` (count times longest), equal prompts once.
+    submitted later come later. A batch takes up to `max_batch_rows` rows (a beam or a sample is one); its prompts go
+    through the encoder in chunks of at most `max_encoder_tokens` (count times longest), equal prompts once.
     Greedy, sampled and beam requests of one batch are separate searches fed by one runtime step. `clock` gives seconds.
     """
 
@@ -98,7 +98,9 @@ class StaticScheduler:
         ids = [request.request_id for request in requests]
         in_use = [each for each in ids if each in self._waiting or each in self._alive]
         if in_use or len(set(ids)) < len(ids):
-            raise RequestError(f"request_id {(in_use or ids)[0]} is in use; ids must be unique among the requests alive.")
+            raise RequestError(
+                f"request_id {(in_use or ids)[0]} is in use; ids must be unique among the requests alive."
+            )
         now = self._clock()
         jobs = []
         checked: dict[tuple[int, bool], RequestError | None] = {}  # requests usually share one options object
@@ -125,7 +127,7 @@ class StaticScheduler:
 
     def cancel(self, request_id: int) -> None:
         job = self._alive.pop(request_id, None)
-        if job is not None:
+        if job is not None and job.strategy in self._searches:
             self._searches[job.strategy].cancel(request_id)
         self._waiting.pop(request_id, None)
 
@@ -150,8 +152,8 @@ class StaticScheduler:
             return error
         if rows > self._max_batch_rows:
             return RequestError(
-                f"num_beams or num_return_sequences asks for {rows} rows, more than max_batch_rows = {self._max_batch_rows} of "
-                "this scheduler. Ask for fewer, or raise max_batch_rows if memory allows."
+                f"num_beams or num_return_sequences asks for {rows} rows, more than max_batch_rows = "
+                f"{self._max_batch_rows} of this scheduler. Ask for fewer, or raise max_batch_rows if memory allows."
             )
         return None
 
@@ -176,7 +178,8 @@ class StaticScheduler:
             taken.append(job)
         by_prompt: dict[bytes, list[_Job]] = {}
         for job in taken:
-            del self._waiting[job.request.request_id]
+            request_id = job.request.request_id
+            self._alive[request_id] = self._waiting.pop(request_id)
             ids = np.ascontiguousarray(job.request.encoder_input_ids, np.int32)
             by_prompt.setdefault(ids.tobytes(), []).append(job)
         for chunk in _chunks(list(by_prompt.values()), self._max_encoder_tokens):
@@ -201,21 +204,16 @@ class StaticScheduler:
             for strategy, requests in admitted.items():
                 self._search(strategy).admit(requests)
         except T5kitError as error:
-            self._drop_admitted(chunk)
+            for job in itertools.chain.from_iterable(chunk):
+                self.cancel(job.request.request_id)
+                if len(chunk) == 1:
+                    events.append(_failure(job.request.request_id, error))
             if len(chunk) > 1:
                 for jobs in chunk:
+                    self._alive.update((job.request.request_id, job) for job in jobs)
                     self._encode_and_admit([jobs], events)
-            else:
-                events.extend(_failure(job.request.request_id, error) for job in chunk[0])
-        else:
-            self._alive.update((job.request.request_id, job) for jobs in chunk for job in jobs)
         finally:
             self._runtime.release(handles)  # the searches' slots hold references of their own
-
-    def _drop_admitted(self, chunk: Sequence[Sequence[_Job]]) -> None:
-        for job in itertools.chain.from_iterable(chunk):
-            if job.strategy in self._searches:
-                self._searches[job.strategy].cancel(job.request.request_id)
 
     def _search(self, strategy: Strategy) -> Search:
         if strategy not in self._searches:
