@@ -1,14 +1,23 @@
 """Which runtime runs a folder: the words engine= and weights= made true or refused."""
 
 import importlib.util
+import sys
 from typing import Literal, get_args
 
 from t5kit.checkpoint.folder import CheckpointFolder
 from t5kit.errors import DependencyError, EngineError, RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
+from t5kit.runtime.native import NativeRuntime, unavailable_reason
 
-Engine = Literal["auto", "torch", "reference"]
-Weights = Literal["auto", "float32", "bfloat16", "float16"]
+Engine = Literal["auto", "native", "torch", "reference"]
+Weights = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+
+_WEIGHTS_OF: dict[str, tuple[str, ...]] = {
+    "native": ("auto", "float32", "bfloat16", "int8"),
+    "torch": ("auto", "float32", "bfloat16", "float16"),
+    "reference": ("auto", "float32"),
+}
+"""Engine -> the words weights= that it takes."""
 
 
 def open_runtime(
@@ -21,33 +30,65 @@ def open_runtime(
 ) -> Runtime:
     """Return a runtime over the folder's weights.
 
-    engine: "auto" is torch where PyTorch is installed, otherwise the NumPy reference. weights: "auto" is the folder's
-    own dtype on torch, float32 on the reference. threads: processor threads, None for the library's choice. device: for
-    torch. Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing.
+    engine: "auto" is the C++ engine on a processor; where it could not be built, PyTorch where that is installed,
+    otherwise the NumPy reference, said once on standard error. With device="cuda" or weights="float16" "auto" is torch.
+    weights: "auto" is int8 on native, the folder's own dtype on torch, float32 on reference. threads: processor
+    threads, None for the engine's choice.
+    Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing,
+    EngineError if the engine asked for cannot be loaded here or cannot run this architecture.
     """
-    if engine not in get_args(Engine):
-        raise RequestError(f"engine = {engine!r} must be one of: {', '.join(get_args(Engine))}.")
-    if weights not in get_args(Weights):
-        raise RequestError(f"weights = {weights!r} must be one of: {', '.join(get_args(Weights))}.")
+    _check_word("engine", engine, get_args(Engine))
+    _check_word("weights", weights, get_args(Weights))
     if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise RequestError(f"threads = {threads!r} must be a positive integer, or None for the library's choice.")
-    has_torch = importlib.util.find_spec("torch") is not None
-    if engine == "auto":
-        engine = "torch" if has_torch else "reference"
-    if engine == "reference":
-        if weights not in ("auto", "float32"):
-            raise RequestError(f"The reference engine computes in float32; weights = {weights!r} needs engine='torch'.")
+        raise RequestError(f"threads = {threads!r} must be a positive integer, or None for the engine's choice.")
+    chosen = _automatic(weights, device) if engine == "auto" else engine
+    if weights not in _WEIGHTS_OF[chosen]:
+        fitting = ", ".join(name for name, words in _WEIGHTS_OF.items() if weights in words)
+        raise RequestError(
+            f"The {chosen} engine has no weights = {weights!r}; it takes {', '.join(_WEIGHTS_OF[chosen])}."
+            f" Engines that have it: {fitting}."
+        )
+    if chosen != "torch" and device not in ("auto", "cpu"):
+        raise RequestError(f"The {chosen} engine runs on the processor; device = {device!r} needs engine='torch'.")
+    if chosen == "native":
+        return NativeRuntime(folder.config, folder.tensors(), weights=weights, threads=threads)  # type: ignore[arg-type]
+    if chosen == "reference":
         if threads is not None:
             raise RequestError(
-                "The reference engine leaves threads to NumPy; set OMP_NUM_THREADS, or use engine='torch'."
+                "The reference engine leaves threads to NumPy; set OMP_NUM_THREADS, or use another engine."
             )
         return ReferenceRuntime(folder.config, folder.tensors())
-    if not has_torch:
+    return _open_torch(folder, weights=weights, threads=threads, device=device)
+
+
+def _check_word(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RequestError(f"{name} = {value!r} must be one of: {', '.join(known)}.")
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _automatic(weights: str, device: str) -> Literal["native", "torch", "reference"]:
+    """Return the fastest engine that can be had for these words."""
+    if device not in ("auto", "cpu") or weights == "float16":
+        return "torch"
+    reason = unavailable_reason()
+    if reason is None:
+        return "native"
+    substitute: Literal["torch", "reference"] = "torch" if _has_torch() and weights != "int8" else "reference"
+    print(f"t5kit: the native engine cannot be loaded ({reason}); using the {substitute} engine.", file=sys.stderr)
+    return substitute
+
+
+def _open_torch(folder: CheckpointFolder, *, weights: str, threads: int | None, device: str) -> Runtime:
+    if not _has_torch():
         raise DependencyError.for_extra("torch", "torch", "engine='torch'")
     try:
         from t5kit.runtime.torch_runtime import TorchRuntime
     except (ImportError, OSError) as error:  # a broken PyTorch raises OSError for a missing shared library
         raise EngineError(
-            f"PyTorch is installed but cannot be loaded ({error}). Reinstall it, or use engine='reference'."
+            f"PyTorch is installed but cannot be loaded ({error}). Reinstall it, or use another engine."
         ) from error
-    return TorchRuntime(folder.config, folder.tensors(), weights=weights, device=device, threads=threads)
+    return TorchRuntime(folder.config, folder.tensors(), weights=weights, device=device, threads=threads)  # type: ignore[arg-type]

@@ -65,9 +65,9 @@ class Model:
     ) -> Self:
         """Load a model folder, or a Hugging Face Hub id (fetched once, then cached).
 
-        engine: auto, torch or reference; auto takes the fastest that is installed. weights: auto, float32, bfloat16 or
-        float16. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens: texts longer than
-        this are refused (memory sets it, not T5). revision, offline, cache_dir: for Hub ids.
+        engine: auto, native, torch or reference; auto takes the fastest that can be had. weights: auto, float32,
+        bfloat16, float16 or int8. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens:
+        texts longer than this are refused (memory sets it, not T5). revision, offline, cache_dir: for Hub ids.
         Raises: ModelNotFoundError, CheckpointError, TokenizerError, EngineError, DependencyError, RequestError.
         """
         if not isinstance(max_input_tokens, int) or max_input_tokens < 1:

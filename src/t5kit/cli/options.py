@@ -16,8 +16,8 @@ ModelOption = Annotated[
         "--model", "-m", envvar="T5KIT_MODEL", help="A model folder, or a Hugging Face Hub id.", show_default=False
     ),
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help="auto, torch or reference.")]
-WeightsOption = Annotated[str, typer.Option("--weights", help="auto, float32, bfloat16 or float16.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="auto, native, torch or reference.")]
+WeightsOption = Annotated[str, typer.Option("--weights", help="auto, float32, bfloat16, float16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Processor threads.", show_default="all")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RevisionOption = Annotated[
