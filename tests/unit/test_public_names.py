@@ -18,8 +18,8 @@ def test_version_is_that_of_the_installed_package() -> None:
 
 
 def test_a_misspelt_name_lists_what_there_is() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'Mdoels'; it offers: Model, T5Config"):
-        t5kit.Mdoels  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'Missing'; it offers: Model, T5Config"):
+        t5kit.Missing  # noqa: B018
 
 
 def test_errors_are_one_family() -> None:
