@@ -29,6 +29,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise CheckpointError(f"{str(path)!r} is no path a folder can be written to: {error}.") from error
     with _worded(target):
         check_target(target, overwrite=overwrite)
+        new_parents = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         # Path.mkdir, not tempfile: the folder gets the user's usual permissions, not 0700.
         temporary = _sibling(target, "partial")
@@ -39,8 +40,12 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _flush_to_disk(temporary)
             _put_in_place(temporary, target, overwrite=overwrite)
             _flush_folder(target.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:
+            with contextlib.suppress(OSError):  # somebody else may have used it meanwhile
+                parent.rmdir()
+        raise
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -79,7 +84,8 @@ def _put_in_place(temporary: Path, target: Path, *, overwrite: bool) -> None:
 def _flush_to_disk(folder: Path) -> None:
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            descriptor = os.open(Path(parent, name), os.O_RDWR | getattr(os, "O_BINARY", 0))
+            # Windows flushes only what is open for writing; elsewhere a file without write permission is flushed too.
+            descriptor = os.open(Path(parent, name), os.O_RDWR if os.name == "nt" else os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:

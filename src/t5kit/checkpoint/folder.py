@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -25,8 +25,6 @@ from t5kit.checkpoint.tensors import FLOAT_WORDS, ITEM_BYTES, TensorView
 from t5kit.config import T5Config, tensor_shapes
 from t5kit.errors import CheckpointError, DependencyError
 
-WriteDtype = Literal["as_is", "float32", "bfloat16", "float16"]
-
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _BIN_SINGLE: Final = "pytorch_model.bin"
@@ -37,8 +35,9 @@ _LISTED_PROBLEMS: Final = 10
 _WORD_OF: Final = {stored: word for word, stored in FLOAT_WORDS.items()}
 # What may stand in a folder that is overwritten; anything else in it is somebody's work and stops the writing.
 _MODEL_FILE = re.compile(
-    r"(model|pytorch_model)[\w.-]*\.(safetensors|bin|json)|(generation_|tokenizer_|)config\.json|tokenizer\.json"
-    r"|special_tokens_map\.json|added_tokens\.json|[\w.-]+\.model"
+    r"model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"|(generation_|tokenizer_)?config\.json|(tokenizer|special_tokens_map|added_tokens)\.json"
+    r"|(spiece|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"
 )
 
 
@@ -269,7 +268,7 @@ def write_folder(
     config: T5Config,
     tensors: Mapping[str, np.ndarray | TensorView] | Iterable[TensorView],
     *,
-    dtype: WriteDtype = "as_is",
+    dtype: str = "as_is",
     max_shard_bytes: int = 5 * 2**30,
     generation: Mapping[str, object] | None = None,
     labels: Sequence[str] | None = None,
@@ -278,9 +277,9 @@ def write_folder(
 ) -> None:
     """Write a model folder that transformers and t5kit read alike; it appears whole or not at all.
 
-    `tensors` are named and shaped as `tensor_shapes(config)` says; with a `dtype` they are converted one at a time
-    while writing. `save_tokenizer` is called with the unfinished folder to put the vocabulary files there. With
-    `overwrite` a folder that holds nothing but a model's files is replaced.
+    `tensors` are named and shaped as `tensor_shapes(config)` says. dtype: as_is, float32, bfloat16 or float16; tensors
+    are converted one at a time while writing. `save_tokenizer` is called with the unfinished folder to put the
+    vocabulary files there. With `overwrite` a folder that holds nothing but a model's files is replaced.
     Raises: CheckpointError for tensors that do not fit, values that overflow `dtype`, files in the way, no space, no
     permission; `path` is then as it was before.
     """

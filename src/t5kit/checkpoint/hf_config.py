@@ -107,7 +107,8 @@ def config_to_hf(config: T5Config, *, labels: Sequence[str] | None = None) -> di
 
     v1.0 is written as tie_word_embeddings and scale_decoder_outputs both true, the others as both false. Limits of
     transformers itself: version 4 cannot hold a head that is tied and unscaled or untied and scaled, and version 5.23
-    scales umT5's logits whatever is written. Raises: CheckpointError for a LongT5 classifier, which has no class.
+    scales umT5's logits whatever is written. Raises: CheckpointError for a LongT5 with a classifier or with tables in
+    every block, which have no class.
     """
     model_type = _model_type_to_write(config)
     if model_type == "longt5" and config.is_classifier:
@@ -160,6 +161,8 @@ def config_to_hf(config: T5Config, *, labels: Sequence[str] | None = None) -> di
 
 
 def _model_type_to_write(config: T5Config) -> str:
+    if config.has_bias_per_layer and config.encoder_attention != "full":
+        raise CheckpointError("The Hugging Face layout has no LongT5 with a position table in every block.")
     if config.has_bias_per_layer:
         return "umt5"
     if config.encoder_attention != "full":

@@ -38,6 +38,19 @@ def test_any_failure_leaves_nothing_behind_and_passes_through(error: BaseExcepti
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+def test_parents_made_for_a_failed_folder_go_with_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "a" / "b" / "m"):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_write_permission_is_kept(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "m") as folder:
+        (folder / "x").write_text("1")
+        (folder / "x").chmod(0o400)
+    assert contents(tmp_path) == {"m/x": b"1"}
+
+
 def test_overwriting_replaces_everything(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "old").write_text("old")

@@ -67,7 +67,7 @@ def test_arrays_by_name_can_be_written_too(v1_1: T5Config, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("dtype", "word"), [("float32", "F32"), ("bfloat16", "BF16"), ("float16", "F16")])
 def test_a_folder_is_written_in_the_asked_dtype(dtype: str, word: str, v1_1: T5Config, tmp_path: Path) -> None:
-    write_folder(tmp_path / "m", v1_1, random_tensors(v1_1), dtype=dtype)  # type: ignore[arg-type]
+    write_folder(tmp_path / "m", v1_1, random_tensors(v1_1), dtype=dtype)
     folder = open_folder(tmp_path / "m")
     assert folder.dtype == dtype
     assert keys_of(tmp_path / "m")["dtype"] == dtype
@@ -386,7 +386,7 @@ def test_an_existing_model_is_replaced_only_when_asked(saved: Path, v1_0: T5Conf
     assert open_folder(saved).config == v1_0
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "README.md", "runs", "model.py"])
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "runs", "model.py", "model_scores.json"])
 def test_a_folder_with_other_work_in_it_is_never_replaced(name: str, saved: Path, v1_0: T5Config) -> None:
     (saved / name).mkdir() if name == "runs" else (saved / name).touch()
     with pytest.raises(CheckpointError, match=rf"holds more than a model: {name}"):

@@ -274,7 +274,13 @@ def test_an_impossible_config_is_an_error_that_names_the_key(name: str) -> None:
         config_from_hf({**GATED, **changes}, UNTIED)
 
 
-def test_a_longt5_classifier_cannot_be_written() -> None:
-    config = T5Config(encoder_attention="local", head=Head.TOKEN_CLASSIFICATION, num_labels=2, num_decoder_layers=0)
+@pytest.mark.parametrize(
+    "config",
+    [
+        T5Config(encoder_attention="local", head=Head.TOKEN_CLASSIFICATION, num_labels=2, num_decoder_layers=0),
+        T5Config(encoder_attention="local", has_bias_per_layer=True),
+    ],
+)
+def test_a_longt5_that_no_class_can_hold_is_not_written_as_another_model(config: T5Config) -> None:
     with pytest.raises(CheckpointError, match="LongT5"):
         config_to_hf(config)
