@@ -1,0 +1,125 @@
+"""Records by number -> examples, a block at a time: what the data stage shuffles, repeats and gives to its workers."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from t5kit.errors import ConfigError, DataError, RequestError
+from t5kit.sources import BadRecord, RecordTable, text_field
+from t5kit.tasks.example import Example
+from t5kit.tasks.objectives import DenoisingIds, Objective, SpanCorruption
+from t5kit.tasks.objectives.text_pieces import DOCUMENTS_A_BLOCK, cut_into_pieces
+from t5kit.tasks.task import TaskForm
+from t5kit.tasks.templates import TextPair
+from t5kit.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ExampleBlock:
+    """The examples of one block of records, and the records that gave none."""
+
+    examples: tuple[Example, ...]
+    bad: tuple[BadRecord, ...]
+
+
+class ExampleSource(Protocol):
+    """Makes examples of numbered records; the same numbers and generator always give the same block."""
+
+    @property
+    def num_records(self) -> int:
+        """How many records there are."""
+        ...
+
+    @property
+    def block_size(self) -> int:
+        """How many records make a block."""
+        ...
+
+    def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
+        """Return the examples of these records."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairExamples:
+    """Supervised examples, one for each record."""
+
+    form: TaskForm
+    table: RecordTable
+    tokenizer: Tokenizer
+    block_size: int = 128
+
+    @property
+    def num_records(self) -> int:
+        return len(self.table)
+
+    def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
+        """Return the pairs as ids; phrasings are drawn by rng."""
+        pairs: list[TextPair] = []
+        bad: list[BadRecord] = []
+        for index in indices:
+            pair = self.form.pair(self.table[index], rng=rng)
+            if isinstance(pair, TextPair):
+                pairs.append(pair)
+            else:
+                bad.append(pair)
+        return ExampleBlock(tuple(encode_pairs(pairs, self.tokenizer, bad)), tuple(bad))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DenoisingExamples:
+    """Examples of running text: documents joined, cut to one length, each piece corrupted.
+
+    piece_length is in tokens: `SpanCorruption.raw_length(512)` = 568 fills an encoder of 512.
+    """
+
+    table: RecordTable
+    tokenizer: Tokenizer
+    objective: Objective
+    piece_length: int
+    field: str = "text"
+    block_size: int = DOCUMENTS_A_BLOCK
+
+    def __post_init__(self) -> None:
+        if self.piece_length < 2:
+            raise ConfigError(f"objective.piece_length = {self.piece_length} must be at least 2 tokens.")
+
+    @property
+    def num_records(self) -> int:
+        return len(self.table)
+
+    def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
+        """Return the examples of these documents, joined in this order; a last piece of one token gives none."""
+        texts: list[str] = []
+        bad: list[BadRecord] = []
+        for index in indices:
+            text = text_field(self.table[index], self.field)
+            if isinstance(text, str):
+                texts.append(text)
+            else:
+                bad.append(text)
+        documents = self.tokenizer.encode_batch(texts, add_eos=False)
+        pieces = cut_into_pieces(documents, piece_length=self.piece_length, rng=rng)
+        denoising_ids = DenoisingIds.of(self.tokenizer)
+        if isinstance(self.objective, SpanCorruption) and len(pieces.full):
+            examples = self.objective.corrupt_rows(pieces.full, denoising_ids=denoising_ids, rng=rng)
+        else:
+            examples = [self.objective.corrupt(row, denoising_ids=denoising_ids, rng=rng) for row in pieces.full]
+        if len(pieces.rest) >= 2:
+            examples.append(self.objective.corrupt(pieces.rest, denoising_ids=denoising_ids, rng=rng))
+        return ExampleBlock(tuple(examples), tuple(bad))
+
+
+def encode_pairs(pairs: Sequence[TextPair], tokenizer: Tokenizer, bad: list[BadRecord]) -> list[Example]:
+    """Return the pairs as ids with EOS on both sides, whole; pairs that cannot be encoded are added to bad."""
+    try:
+        encoder = tokenizer.encode_batch([pair.prompt for pair in pairs])
+        target = tokenizer.encode_batch([pair.target for pair in pairs])
+    except (RequestError, DataError) as error:
+        if len(pairs) == 1:
+            bad.append(BadRecord(place=pairs[0].place, error=f"{pairs[0].place}: {error}"))
+            return []
+        return [example for pair in pairs for example in encode_pairs([pair], tokenizer, bad)]
+    return [Example.with_full_loss(source, answer) for source, answer in zip(encoder, target, strict=True)]

@@ -1,0 +1,74 @@
+"""Prompt templates: records with named fields -> prompt and target."""
+
+import dataclasses
+import string
+from collections.abc import Mapping
+
+from t5kit.errors import ConfigError, DataError
+
+Fields = Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextPair:
+    """One prompt, what is to be written for it, and everything else that would count as right."""
+
+    prompt: str
+    target: str
+    references: tuple[str, ...]
+    """At least the target; metrics take the best of them."""
+    place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A prompt and a target with fields in braces; {{ and }} stand for braces.
+
+    Only names stand in braces, without attributes, indices or formats: a template is data that may come from anyone.
+    Example: Template("translate English to German: {source}", "{target}")
+    """
+
+    prompt: str
+    target: str = "{target}"
+    verbalizer: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """field -> its value as text -> the words for it: {"label": {"0": "negative", "1": "positive"}}. Numbers and truth
+    values count as their text ("0", "True"). A value that has no words makes a bad record."""
+
+    def __post_init__(self) -> None:
+        for name, text in (("prompt", self.prompt), ("target", self.target)):
+            try:
+                parts = list(string.Formatter().parse(text))
+            except ValueError as error:
+                raise ConfigError(f"task.template.{name} = {text!r} is no template ({error}).") from error
+            for _, field, format, conversion in parts:
+                if field is not None and (not field or not field.isidentifier() or format or conversion):
+                    raise ConfigError(
+                        f"task.template.{name} = {text!r} holds {{{field}}}; expected field names alone, such as "
+                        "{source}."
+                    )
+
+    def render(self, fields: Fields) -> tuple[str, str]:
+        """Return prompt and target. Raises: DataError naming the field that is missing, no text, or without words."""
+        return self._fill(self.prompt, fields), self._fill(self.target, fields)
+
+    def _fill(self, template: str, fields: Fields) -> str:
+        pieces = []
+        for literal, field, _, _ in string.Formatter().parse(template):
+            pieces.append(literal)
+            if field is not None:
+                pieces.append(self._text(field, fields))
+        return "".join(pieces)
+
+    def _text(self, field: str, fields: Fields) -> str:
+        if field not in fields:
+            present = ", ".join(list(fields)[:8]) or "none"
+            raise DataError(f"has no field {field!r}; it has: {present}.")
+        value = fields[field]
+        if not isinstance(value, str | int | float):
+            raise DataError(f"field {field!r} is {type(value).__name__}, expected text or a number.")
+        text = str(value)
+        if words := self.verbalizer.get(field):
+            if text not in words:
+                raise DataError(f"field {field!r} is {text!r:.60}, expected one of: {', '.join(words)}.")
+            return words[text]
+        return text
