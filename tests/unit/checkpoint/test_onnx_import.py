@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,39 +101,14 @@ def export(
     """Write encoder.onnx, decoder.onnx and tokenizer.json for random weights; return what the tensors mean."""
     tensors = {view.name: view.to_float32() for view in random_tensors(config)}
     values: dict[str, np.ndarray] = {}
-    for stack, top in (("encoder", "enc"), ("decoder", "m.decoder")):
+    for stack, top, embedding in (("encoder", "enc", "enc.embed_tokens"), ("decoder", "m.decoder", "m.shared")):
         made = Export(quantise)
-        root = "/" + top.replace(".", "/")
-        embedding = "enc.embed_tokens" if stack == "encoder" else "m.shared"
-        made.gather("shared.weight", f"{embedding}.weight", "/" + embedding.replace(".", "/"), tensors["shared.weight"])
+        path = "/" + embedding.replace(".", "/")
+        made.gather("shared.weight", f"{embedding}.weight", path, tensors["shared.weight"])
         for name, weight in tensors.items():
-            if not name.startswith(f"{stack}."):
-                continue
-            inner = name.removeprefix(f"{stack}.").removesuffix(".weight")
-            path = f"{root}/" + inner.replace(".layer", "/layer").replace(".Self", "/Self").replace(
-                ".EncDec", "/EncDec"
-            ).replace(".Dense", "/Dense")
-            head, _, last = path.rpartition(".")
-            path = (
-                f"{head}/{last}"
-                if last in ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "relative_attention_bias")
-                else path
-            )
-            if name.endswith("layer_norm.weight"):
-                made.values[name] = weight
-                made.constant(f"{top}.{inner}.weight", weight)
-                epsilon = made.scalar(f"{path}/Constant", config.layer_norm_epsilon)
-                made.node("Add", [f"{path}/mean", epsilon], f"{path}/Add")
-            elif "relative_attention_bias" in name:
-                made.gather(name, f"{top}.{inner}.weight", path, weight)
-                bias = path.removesuffix("/relative_attention_bias")
-                exact = config.relative_attention_num_buckets // (4 if stack == "encoder" else 2)
-                log = made.node("Log", [f"{bias}/x"], f"{bias}/Log")
-                base = made.scalar(f"{bias}/Constant_21", np.log(config.relative_attention_max_distance / exact))
-                made.node("Div", [log, base], f"{bias}/Div_1")
-            else:
-                made.linear(name, path, weight)
-        act = f"{root}/block.0/layer.{1 if stack == 'encoder' else 2}/DenseReluDense/act"
+            if name.startswith(f"{stack}."):
+                _add_tensor(made, config, name, weight, top)
+        act = f"/{top.replace('.', '/')}/block.0/layer.{1 if stack == 'encoder' else 2}/DenseReluDense/act"
         made.node(OPERATORS[config.activation], [f"{act}/x"], f"{act}/f")
         if stack == "decoder":
             _add_head(made, config, tensors)
@@ -141,6 +117,25 @@ def export(
         values |= made.values
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     return values
+
+
+def _add_tensor(made: Export, config: T5Config, name: str, weight: np.ndarray, top: str) -> None:
+    stack, _, inner = name.removesuffix(".weight").partition(".")
+    # A module's path in node names: block.0.layer.1.DenseReluDense.wo -> /enc/block.0/layer.1/DenseReluDense/wo
+    path = "/" + re.sub(r"\.(?!\d)", "/", f"{top}.{inner}")
+    if name.endswith("layer_norm.weight"):
+        made.values[name] = weight
+        made.constant(f"{top}.{inner}.weight", weight)
+        made.node("Add", [f"{path}/mean", made.scalar(f"{path}/Constant", config.layer_norm_epsilon)], f"{path}/Add")
+    elif "relative_attention_bias" in name:
+        made.gather(name, f"{top}.{inner}.weight", path, weight)
+        attention = path.removesuffix("/relative_attention_bias")
+        exact = config.relative_attention_num_buckets // (4 if stack == "encoder" else 2)
+        logarithm = made.node("Log", [f"{attention}/x"], f"{attention}/Log")
+        base = made.scalar(f"{attention}/Constant_21", np.log(config.relative_attention_max_distance / exact))
+        made.node("Div", [logarithm, base], f"{attention}/Div_1")
+    else:
+        made.linear(name, path, weight)
 
 
 def _add_head(made: Export, config: T5Config, tensors: dict[str, np.ndarray]) -> None:
