@@ -211,9 +211,7 @@ class PathSearch:
         self._prefixes = {}
         return last_positions(output, lengths)
 
-    def _watch(
-        self, row: int, new: np.ndarray, is_eos: bool, events: list[NewTokens | Found | Failed]
-    ) -> str | None:
+    def _watch(self, row: int, new: np.ndarray, is_eos: bool, events: list[NewTokens | Found | Failed]) -> str | None:
         """Show a row's new token [1] to its stream and its matcher; return the stop string that ends it, or None."""
         path = self._paths[row]
         if path.is_unseen:  # the prefix comes with the first token

@@ -74,7 +74,7 @@ def last_positions(output: StepOutput, lengths: np.ndarray) -> StepOutput:
 
 
 def take_rows(output: StepOutput, rows: np.ndarray) -> StepOutput:
-    """Return the output rows that `rows` names, indices or a mask. Cross-attention is left out: no search asks for it."""
+    """Return the output rows that `rows` names, indices or a mask; without cross-attention, which no search needs."""
     return StepOutput(
         top_ids=output.top_ids[rows],
         top_logits=output.top_logits[rows],

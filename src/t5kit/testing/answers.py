@@ -13,7 +13,7 @@ from t5kit.testing.tiny import random_tensors
 
 
 class NumberDetokenizer:
-    """Writes each id as a number in angle brackets: 5, 12 -> "<5><12>". Borders of text and of tokens are easy to cross."""
+    """Writes each id as a number in angle brackets, 5, 12 -> "<5><12>", so that stop strings easily cross tokens."""
 
     def push(self, token_id: int) -> str:
         """Return the token's text."""
@@ -37,7 +37,7 @@ def tensors_that_end(
         if view.name == head:
             values = view.to_float32() * np.float32(1.0 if config.is_tied else head_gain)
             values[config.eos_id] *= eos_gain
-            view = TensorView(name=view.name, dtype="F32", shape=view.shape, data=memoryview(values).cast("B"))
+            view = TensorView(name=view.name, dtype="F32", shape=view.shape, data=values.data.cast("B"))
         views.append(view)
     return views
 

@@ -9,7 +9,7 @@ from t5kit.runtime import Runtime, StepInput, StepOutput
 
 
 class CountingRuntime:
-    """The `Runtime` protocol passed on to `runtime`; counts references on handles, open slots, encoded prompts and steps."""
+    """The `Runtime` protocol passed on to `runtime`, with a count of what is open and of what was done."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

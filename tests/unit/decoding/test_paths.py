@@ -188,7 +188,9 @@ class FaultyRuntime(CountingRuntime):
 
     def open_slots(self, handles: list[int]) -> np.ndarray:  # type: ignore[override]
         slots = super().open_slots(handles)
-        wrong = [slot for slot, handle in zip(slots, handles, strict=True) if self._prompts[handle] in self._faulty_prompts]
+        wrong = [
+            slot for slot, handle in zip(slots, handles, strict=True) if self._prompts[handle] in self._faulty_prompts
+        ]
         self._faulty_slots.update(wrong)
         return slots
 
@@ -239,7 +241,9 @@ def test_scores_that_are_not_finite_fail_their_own_request_alone(runtime: Runtim
     assert faulty.has_nothing_open
 
 
-@pytest.mark.parametrize("more", [{}, {"num_beams": 3}, {"does_sample": True, "seed": 0}, {"does_sample": True, "top_k": 3}])
+@pytest.mark.parametrize(
+    "more", [{}, {"num_beams": 3}, {"does_sample": True, "seed": 0}, {"does_sample": True, "top_k": 3}]
+)
 def test_options_that_leave_no_token_fail_their_own_request_alone(runtime: Runtime, more: dict[str, object]) -> None:
     good = DecodingOptions(max_new_tokens=6, **more)  # type: ignore[arg-type]
     stuck = dataclasses.replace(good, allowed_outputs=((7, 8, 1),), suppressed_ids=(8,))
@@ -264,7 +268,9 @@ def test_options_that_leave_no_token_fail_their_own_request_alone(runtime: Runti
     assert counting.has_nothing_open
 
 
-@pytest.mark.parametrize("options", [DecodingOptions(), DecodingOptions(num_beams=3), DecodingOptions(does_sample=True)])
+@pytest.mark.parametrize(
+    "options", [DecodingOptions(), DecodingOptions(num_beams=3), DecodingOptions(does_sample=True)]
+)
 def test_requests_join_and_leave_between_any_two_steps(runtime: Runtime, options: DecodingOptions) -> None:
     options = dataclasses.replace(options, max_new_tokens=10, seed=5, min_new_tokens=4)
     prompts = random_prompts(runtime.config, LENGTHS)

@@ -15,9 +15,9 @@ from t5kit.runtime import Runtime, StepOutput
 from t5kit.runtime.reference import top_candidates
 from t5kit.testing.answers import answers, random_prompts
 
-PROBABILITIES = hypothesis_numpy.arrays(
-    np.float64, st.integers(1, 12), elements=st.integers(0, 20).map(float)
-).map(lambda row: (row + (row.sum() == 0)) / (row + (row.sum() == 0)).sum())
+PROBABILITIES = hypothesis_numpy.arrays(np.float64, st.integers(1, 12), elements=st.integers(0, 20).map(float)).map(
+    lambda row: (row + (row.sum() == 0)) / (row + (row.sum() == 0)).sum()
+)
 SHARES = st.floats(0.01, 1.0)
 
 
@@ -106,7 +106,9 @@ def test_draws_at_the_very_ends_fall_on_the_first_and_the_last() -> None:
         DecodingOptions(does_sample=True, seed=11, min_p=0.2),
         DecodingOptions(does_sample=True, seed=11, typical_p=0.6),
     ],
-    ids=lambda options: f"t{options.temperature} k{options.top_k} p{options.top_p} m{options.min_p} y{options.typical_p}",
+    ids=lambda options: (
+        f"t{options.temperature} k{options.top_k} p{options.top_p} m{options.min_p} y{options.typical_p}"
+    ),
 )
 def test_tokens_come_as_often_as_their_probability_says(options: DecodingOptions) -> None:
     logits = np.float32([[0.5, 2.0, -1.0, 1.5, -np.inf, 1.0, 0.0, 1.9]])
@@ -115,7 +117,9 @@ def test_tokens_come_as_often_as_their_probability_says(options: DecodingOptions
     chooser = SamplingChooser(vocab_size=logits.shape[1])
     chooser.admit([request(dataclasses.replace(options, num_return_sequences=num_samples))])
     step = output(np.repeat(logits, num_samples, axis=0), max(1, options.top_k))
-    drawn = np.concatenate([chooser.choose(step, np.full(num_samples, position))[0] for position in range(num_positions)])
+    drawn = np.concatenate(
+        [chooser.choose(step, np.full(num_samples, position))[0] for position in range(num_positions)]
+    )
 
     scores = logits[0].astype(np.float64) / options.temperature
     if options.top_k:

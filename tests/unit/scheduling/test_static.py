@@ -1,0 +1,269 @@
+"""The static scheduler: every request is answered or fails by itself, and nothing is left open."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from t5kit.decoding import DecodingOptions
+from t5kit.errors import EngineError, RequestError
+from t5kit.runtime import StepInput, StepOutput
+from t5kit.scheduling import (
+    Event,
+    GenerationRequest,
+    RequestFailed,
+    RequestFinished,
+    StaticScheduler,
+    TokensGenerated,
+)
+from t5kit.testing.answers import NumberDetokenizer, random_prompts, run
+from t5kit.testing.counting_runtime import CountingRuntime
+
+GREEDY = DecodingOptions(max_new_tokens=8)
+MIXED = (
+    GREEDY,
+    DecodingOptions(max_new_tokens=6, num_beams=3, num_return_sequences=2),
+    DecodingOptions(max_new_tokens=5, does_sample=True, seed=1, num_return_sequences=3),
+    DecodingOptions(max_new_tokens=7, does_sample=True, seed=1, top_k=5),
+    DecodingOptions(max_new_tokens=8, num_beams=4, num_beam_groups=2, diversity_penalty=0.4),
+    DecodingOptions(max_new_tokens=8, forced_prefix_ids=(5, 6, 7), repetition_penalty=1.4),
+    DecodingOptions(max_new_tokens=8, num_beams=3, stop_strings=("3><",), no_repeat_ngram_size=2),
+)
+
+
+def requests(
+    prompts: Sequence[np.ndarray], options: Sequence[DecodingOptions] = (GREEDY,), *, is_streamed: bool = False
+) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(request_id=number, encoder_input_ids=prompt, options=each, is_streamed=is_streamed)
+        for number, (prompt, each) in enumerate(zip(prompts, itertools.cycle(options), strict=False))
+    ]
+
+
+def scheduler(runtime: CountingRuntime, **limits: int) -> StaticScheduler:
+    return StaticScheduler(runtime, detokenizer_factory=NumberDetokenizer, **limits)
+
+
+def ids_by_request(events: Sequence[Event]) -> dict[int, list[list[int]]]:
+    return {
+        event.request_id: [hypothesis.token_ids.tolist() for hypothesis in event.hypotheses]
+        for event in events
+        if isinstance(event, RequestFinished)
+    }
+
+
+@pytest.mark.parametrize("max_batch_rows", [4, 7, 256])
+def test_batches_of_any_size_give_the_same_answers(runtime: CountingRuntime, max_batch_rows: int) -> None:
+    prompts = random_prompts(runtime.config, [3, 18, 7, 1, 9, 4, 12, 5, 2])
+    together = ids_by_request(run(scheduler(runtime, max_batch_rows=max_batch_rows), requests(prompts, MIXED)))
+    assert sorted(together) == list(range(len(prompts)))
+    for request in requests(prompts, MIXED):
+        alone = ids_by_request(run(scheduler(runtime), [request]))
+        assert together[request.request_id] == alone[request.request_id]
+    assert runtime.has_nothing_open
+
+
+def test_all_searches_of_a_batch_share_each_step(runtime: CountingRuntime) -> None:
+    prompts = random_prompts(runtime.config, [3, 18, 7])
+    long = DecodingOptions(max_new_tokens=8, min_new_tokens=8)
+    sampled = DecodingOptions(max_new_tokens=8, min_new_tokens=8, does_sample=True, top_k=3, seed=0)
+    run(scheduler(runtime), requests(prompts, (long, sampled)))
+    assert runtime.num_steps == 8
+
+
+def test_equal_prompts_are_encoded_once(runtime: CountingRuntime) -> None:
+    one, other = random_prompts(runtime.config, [6, 6])
+    events = run(scheduler(runtime), requests([one, other, one.copy(), one.astype(np.int64), other], MIXED[:3]))
+    assert runtime.num_encoded == 2
+    assert len(ids_by_request(events)) == 5
+    assert runtime.has_nothing_open
+
+
+def test_the_encoder_is_given_chunks_of_bounded_size(runtime: CountingRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks: list[list[int]] = []
+    encode = CountingRuntime.encode
+
+    def recording(self: CountingRuntime, sequences: Sequence[np.ndarray]) -> list[int]:
+        chunks.append([len(ids) for ids in sequences])
+        return encode(self, sequences)
+
+    monkeypatch.setattr(CountingRuntime, "encode", recording)
+    prompts = random_prompts(runtime.config, [3, 30, 7, 8, 9, 2, 4])
+    run(scheduler(runtime, max_encoder_tokens=20), requests(prompts))
+    assert chunks == [[30], [9, 8], [7, 4], [3, 2]]  # longest first; a prompt over the limit goes alone
+
+
+def test_later_submissions_come_later(runtime: CountingRuntime) -> None:
+    made = requests(random_prompts(runtime.config, [3, 4, 20, 21]))
+    waiting = scheduler(runtime, max_batch_rows=2)
+    waiting.submit(made[:2])
+    waiting.submit(made[2:])
+    order = []
+    while waiting.has_work:
+        order += [event.request_id for event in waiting.step()]
+    assert sorted(order[:2]) == [0, 1]
+
+
+def test_streams_join_to_the_answers_and_end_with_them(runtime: CountingRuntime) -> None:
+    prompts = random_prompts(runtime.config, [3, 18, 7])
+    events = run(scheduler(runtime), requests(prompts, (GREEDY, MIXED[3], MIXED[5]), is_streamed=True))
+    answers = ids_by_request(events)
+    for number in range(3):
+        mine = [event for event in events if event.request_id == number]
+        assert isinstance(mine[-1], RequestFinished)
+        pieces = [event.token_ids.tolist() for event in mine[:-1] if isinstance(event, TokensGenerated)]
+        assert len(pieces) == len(mine) - 1
+        assert list(itertools.chain(*pieces)) == answers[number][0]
+    assert answers == ids_by_request(run(scheduler(runtime), requests(prompts, (GREEDY, MIXED[3], MIXED[5]))))
+
+
+def test_requests_that_cannot_be_answered_fail_alone(runtime: CountingRuntime) -> None:
+    prompts = random_prompts(runtime.config, [3, 4, 5, 6, 7, 8])
+    made = requests(prompts, MIXED)
+    made += [
+        GenerationRequest(request_id=10, encoder_input_ids=np.array([5, 96, 1], np.int32)),
+        GenerationRequest(request_id=11, encoder_input_ids=np.array([], np.int32)),
+        GenerationRequest(request_id=12, encoder_input_ids=np.array([[5, 1]], np.int32)),
+        GenerationRequest(request_id=13, encoder_input_ids=[5, 1]),  # type: ignore[arg-type]
+        GenerationRequest(request_id=14, encoder_input_ids=np.array([0.5, 1.0])),
+        GenerationRequest(
+            request_id=15, encoder_input_ids=prompts[0], options=DecodingOptions(forced_prefix_ids=(500,))
+        ),
+        GenerationRequest(request_id=16, encoder_input_ids=prompts[0], options=DecodingOptions(num_beams=10**9)),
+        GenerationRequest(
+            request_id=17,
+            encoder_input_ids=prompts[0],
+            options=DecodingOptions(allowed_outputs=((7, 8, 1),), suppressed_ids=(8,)),
+        ),
+    ]
+    events = run(scheduler(runtime), made)
+    failed = {event.request_id: event for event in events if isinstance(event, RequestFailed)}
+    assert sorted(failed) == list(range(10, 18))
+    assert {event.error_type for event in failed.values()} == {"RequestError"}
+    assert "96" in failed[10].error
+    assert "num_beams" in failed[16].error
+    assert sorted(ids_by_request(events)) == list(range(6))
+    assert len(events) == len(made)
+    assert runtime.has_nothing_open
+
+
+def test_stop_strings_without_a_detokenizer_are_refused(runtime: CountingRuntime) -> None:
+    (request,) = requests(random_prompts(runtime.config, [3]), [DecodingOptions(stop_strings=("x",))])
+    (event,) = run(StaticScheduler(runtime), [request])
+    assert isinstance(event, RequestFailed)
+    assert "detokenizer" in event.error
+
+
+class EncoderThatRefuses(CountingRuntime):
+    """Fails on any chunk that holds a prompt of seven tokens."""
+
+    def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+        if any(len(ids) == 7 for ids in sequences):
+            raise EngineError("out of memory")
+        return super().encode(sequences)
+
+
+def test_a_prompt_that_the_encoder_refuses_fails_alone(reference: CountingRuntime) -> None:
+    runtime = EncoderThatRefuses(reference)
+    prompts = random_prompts(runtime.config, [3, 7, 5, 7, 2])
+    events = run(scheduler(runtime), requests(prompts, MIXED))
+    assert sorted(ids_by_request(events)) == [0, 2, 4]
+    failed = {event.request_id: event for event in events if isinstance(event, RequestFailed)}
+    assert {number: (each.error, each.error_type) for number, each in failed.items()} == {
+        1: ("out of memory", "EngineError"),
+        3: ("out of memory", "EngineError"),
+    }
+    assert runtime.has_nothing_open
+
+
+class DecoderThatBreaks(CountingRuntime):
+    """Fails once, at its fourth step."""
+
+    def step(self, step: StepInput) -> StepOutput:
+        if self.num_steps == 3:
+            self.num_steps += 1
+            raise EngineError("the device is gone")
+        return super().step(step)
+
+
+def test_a_step_that_fails_fails_its_batch_and_the_next_one_goes_on(reference: CountingRuntime) -> None:
+    runtime = DecoderThatBreaks(reference)
+    long = [
+        DecodingOptions(max_new_tokens=8, min_new_tokens=6),
+        DecodingOptions(max_new_tokens=8, min_new_tokens=6, num_beams=2),
+    ]
+    events = run(scheduler(runtime, max_batch_rows=3), requests(random_prompts(runtime.config, [9, 8, 3, 2]), long))
+    failed = [event.request_id for event in events if isinstance(event, RequestFailed)]
+    assert sorted(failed) == [0, 1]
+    assert sorted(ids_by_request(events)) == [2, 3]
+    assert runtime.has_nothing_open
+
+
+@pytest.mark.parametrize("options", MIXED)
+def test_cancelling_frees_everything_at_once(runtime: CountingRuntime, options: DecodingOptions) -> None:
+    prompts = random_prompts(runtime.config, [9, 8, 7, 6])
+    working = scheduler(runtime, max_batch_rows=12)
+    working.submit(requests(prompts, [options, DecodingOptions(max_new_tokens=8, min_new_tokens=8)]))
+    events = working.step()
+    num_open = len(runtime.open_slot_ids)
+    working.cancel(0)
+    working.cancel(0)
+    working.cancel(77)
+    assert len(runtime.open_slot_ids) < num_open
+    working.cancel(3)  # may still be waiting
+    while working.has_work:
+        events += working.step()
+    assert sorted(ids_by_request(events)) == [1, 2]
+    assert runtime.has_nothing_open
+
+
+def test_closing_cancels_everything_and_the_scheduler_can_be_used_again(runtime: CountingRuntime) -> None:
+    prompts = random_prompts(runtime.config, [9, 8, 7, 6])
+    working = scheduler(runtime, max_batch_rows=3)
+    working.submit(requests(prompts, MIXED[:2]))
+    working.step()
+    working.close()
+    assert not working.has_work
+    assert working.step() == []
+    assert runtime.has_nothing_open
+    assert sorted(ids_by_request(run(working, requests(prompts)))) == [0, 1, 2, 3]
+
+
+def test_an_id_in_use_is_refused_and_one_that_is_done_is_not(runtime: CountingRuntime) -> None:
+    made = requests(random_prompts(runtime.config, [3, 4]))
+    working = scheduler(runtime)
+    working.submit(made[:1])
+    with pytest.raises(RequestError, match="in use"):
+        working.submit(made)
+    with pytest.raises(RequestError, match="in use"):
+        scheduler(runtime).submit([made[0], made[0]])
+    while working.has_work:
+        working.step()
+    assert len(run(working, made)) == 2
+
+
+def test_timings_add_up(runtime: CountingRuntime) -> None:
+    times = itertools.count(100)
+    working = StaticScheduler(runtime, max_batch_rows=1, clock=lambda: float(next(times)))
+    events = run(working, requests(random_prompts(runtime.config, [5, 4])))
+    for event in events:
+        assert isinstance(event, RequestFinished)
+        timings = event.timings
+        assert timings.encode_s == 1
+        assert 0 < timings.queued_s < timings.queued_s + timings.encode_s < timings.first_token_s < timings.total_s
+    assert events[0].timings.queued_s == 1  # type: ignore[union-attr]
+    assert events[1].timings.queued_s > events[0].timings.total_s - 2  # type: ignore[union-attr]
+
+
+def test_nonsense_limits_are_refused(runtime: CountingRuntime) -> None:
+    for limits in ({"max_batch_rows": 0}, {"max_encoder_tokens": 0}):
+        with pytest.raises(RequestError):
+            scheduler(runtime, **limits)
+
+
+def test_no_work_gives_no_events(runtime: CountingRuntime) -> None:
+    idle = scheduler(runtime)
+    idle.submit([])
+    assert not idle.has_work
+    assert idle.step() == []
