@@ -123,6 +123,9 @@ class _Graph:
             graph = onnx.load(str(path), load_external_data=True).graph
         except Exception as error:  # protobuf's and onnx's errors have no common base
             raise CheckpointError(f"{path} is no readable ONNX graph: {shortened(str(error), 300)}.") from error
+        names = (name for node in graph.node for name in (node.name, node.op_type, *node.input, *node.output))
+        if not all(isinstance(name, str) for name in (*names, *(tensor.name for tensor in graph.initializer))):
+            raise CheckpointError(f"{path} holds names that are no UTF-8. It is damaged: fetch it again.")
         return cls(
             path=path,
             initializers={tensor.name: tensor for tensor in graph.initializer},
@@ -136,17 +139,12 @@ class _Graph:
             base = name.removesuffix("_quantized")
             if base != name and f"{base}_scale" in self.initializers:
                 return self._dequantised(name, f"{base}_scale", f"{base}_zero_point")
-            return self._array(self.initializers[name])
+        stored = self._stored(name)
         node = self.producers.get(name)
-        if node is None or not steps:
-            return None
-        if node.op_type == "Constant":
-            value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
-            return None if value is None else self._array(value)
-        if not node.input:
-            return None
+        if stored is not None or node is None or not node.input or not steps:
+            return stored
         if node.op_type == "DequantizeLinear" and len(node.input) > 1 and node.input[0] in self.initializers:
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)  # ONNX's default
             return self._dequantised(node.input[0], node.input[1], node.input[2] if len(node.input) > 2 else "", axis)
         if node.op_type in ("Transpose", "Identity", "Cast"):
             value = self.constant(node.input[0], steps=steps - 1)
@@ -179,7 +177,7 @@ class _Graph:
     def _dequantised(self, name: str, scale_name: str, zero_name: str, axis: int = -1) -> np.ndarray:
         where = f"{self.path}: the quantised tensor {shortened(name)}"
         quantised = self._array(self.initializers[name])
-        scale, zero = self.constant(scale_name), self.constant(zero_name) if zero_name else np.zeros((), np.uint8)
+        scale, zero = self._stored(scale_name), self._stored(zero_name) if zero_name else np.zeros((), np.uint8)
         if quantised.dtype not in (np.int8, np.uint8) or scale is None or zero is None or scale.dtype != np.float32:
             raise CheckpointError(f"{where} must be int8 or uint8 with a float32 scale and a zero point.")
         along = [1] * quantised.ndim
@@ -192,6 +190,16 @@ class _Graph:
             )
         scale, zero = (part.reshape(along if part.size > 1 else ()) for part in (scale, zero))
         return (quantised.astype(np.float32) - zero.astype(np.float32)) * scale
+
+    def _stored(self, name: str) -> np.ndarray | None:
+        """Return the value called `name` if the graph holds it as it is."""
+        if name in self.initializers:
+            return self._array(self.initializers[name])
+        node = self.producers.get(name)
+        if node is None or node.op_type != "Constant":
+            return None
+        value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+        return None if value is None else self._array(value)
 
     def _array(self, tensor: "TensorProto") -> np.ndarray:
         from onnx import numpy_helper

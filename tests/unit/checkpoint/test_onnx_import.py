@@ -1,8 +1,10 @@
 """ONNX pairs become ordinary folders: general in sizes and quantisation, exact in values."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from t5kit.checkpoint import import_onnx
-from t5kit.config import T5Config, preset
+from t5kit.config import T5Config, preset, tensor_shapes
 from t5kit.errors import CheckpointError
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
@@ -217,6 +219,15 @@ def _circle(made: Export, stack: str) -> None:
     made.nodes.append(onnx.helper.make_node("Transpose", ["circle"], ["circle"], "round"))
 
 
+def _circle_of_scales(made: Export, stack: str) -> None:
+    quantised = next(tensor.name for tensor in made.constants if tensor.name.startswith("onnx::MatMul"))
+    for node in made.nodes:
+        if node.name.endswith("/q/MatMul_quant"):
+            node.op_type = "MatMul"
+            node.input[1] = "circle"
+    made.nodes.append(onnx.helper.make_node("DequantizeLinear", [quantised, "circle"], ["circle"], "round"))
+
+
 def _broken_constant(made: Export, stack: str) -> None:
     tensor = next(
         tensor for tensor in made.constants if tensor.name.startswith("onnx::MatMul") and "quantized" in tensor.name
@@ -248,6 +259,7 @@ CHANGES = {
     "two embeddings": (_other_embedding, "stacks of a T5 share one"),
     "strange factor": (_strange_factor, "multiplies the decoder output by 0.5"),
     "circle": (_circle, "no constant weights"),
+    "circle of scales": (_circle_of_scales, "must be int8 or uint8 with a float32 scale"),
     "broken constant": (_broken_constant, "is broken"),
     "wrong scales": (_wrong_scales, "has 5 scales"),
     "billionth block": (_billionth_block, "They do not belong together"),
@@ -269,6 +281,20 @@ def test_a_broken_graph_file_is_refused(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "encoder.onnx").write_bytes(raw)
     with pytest.raises(CheckpointError, match=r"encoder\.onnx"):
         import_onnx(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_graph_never_does_worse_than_a_checkpoint_error(seed: int, tmp_path: Path) -> None:
+    export(TINY_CONFIGS["t5_v1_1"], tmp_path, ("tensor", "qdq")[seed % 2])
+    chance = random.Random(seed)
+    path = tmp_path / chance.choice(["encoder.onnx", "decoder.onnx"])
+    raw = bytearray(path.read_bytes())
+    for _ in range(chance.choice([1, 3, 20])):
+        raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+    path.write_bytes(raw)
+    with contextlib.suppress(CheckpointError):
+        folder = import_onnx(tmp_path, tmp_path / "out")
+        assert {view.name: view.shape for view in folder.tensors()} == tensor_shapes(folder.config)
 
 
 @pytest.mark.parametrize("added", [None, [], {"<pad>": 0}, [{"content": "<pad>", "id": "0"}], [{"content": ["<pad>"]}]])
