@@ -93,7 +93,7 @@ class BatchLoader:
         return self._batch(rows)
 
     def state(self) -> State:
-        """Return where the loader stands, as plain data for JSON: numbers, and the ids of what the last window left over."""
+        """Return where the loader stands, as plain data for JSON: numbers, and the ids of examples left over."""
         return {**self._window_start, "given": self._given}
 
     def restore(self, state: State) -> Self:

@@ -86,6 +86,11 @@ def classification_f1(references: References, predictions: Sequence[str]) -> dic
     return {"accuracy": report.accuracy, "macro_f1": report.macro_f1, "micro_f1": report.micro_f1}
 
 
+def macro_f1(references: References, predictions: Sequence[str], *, labels: Sequence[str]) -> dict[str, float]:
+    """Return the mean F1 over all the given labels, whether they occur or not (CB: t5's mean_multiclass_f1)."""
+    return {"macro_f1": classification_report(references, predictions, labels=labels).macro_f1}
+
+
 def f1_with_invalid(
     references: References, predictions: Sequence[str], *, positive: str, negative: str
 ) -> dict[str, float]:
