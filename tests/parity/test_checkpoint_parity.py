@@ -65,6 +65,10 @@ FAMILIES = {
     "exact_gelu": Family(
         "T5", {**GATED, "feed_forward_proj": "gelu"}, dataclasses.replace(OURS, uses_gated_mlp=False, activation="gelu")
     ),
+    # What is written for an exact gated GELU, since transformers takes "gated-gelu" for the tanh approximation.
+    "gated_exact_gelu": Family(
+        "T5", {**GATED, "feed_forward_proj": "gated-gelu_python"}, dataclasses.replace(OURS, activation="gelu")
+    ),
     "longt5_local": Family(
         "LongT5",
         {**GATED, "encoder_attention_type": "local"},
