@@ -80,7 +80,7 @@ def answer_fields(fields: Fields) -> Fields:
 
 
 def dialogue_fields(fields: Fields) -> Fields:
-    """Return history and reply of {"turns": [text, …]} or {"turns": [{"speaker", "text"}, …]}; the last is the reply."""
+    """Return history and reply of {"turns": [text, …]} or {"turns": [{"speaker", "text"}, …]}; the last replies."""
     turns = fields.get("turns")
     if not isinstance(turns, list | tuple) or len(turns) < 2:
         raise DataError(f"field 'turns' is {turns!r:.60}, expected a list of at least two turns.")
