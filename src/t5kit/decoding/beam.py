@@ -78,10 +78,7 @@ class BeamSearch:
 
     def admit(self, requests: list[SearchRequest]) -> None:
         per_lane = [request for request in requests for _ in range(self._num_groups)]
-        handles = [request.handle for request in per_lane for _ in range(self._width)]
-        slots = self._runtime.open_slots(handles).reshape(-1, self._width)
-        options = [request.options for request in per_lane]
-        self._lanes = self._lanes.joined(Lanes.fresh(slots, options, start_id=self._runtime.config.decoder_start_id))
+        owners: list[_Lane] = []
         for request in requests:
             answers = _Answers(request, self._num_groups)
             plan = self._planner.plan(request.options, request.encoder_input_ids)
@@ -91,7 +88,13 @@ class BeamSearch:
                 matchers: list[StopMatcher | None] = [] if matcher is None else [matcher]
                 if matcher is not None:
                     matcher.push_all(prefix[:-1])
-                self._owners.append(_Lane(answers, group, prefix, plan, matchers))
+                owners.append(_Lane(answers, group, prefix, plan, matchers))
+        # What can fail comes first: a refused admission changes nothing.
+        slots = self._runtime.open_slots([request.handle for request in per_lane for _ in range(self._width)])
+        options = [request.options for request in per_lane]
+        start_id = self._runtime.config.decoder_start_id
+        self._lanes = self._lanes.joined(Lanes.fresh(slots.reshape(-1, self._width), options, start_id=start_id))
+        self._owners += owners
         self._index_lanes()
 
     def rows(self) -> StepInput | None:

@@ -1,11 +1,13 @@
 """What a request's options must fulfil for the model it is meant for; DecodingOptions checks what it can see itself."""
 
-import math
 from collections.abc import Iterable
 
 from t5kit.config import T5Config
 from t5kit.decoding.options import DecodingOptions
 from t5kit.errors import RequestError
+
+_LARGEST_DELTA = 1e6
+"""Far beyond any logit, and no sum of float32 log-probabilities overflows with it."""
 
 
 def check_options(
@@ -20,8 +22,11 @@ def check_options(
     if len({token for token, _ in options.logit_bias}) < len(options.logit_bias):
         raise RequestError("logit_bias names an id twice; add its deltas up.")
     for token, delta in options.logit_bias:
-        if not isinstance(delta, (int, float)) or not math.isfinite(delta):
-            raise RequestError(f"logit_bias gives id {token} the delta {delta!r}; expected a finite number.")
+        if not isinstance(delta, (int, float)) or not abs(delta) <= _LARGEST_DELTA:
+            raise RequestError(
+                f"logit_bias gives id {token} the delta {delta!r}; expected a number in [-{_LARGEST_DELTA:g}, "
+                f"{_LARGEST_DELTA:g}]. To forbid an id, use suppressed_ids."
+            )
     _check_ids("forced_prefix_ids", options.forced_prefix_ids, config)
     if config.eos_id in options.forced_prefix_ids[:-1]:
         raise RequestError(

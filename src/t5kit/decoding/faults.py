@@ -24,6 +24,6 @@ def scores_not_finite(num_tokens: int) -> EngineError:
 def no_token_left(num_tokens: int) -> RequestError:
     """Return the error for a row in which every token is forbidden after `num_tokens` generated tokens."""
     return RequestError(
-        f"No token may follow after {num_tokens} tokens: the suppressed ids, n-gram rules, min_new_tokens and "
-        "allowed_outputs of this request exclude every one. Loosen one of them."
+        f"After {num_tokens} new tokens no token may follow: this request's suppressed ids, n-gram rules, "
+        "min_new_tokens and allowed_outputs together exclude every one. Loosen one of them."
     )

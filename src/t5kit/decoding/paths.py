@@ -137,9 +137,7 @@ class PathSearch:
         counts = [num_paths(request) for request in requests]
         handles = [request.handle for request, count in zip(requests, counts, strict=True) for _ in range(count)]
         limits = np.repeat([request.options.max_new_tokens for request in requests], counts)
-        slots = self._runtime.open_slots(handles)
-        self._rows = self._rows.joined(_new_rows(slots, limits, start_id=self._runtime.config.decoder_start_id))
-        self._chooser.admit(requests)
+        paths: list[_Path] = []
         for request, count in zip(requests, counts, strict=True):
             options = request.options
             answers = _Answers(request, [None] * count)
@@ -147,7 +145,11 @@ class PathSearch:
             prefix = effective_prefix(options, self._detokenizer_factory)
             for number in range(count):
                 matcher = new_matcher(options.stop_strings, self._detokenizer_factory)
-                self._paths.append(_Path(answers, number, prefix, plan, matcher))
+                paths.append(_Path(answers, number, prefix, plan, matcher))
+        slots = self._runtime.open_slots(handles)  # what can fail has been done: a refused admission changes nothing
+        self._rows = self._rows.joined(_new_rows(slots, limits, start_id=self._runtime.config.decoder_start_id))
+        self._chooser.admit(requests)
+        self._paths += paths
         self._index_paths()
 
     def rows(self) -> StepInput | None:

@@ -97,8 +97,9 @@ class SamplingChooser:
 
 def tempered(scores_RC: np.ndarray, temperature_R: np.ndarray) -> np.ndarray:
     """Return weights [R, C] float64 proportional to the probabilities of edited logits under a temperature."""
-    scaled = scores_RC.astype(np.float64) / temperature_R[:, None]
-    return np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    below_best = scores_RC.astype(np.float64) - scores_RC.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a temperature near 0 leaves the best alone
+        return np.exp(below_best / temperature_R[:, None])
 
 
 def filtered(probabilities_RC: np.ndarray, filters: Filters) -> np.ndarray:

@@ -49,6 +49,8 @@ class _Job:
     """One request on its way."""
 
     request: GenerationRequest
+    prompt: np.ndarray
+    """[S] int32."""
     strategy: Strategy
     submitted_s: float
     encode_started_s: float = 0.0
@@ -59,9 +61,10 @@ class _Job:
 class StaticScheduler:
     """The `Scheduler` protocol, batch after batch.
 
-    Requests submitted together are sorted by length, longest first, so that a batch holds prompts of like length; those
-    submitted later come later. A batch takes up to `max_batch_rows` rows (a beam or a sample is one); its prompts go
-    through the encoder in chunks of at most `max_encoder_tokens` (count times longest), equal prompts once.
+    Requests submitted together are sorted by length, longest first, so that a batch holds prompts of like length, and
+    equal prompts stand together, so that each is encoded once; those submitted later come later. A batch takes up to
+    `max_batch_rows` rows (a beam or a sample is one); its prompts go through the encoder in chunks of at most
+    `max_encoder_tokens` (count times longest).
     Greedy, sampled and beam requests of one batch are separate searches fed by one runtime step. `clock` gives seconds.
     """
 
@@ -87,6 +90,8 @@ class StaticScheduler:
         """In the order of their turn."""
         self._alive: dict[int, _Job] = {}
         self._searches: dict[Strategy, Search] = {}
+        self._handles: dict[bytes, int] = {}
+        """Encoded prompts that requests still to be admitted ask for."""
         self._refused: list[RequestFailed] = []
         """Failures that no step has reported yet."""
 
@@ -110,10 +115,14 @@ class StaticScheduler:
                 checked[key] = self._options_fault(request)
             error = checked[key] or self._prompt_fault(request)
             if error is None:
-                jobs.append(_Job(request, strategy_of(request.options), now))
+                prompt = np.ascontiguousarray(request.encoder_input_ids, np.int32)
+                jobs.append(_Job(request, prompt, strategy_of(request.options), now))
             else:
                 self._refused.append(_failure(request.request_id, error))
-        jobs.sort(key=lambda job: -len(job.request.encoder_input_ids))
+        first_places: dict[bytes, int] = {}
+        for place, job in enumerate(jobs):
+            first_places.setdefault(job.prompt.tobytes(), place)
+        jobs.sort(key=lambda job: (-len(job.prompt), first_places[job.prompt.tobytes()]))
         self._waiting.update((job.request.request_id, job) for job in jobs)
 
     def step(self) -> list[Event]:
@@ -129,7 +138,8 @@ class StaticScheduler:
         job = self._alive.pop(request_id, None)
         if job is not None and job.strategy in self._searches:
             self._searches[job.strategy].cancel(request_id)
-        self._waiting.pop(request_id, None)
+        if self._waiting.pop(request_id, None) is not None:
+            self._release_handles()
 
     def close(self) -> None:
         for request_id in [*self._waiting, *self._alive]:
@@ -162,6 +172,8 @@ class StaticScheduler:
             check_ids(request.encoder_input_ids, self._runtime.config, "encoder_input_ids")
         except RequestError as error:
             return error
+        if not isinstance(request.sample_stream, int) or not 0 <= request.sample_stream < 2**64:
+            return RequestError(f"sample_stream = {request.sample_stream!r} must be an integer in [0, 2^64).")
         return None
 
     def _may_admit(self) -> bool:
@@ -170,18 +182,14 @@ class StaticScheduler:
     def _admit(self, events: list[Event]) -> None:
         """Encode as many waiting requests as there are rows free, and give them to their searches."""
         free = self._max_batch_rows - sum(num_rows(job.request.options) for job in self._alive.values())
-        taken: list[_Job] = []
-        for job in self._waiting.values():
+        by_prompt: dict[bytes, list[_Job]] = {}
+        for job in list(self._waiting.values()):
             free -= num_rows(job.request.options)
             if free < 0:
                 break
-            taken.append(job)
-        by_prompt: dict[bytes, list[_Job]] = {}
-        for job in taken:
             request_id = job.request.request_id
             self._alive[request_id] = self._waiting.pop(request_id)
-            ids = np.ascontiguousarray(job.request.encoder_input_ids, np.int32)
-            by_prompt.setdefault(ids.tobytes(), []).append(job)
+            by_prompt.setdefault(job.prompt.tobytes(), []).append(job)
         for chunk in _chunks(list(by_prompt.values()), self._max_encoder_tokens):
             self._encode_and_admit(chunk, events)
 
@@ -190,17 +198,19 @@ class StaticScheduler:
 
         If the runtime refuses the chunk, each prompt is tried alone, so that only the one at fault is lost.
         """
-        prompts = [np.ascontiguousarray(jobs[0].request.encoder_input_ids, np.int32) for jobs in chunk]
-        handles: list[int] = []
+        new = {jobs[0].prompt.tobytes(): jobs[0].prompt for jobs in chunk}
+        for prompt in self._handles.keys() & new.keys():
+            del new[prompt]
         started_s = self._clock()
         try:
-            handles = self._runtime.encode(prompts)
+            if new:
+                self._handles.update(zip(new, self._runtime.encode(list(new.values())), strict=True))
             ended_s = self._clock()
             admitted: dict[Strategy, list[SearchRequest]] = {}
-            for handle, jobs in zip(handles, chunk, strict=True):
-                for job in jobs:
-                    job.encode_started_s, job.encode_s = started_s, ended_s - started_s
-                    admitted.setdefault(job.strategy, []).append(_search_request(job.request, handle))
+            for job in itertools.chain.from_iterable(chunk):
+                job.encode_started_s, job.encode_s = started_s, ended_s - started_s
+                handle = self._handles[job.prompt.tobytes()]
+                admitted.setdefault(job.strategy, []).append(_search_request(job, handle))
             for strategy, requests in admitted.items():
                 self._search(strategy).admit(requests)
         except T5kitError as error:
@@ -213,7 +223,15 @@ class StaticScheduler:
                     self._alive.update((job.request.request_id, job) for job in jobs)
                     self._encode_and_admit([jobs], events)
         finally:
-            self._runtime.release(handles)  # the searches' slots hold references of their own
+            self._release_handles()
+
+    def _release_handles(self) -> None:
+        """Release all encoded prompts but that of the next waiting request; slots hold references of their own."""
+        upcoming = next(iter(self._waiting.values()), None)
+        kept = b"" if upcoming is None else upcoming.prompt.tobytes()
+        released = [prompt for prompt in self._handles if prompt != kept]
+        if released:
+            self._runtime.release([self._handles.pop(prompt) for prompt in released])
 
     def _search(self, strategy: Strategy) -> Search:
         if strategy not in self._searches:
@@ -269,7 +287,7 @@ def _chunks(prompts: Sequence[list[_Job]], max_encoder_tokens: int) -> list[list
     chunks: list[list[list[_Job]]] = []
     longest = 0
     for jobs in prompts:
-        length = len(jobs[0].request.encoder_input_ids)
+        length = len(jobs[0].prompt)
         longest = max(longest, length)
         if chunks and (len(chunks[-1]) + 1) * longest <= max_encoder_tokens:
             chunks[-1].append(jobs)
@@ -279,14 +297,14 @@ def _chunks(prompts: Sequence[list[_Job]], max_encoder_tokens: int) -> list[list
     return chunks
 
 
-def _search_request(request: GenerationRequest, handle: int) -> SearchRequest:
+def _search_request(job: _Job, handle: int) -> SearchRequest:
     return SearchRequest(
-        request_id=request.request_id,
+        request_id=job.request.request_id,
         handle=handle,
-        encoder_input_ids=np.ascontiguousarray(request.encoder_input_ids, np.int32),
-        options=request.options,
-        sample_stream=request.sample_stream,
-        is_streamed=request.is_streamed,
+        encoder_input_ids=job.prompt,
+        options=job.request.options,
+        sample_stream=job.request.sample_stream,
+        is_streamed=job.request.is_streamed,
     )
 
 

@@ -18,6 +18,8 @@ from t5kit.errors import RequestError
         (DecodingOptions(logit_bias=((96, 1.0),)), "logit_bias holds 96"),
         (DecodingOptions(logit_bias=((5, float("nan")),)), "delta nan"),
         (DecodingOptions(logit_bias=((5, float("inf")),)), "delta inf"),
+        (DecodingOptions(logit_bias=((5, 1e39),)), "suppressed_ids"),
+        (DecodingOptions(logit_bias=((5, "1"),)), "delta '1'"),  # type: ignore[arg-type]
         (DecodingOptions(logit_bias=((5, 1.0), (5, 2.0))), "twice"),
         (DecodingOptions(allowed_outputs=((5, 1), (5, 6))), r"allowed_outputs\[1\] must hold EOS"),
         (DecodingOptions(allowed_outputs=((5, 1, 1),)), r"allowed_outputs\[0\] must hold EOS"),

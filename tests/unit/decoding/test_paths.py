@@ -262,7 +262,7 @@ def test_options_that_leave_no_token_fail_their_own_request_alone(runtime: Runti
     failed = outcomes[1]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, RequestError)
-    assert "after 1 tokens" in str(failed.error)
+    assert "After 1 new tokens" in str(failed.error)
     assert isinstance(outcomes[0], Found)
     assert isinstance(outcomes[2], Found)
     assert counting.has_nothing_open

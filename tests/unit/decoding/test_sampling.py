@@ -78,8 +78,8 @@ def test_filters_see_what_the_one_before_left() -> None:
 
 
 def test_a_temperature_near_zero_leaves_the_best() -> None:
-    weights = tempered(np.float32([[1.0, 1.1, -np.inf]]), np.array([1e-6]))
-    assert weights.tolist() == [[0, 1, 0]]
+    for temperature in (1e-6, 1e-300):
+        assert tempered(np.float32([[1.0, 1.1, -np.inf]]), np.array([temperature])).tolist() == [[0, 1, 0]]
 
 
 @given(row=PROBABILITIES, number=st.floats(0, 1, exclude_max=True))

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5kit.decoding.stops import StopMatcher, StopTextStream, answer_text, find_first_stop, num_characters_held
+from t5kit.text import ByteTokenizer
 
 
 class PieceDetokenizer:
@@ -97,6 +98,17 @@ def test_what_is_held_back_is_the_longest_beginning_of_a_stop_string(text: str, 
     beginnings = {stop[:n] for stop in stops for n in range(1, len(stop) + 1)}
     expected = max((n for n in range(len(text) + 1) if text[len(text) - n :] in beginnings), default=0)
     assert num_characters_held(text, stops) == expected
+
+
+@given(text=st.text(alphabet="aé→𝄞 \n", max_size=12), start=st.integers(0, 11), length=st.integers(1, 3))
+def test_stop_strings_are_found_in_characters_of_many_byte_tokens(text: str, start: int, length: int) -> None:
+    tokenizer = ByteTokenizer()
+    stop = text[start : start + length] or "?"
+    ids = tokenizer.encode(text, add_eos=True)
+    stream = StopTextStream(tokenizer.detokenizer(), [stop])
+    pieces = [stream.push([token]) for token in ids] + [stream.finish()]
+    assert "".join(pieces) == text.split(stop, 1)[0] == answer_text(ids, tokenizer.detokenizer(), [stop])
+    assert (stream.stop_string == stop) == (stop in text)
 
 
 def test_without_stop_strings_text_passes_through() -> None:

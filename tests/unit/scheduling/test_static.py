@@ -80,6 +80,27 @@ def test_equal_prompts_are_encoded_once(runtime: CountingRuntime) -> None:
     assert runtime.has_nothing_open
 
 
+def test_equal_prompts_of_different_batches_are_encoded_once(runtime: CountingRuntime) -> None:
+    one, other, third = random_prompts(runtime.config, [6, 6, 6])
+    prompts = [one, other, one, third, other, one, one, other, one]
+    events = run(scheduler(runtime, max_batch_rows=2), requests(prompts))
+    assert runtime.num_encoded == 3
+    assert len(ids_by_request(events)) == len(prompts)
+    assert runtime.has_nothing_open
+
+
+def test_a_prompt_kept_for_the_next_batch_is_freed_when_nobody_wants_it(runtime: CountingRuntime) -> None:
+    (prompt,) = random_prompts(runtime.config, [6])
+    working = scheduler(runtime, max_batch_rows=1)
+    working.submit(requests([prompt, prompt]))
+    working.step()
+    assert any(runtime.references.values())
+    working.cancel(1)
+    assert not any(runtime.references.values())
+    working.close()
+    assert runtime.has_nothing_open
+
+
 def test_the_encoder_is_given_chunks_of_bounded_size(runtime: CountingRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks: list[list[int]] = []
     encode = CountingRuntime.encode
@@ -131,6 +152,7 @@ def test_requests_that_cannot_be_answered_fail_alone(runtime: CountingRuntime) -
             request_id=15, encoder_input_ids=prompts[0], options=DecodingOptions(forced_prefix_ids=(500,))
         ),
         GenerationRequest(request_id=16, encoder_input_ids=prompts[0], options=DecodingOptions(num_beams=10**9)),
+        GenerationRequest(request_id=18, encoder_input_ids=prompts[0], sample_stream=-1),
         GenerationRequest(
             request_id=17,
             encoder_input_ids=prompts[0],
@@ -139,7 +161,7 @@ def test_requests_that_cannot_be_answered_fail_alone(runtime: CountingRuntime) -
     ]
     events = run(scheduler(runtime), made)
     failed = {event.request_id: event for event in events if isinstance(event, RequestFailed)}
-    assert sorted(failed) == list(range(10, 18))
+    assert sorted(failed) == list(range(10, 19))
     assert {event.error_type for event in failed.values()} == {"RequestError"}
     assert "96" in failed[10].error
     assert "num_beams" in failed[16].error
