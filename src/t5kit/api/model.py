@@ -267,6 +267,7 @@ class Model:
             self.folder.tensors(),
             dtype=dtype,
             generation=self.folder.generation,
+            labels=self.folder.labels or None,
             save_tokenizer=self.tokenizer.save,
             overwrite=overwrite,
         )

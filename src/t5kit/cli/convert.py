@@ -33,7 +33,7 @@ def convert(
     from t5kit.text import load_tokenizer
 
     path = Path(source)
-    if (path / "encoder.onnx").is_file():
+    if path.is_dir() and any(path.glob("encoder*.onnx")):
         if dtype not in ("as_is", "float32"):
             raise CheckpointError(f"An ONNX import gives float32; convert its result once more for --dtype {dtype}.")
         import_onnx(path, target, overwrite=overwrite)
@@ -47,7 +47,7 @@ def convert(
             print(f"t5kit: the folder gets no tokenizer: {error}", file=sys.stderr)
         write_folder(
             target, folder.config, folder.tensors(), dtype=dtype, generation=folder.generation,
-            max_shard_bytes=int(max_shard_size * 10**9), save_tokenizer=save_tokenizer, overwrite=overwrite,
+            labels=folder.labels or None, max_shard_bytes=int(max_shard_size * 10**9), save_tokenizer=save_tokenizer, overwrite=overwrite,
         )  # fmt: skip
     written = open_folder(target)  # read back: what was written is whole
     print(f"t5kit: wrote {target} ({written.config.num_parameters:,} parameters, {written.dtype}).", file=sys.stderr)
