@@ -47,7 +47,8 @@ def convert(
             print(f"t5kit: the folder gets no tokenizer: {error}", file=sys.stderr)
         write_folder(
             target, folder.config, folder.tensors(), dtype=dtype, generation=folder.generation,
-            labels=folder.labels or None, max_shard_bytes=int(max_shard_size * 10**9), save_tokenizer=save_tokenizer, overwrite=overwrite,
+            labels=folder.labels or None, max_shard_bytes=int(max_shard_size * 10**9),
+            save_tokenizer=save_tokenizer, overwrite=overwrite,
         )  # fmt: skip
     written = open_folder(target)  # read back: what was written is whole
     print(f"t5kit: wrote {target} ({written.config.num_parameters:,} parameters, {written.dtype}).", file=sys.stderr)
