@@ -51,7 +51,8 @@ def open_runtime(
     if chosen != "torch" and device not in ("auto", "cpu"):
         raise RequestError(f"The {chosen} engine runs on the processor; device = {device!r} needs engine='torch'.")
     if chosen == "native":
-        return NativeRuntime(folder.config, folder.tensors(), weights=weights, threads=threads)  # type: ignore[arg-type]
+        assert weights != "float16"  # _WEIGHTS_OF says so
+        return NativeRuntime(folder.config, folder.tensors(), weights=weights, threads=threads)
     if chosen == "reference":
         if threads is not None:
             raise RequestError(
@@ -91,4 +92,4 @@ def _open_torch(folder: CheckpointFolder, *, weights: str, threads: int | None, 
         raise EngineError(
             f"PyTorch is installed but cannot be loaded ({error}). Reinstall it, or use another engine."
         ) from error
-    return TorchRuntime(folder.config, folder.tensors(), weights=weights, device=device, threads=threads)  # type: ignore[arg-type]
+    return TorchRuntime(folder.config, folder.tensors(), weights=weights, device=device, threads=threads)

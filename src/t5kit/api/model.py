@@ -72,7 +72,8 @@ class Model:
         """
         if not isinstance(max_input_tokens, int) or max_input_tokens < 1:
             raise RequestError(f"max_input_tokens = {max_input_tokens!r} must be a positive integer.")
-        path = resolve(str(name), revision=revision, offline=offline, cache_dir=cache_dir)
+        cache = None if cache_dir is None else Path(cache_dir)
+        path = resolve(str(name), revision=revision, offline=offline, cache_dir=cache)
         folder = open_folder(path)
         tokenizer = load_tokenizer(path)
         if tokenizer.vocab_size > folder.config.vocab_size:
@@ -156,8 +157,10 @@ class Model:
             {index: ids for index, ids in enumerate(results) if not isinstance(ids, T5kitError)}, arguments
         )
         for answer in self._answer(requests):
-            failed = isinstance(answer, RequestFailed)
-            results[answer.request_id] = _error_of(answer) if failed else self._completions(answer)
+            if isinstance(answer, RequestFailed):
+                results[answer.request_id] = _error_of(answer)
+            else:
+                results[answer.request_id] = self._completions(answer)
         return results
 
     def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> Iterator[str]:
@@ -218,7 +221,7 @@ class Model:
         source_ids = self._encode(sources, truncate=truncate)
         target_ids = self._encode(targets, truncate=truncate)
         handles: dict[bytes, int] = {}
-        scores = []
+        scores: list[float] = []
         try:
             for start in range(0, len(source_ids), _SCORE_CHUNK):
                 chunk = source_ids[start : start + _SCORE_CHUNK]

@@ -1,7 +1,7 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -132,7 +132,7 @@ def generate(
 def _answer_chunk(
     model: "Model",
     chunk: list[tuple[str, str | BadRecord]],
-    out: TextIO,
+    out: IO[Any],
     arguments: dict[str, Any],
     *,
     truncate: bool,
@@ -173,7 +173,7 @@ def _json_answer(text: str, completions: "tuple[Completion, ...]") -> str:
 
 
 def _stream(
-    model: "Model", items: list[tuple[str, str | BadRecord]], out: TextIO, arguments: dict[str, Any], *, truncate: bool
+    model: "Model", items: list[tuple[str, str | BadRecord]], out: IO[Any], arguments: dict[str, Any], *, truncate: bool
 ) -> None:
     if len(items) != 1 or isinstance(items[0][1], BadRecord):
         raise RequestError(f"--stream answers exactly one text, got {len(items)}.")
@@ -186,7 +186,7 @@ def _stream(
 def _early_stopping(word: str | None) -> bool | str | None:
     if word is None:
         return None
-    values = {"false": False, "true": True, "never": "never"}
+    values: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
     if word.lower() not in values:
         raise RequestError(f"--early-stopping {word!r} must be one of: false, true, never.")
     return values[word.lower()]

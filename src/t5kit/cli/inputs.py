@@ -23,7 +23,7 @@ def records_of(texts: list[str], input: Path | None, format: str | None) -> Iter
     check_one_input(texts, input)
     if format is not None and format not in set(FORMATS_BY_SUFFIX.values()):
         raise RequestError(f"--format {format!r} must be one of: text, tsv, jsonl.")
-    chosen: Format | None = format  # type: ignore[assignment]  # checked just above
+    chosen: Format | None = format  # checked just above
     if texts and texts != ["-"]:
         return iter([Record(fields={"text": text}, place=f"argument {n}") for n, text in enumerate(texts, 1)])
     if input is None and not texts and sys.stdin.isatty():

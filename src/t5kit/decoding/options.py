@@ -76,10 +76,10 @@ class DecodingOptions:
     """Generation ends where one of these appears in the text; it and what follows is cut from the text."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST_INTEGERS.items():
+        for name, fewest in _LEAST_INTEGERS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise RequestError(f"{name} = {value!r} must be an integer of at least {least}.")
+            if not isinstance(value, int) or isinstance(value, bool) or value < fewest:
+                raise RequestError(f"{name} = {value!r} must be an integer of at least {fewest}.")
         for name, (least, most, is_open_below, is_open_above) in _RANGES.items():
             value = getattr(self, name)
             inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,7 +10,7 @@ V vocabulary, R buckets.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -272,7 +272,7 @@ class ReferenceRuntime:
         return self._norm(x_TD, "decoder.final_layer_norm"), np.stack(cross_weights)
 
     def _output(
-        self, hidden_QD: np.ndarray, edits: dict[int, LogitEdits], need: Need, attentions: tuple[np.ndarray, ...]
+        self, hidden_QD: np.ndarray, edits: Mapping[int, LogitEdits], need: Need, attentions: tuple[np.ndarray, ...]
     ) -> StepOutput:
         scale = np.float32(self.config.d_model**-0.5 if self.config.scales_logits else 1.0)
         head_VD = self._weights["shared.weight" if self.config.is_tied else "lm_head.weight"]

@@ -34,6 +34,14 @@ def prompts(config: T5Config) -> list[np.ndarray]:
     return texts
 
 
+def _ids(ids: list[int]) -> np.ndarray:
+    return np.array(ids, np.int32)
+
+
+def _floats(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def feed(runtime: Runtime, slots: np.ndarray, tokens: list[list[int]], **need: object) -> StepOutput:
     """Step `slots` with ragged new tokens."""
     flat = np.array([token for row in tokens for token in row], np.int32)
@@ -185,13 +193,11 @@ class RuntimeConformance(abc.ABC):
 
     def test_edits_equal_their_specification(self, runtime: Runtime, config: T5Config) -> None:
         all_edits = {
-            0: LogitEdits(penalty_ids=np.int32([3, 4, 5]), penalty=1.7),
-            1: LogitEdits(penalty_ids=np.int32([3, 4, 5]), penalty=1.7, penalises_log_probs=True),
-            2: LogitEdits(delta_ids=np.int32([7, 8]), deltas=np.float32([50, -50]), suppressed_ids=np.int32([7, 1])),
-            3: LogitEdits(allowed_ids=np.int32([10, 20, 30]), suppressed_ids=np.int32([20])),
-            4: LogitEdits(
-                forced_id=42, suppressed_ids=np.int32([42]), delta_ids=np.int32([42]), deltas=np.float32([1])
-            ),
+            0: LogitEdits(penalty_ids=_ids([3, 4, 5]), penalty=1.7),
+            1: LogitEdits(penalty_ids=_ids([3, 4, 5]), penalty=1.7, penalises_log_probs=True),
+            2: LogitEdits(delta_ids=_ids([7, 8]), deltas=_floats([50, -50]), suppressed_ids=_ids([7, 1])),
+            3: LogitEdits(allowed_ids=_ids([10, 20, 30]), suppressed_ids=_ids([20])),
+            4: LogitEdits(forced_id=42, suppressed_ids=_ids([42]), delta_ids=_ids([42]), deltas=_floats([1])),
         }
         slots = runtime.open_slots(runtime.encode(prompts(config)))
         start = np.zeros(len(slots), np.int32)

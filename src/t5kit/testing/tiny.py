@@ -46,6 +46,5 @@ def random_tensors(config: T5Config, *, seed: int = 0) -> list[TensorView]:
             values = 3 * generator.standard_normal(shape) / np.sqrt(shape[1])
         else:
             values = 1.5 * generator.standard_normal(shape) / np.sqrt(shape[-1])
-        array = np.ascontiguousarray(values, np.float32)
-        views.append(TensorView(name=name, dtype="F32", shape=shape, data=memoryview(array).cast("B")))
+        views.append(TensorView.from_array(name, np.ascontiguousarray(values, np.float32)))
     return views
