@@ -6,6 +6,8 @@ from t5kit.config import T5Config
 from t5kit.decoding.options import DecodingOptions
 from t5kit.errors import RequestError
 
+MOST_TOKENS = 2**62
+"""What searches take any larger max_new_tokens for: int64 holds it."""
 _LARGEST_DELTA = 1e6
 """Far beyond any logit, and no sum of float32 log-probabilities overflows with it."""
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from t5kit.decoding.checks import MOST_TOKENS
 from t5kit.decoding.length_penalty import length_penalties
 from t5kit.decoding.options import DecodingOptions
 
@@ -17,7 +18,7 @@ REASON_EOS, REASON_LENGTH, REASON_STOP = 0, 1, 2
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Lanes:
-    """Running beams and finished hypotheses of A lanes. Beams and hypotheses stand best first."""
+    """Running beams of A lanes, in the order they were picked, and finished hypotheses, best first."""
 
     slots: np.ndarray
     """[A, M] int32."""
@@ -68,7 +69,7 @@ class Lanes:
             tokens=np.zeros((num_lanes, width, _FIRST_CAPACITY), np.int32),
             log_probs=np.zeros((num_lanes, width, _FIRST_CAPACITY), np.float32),
             num_tokens=np.zeros(num_lanes, np.int64),
-            max_new_tokens=np.array([each.max_new_tokens for each in options], np.int64),
+            max_new_tokens=np.array([min(each.max_new_tokens, MOST_TOKENS) for each in options], np.int64),
             exponent=np.array([each.length_penalty for each in options], np.float64),
             is_paper=np.array([each.length_penalty_formula == "paper" for each in options], bool),
             stops_when_full=np.array([each.early_stopping is True for each in options], bool),
@@ -154,15 +155,16 @@ class Lanes:
         longer is better, at the greatest length ("never"). Source: Hugging Face generation/utils.py, `_beam_search`.
         """
         lengths = np.where(self.judges_by_longest, self.max_new_tokens, self.num_tokens)
-        hoped_for = self.scores[:, 0] / length_penalties(lengths, self.exponent, self.is_paper)
+        best = self.scores.max(axis=1)  # not always the first: diversity puts beams in another order
+        hoped_for = best / length_penalties(lengths, self.exponent, self.is_paper)
         is_full = (self.finished_lengths > 0).all(axis=1)
         cannot_improve = ~(hoped_for > self.finished_scores[:, -1])
-        return np.isneginf(self.scores[:, 0]) | (is_full & (self.stops_when_full | cannot_improve))
+        return np.isneginf(best) | (is_full & (self.stops_when_full | cannot_improve))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picked:
-    """The 2 M best continuations of every lane, best first: each [A, 2 M]."""
+    """The 2 M best continuations of every lane, best first (diverse groups: under the penalty), each [A, 2 M]."""
 
     scores: np.ndarray
     """float32: sum of log-probabilities, -inf where fewer are left."""

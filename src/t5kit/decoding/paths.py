@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from t5kit.decoding.checks import MOST_TOKENS
 from t5kit.decoding.faults import faulty_rows, no_token_left, scores_not_finite
 from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes, take_rows
 from t5kit.decoding.processors import EditPlan, EditPlanner
@@ -136,7 +137,7 @@ class PathSearch:
     def admit(self, requests: list[SearchRequest]) -> None:
         counts = [num_paths(request) for request in requests]
         handles = [request.handle for request, count in zip(requests, counts, strict=True) for _ in range(count)]
-        limits = np.repeat([request.options.max_new_tokens for request in requests], counts)
+        limits = np.repeat([min(request.options.max_new_tokens, MOST_TOKENS) for request in requests], counts)
         paths: list[_Path] = []
         for request, count in zip(requests, counts, strict=True):
             options = request.options

@@ -11,6 +11,7 @@ from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions, Found, Hypothesis, SearchRequest, answer_text
 from t5kit.decoding.beam import BeamSearch
 from t5kit.decoding.diverse import best_candidates, best_diverse_candidates
+from t5kit.decoding.lanes import Lanes
 from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.testing.answers import NumberDetokenizer, answers, random_prompts, tensors_that_end
 from t5kit.testing.counting_runtime import CountingRuntime
@@ -165,6 +166,12 @@ def test_a_prefix_may_be_all_there_is(runtime: Runtime) -> None:
         assert [(h.token_ids.tolist(), h.stop_string) for h in found] == [([20, 21], "20><21")]
 
 
+def test_a_very_large_limit_costs_nothing(runtime: Runtime) -> None:
+    options = DecodingOptions(max_new_tokens=10**30, num_beams=2, stop_strings=("<",), early_stopping="never")
+    for (hypothesis,) in answers(runtime, random_prompts(runtime.config, LENGTHS), options):
+        assert len(hypothesis.token_ids) == 1
+
+
 def test_limits_and_forced_eos_hold_for_every_beam(runtime: Runtime) -> None:
     for found in beams(runtime, min_new_tokens=5, max_new_tokens=7, forced_eos=True):
         for hypothesis in found:
@@ -256,6 +263,15 @@ def test_a_token_loses_the_penalty_once_for_each_beam_that_chose_it() -> None:
     # The first group took 10 twice, so 10 stands at 5 - 2.4 and 4 - 2.4 in the second; request 8 is not concerned.
     assert order.tolist() == [[0, 1, 2, 3], [2, 0, 3, 1], [0, 1, 2, 3]]
     assert best_candidates(scores[:1], 4).tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_lane_is_judged_by_its_best_beam_wherever_it_stands() -> None:
+    lanes = Lanes.fresh(np.array([[0, 1], [2, 3]], np.int32), [DecodingOptions(num_beams=2)] * 2, start_id=0)
+    lanes.num_tokens[:] = 1
+    lanes.finished_lengths[:] = 1
+    lanes.finished_scores[:] = [[-1, -3], [-1, -3]]
+    lanes.scores[:] = [[-4, -2], [-4, -5]]
+    assert lanes.are_done().tolist() == [False, True]
 
 
 def test_everything_above_is_the_same_alone_and_in_company(runtime: Runtime) -> None:
