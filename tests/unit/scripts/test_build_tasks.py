@@ -10,16 +10,25 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "build_tasks.py"
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, and the other script, look it up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def build_tasks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_tasks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_tasks"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load("build_tasks")
+
+
+@pytest.fixture(scope="module")
+def build_debian_tasks(build_tasks: ModuleType) -> ModuleType:
+    return load("build_debian_tasks")
 
 
 def pairs(rows: object) -> list[tuple[str, str]]:
@@ -76,3 +85,55 @@ def test_rebuilt_data_equals_the_published_files(build_tasks: ModuleType, name: 
     for part, rows in build_tasks.rows_of(build_tasks.TASKS[name], Path(wheels)).items():
         published = gzip.decompress(Path(folder, f"{name}.{part}.tsv.gz").read_bytes()).decode("utf-8")
         assert "".join(f"{row.source}\t{row.target}\n" for row in rows) == published, f"{name}.{part} differs"
+
+
+PACKAGES = """Package: ada
+Source: adasource (1.0)
+Section: devel
+Description-md5: 1
+
+Package: ada-copy
+Section: devel
+Description-md5: 2
+
+Package: short
+Section: misc
+Description-md5: 3
+"""
+
+TRANSLATION = """Package: ada
+Description-md5: 1
+Description-en: Compiler  for Ada
+ one two three four five six seven
+ eight nine ten
+ .
+ eleven twelve thirteen fourteen fifteen
+
+Package: ada-copy
+Description-md5: 2
+Description-en: The same again
+ one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+
+Package: short
+Description-md5: 3
+Description-en: Short
+ too few words
+"""
+
+
+def test_descriptions_give_a_synopsis_and_a_section_once(build_debian_tasks: ModuleType) -> None:
+    body = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    ((synopsis, section),) = build_debian_tasks.description_rows(PACKAGES.splitlines(), TRANSLATION.splitlines())
+    assert (synopsis.source, synopsis.target) == (f"summarize: {body}", "Compiler for Ada")
+    assert (section.source, section.target) == (f"debian section: ada: Compiler for Ada. {body}", "devel")
+    assert synopsis.key == section.key == "adasource"
+
+
+def test_rebuilt_descriptions_equal_the_published_files(build_debian_tasks: ModuleType) -> None:
+    folder, index = os.environ.get("T5KIT_TASK_DATA"), os.environ.get("T5KIT_DEBIAN_INDEX")
+    if not folder or not index:
+        pytest.skip("needs T5KIT_TASK_DATA and T5KIT_DEBIAN_INDEX (build_debian_tasks.py --index)")
+    for name, parts in build_debian_tasks.build(Path(index)).items():
+        for part, rows in parts.items():
+            published = gzip.decompress(Path(folder, f"{name}.{part}.tsv.gz").read_bytes()).decode("utf-8")
+            assert "".join(f"{row.source}\t{row.target}\n" for row in rows) == published, f"{name}.{part} differs"
