@@ -8,7 +8,7 @@ import numpy as np
 
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.sources import BadRecord, RecordTable, text_field
-from t5kit.tasks.example import Example
+from t5kit.tasks.example import Example, IntArray
 from t5kit.tasks.objectives import DenoisingIds, Objective, SpanCorruption
 from t5kit.tasks.objectives.text_pieces import DOCUMENTS_A_BLOCK, cut_into_pieces
 from t5kit.tasks.task import TaskForm
@@ -100,16 +100,31 @@ class DenoisingExamples:
                 texts.append(text)
             else:
                 bad.append(text)
-        documents = self.tokenizer.encode_batch(texts, add_eos=False)
+        documents = self._encode(texts, bad)
         pieces = cut_into_pieces(documents, piece_length=self.piece_length, rng=rng)
         denoising_ids = DenoisingIds.of(self.tokenizer)
+        rest = [pieces.rest] if len(pieces.rest) >= 2 else []
         if isinstance(self.objective, SpanCorruption) and len(pieces.full):
             examples = self.objective.corrupt_rows(pieces.full, denoising_ids=denoising_ids, rng=rng)
-        else:
-            examples = [self.objective.corrupt(row, denoising_ids=denoising_ids, rng=rng) for row in pieces.full]
-        if len(pieces.rest) >= 2:
-            examples.append(self.objective.corrupt(pieces.rest, denoising_ids=denoising_ids, rng=rng))
+            examples += [self.objective.corrupt(ids, denoising_ids=denoising_ids, rng=rng) for ids in rest]
+            return ExampleBlock(tuple(examples), tuple(bad))
+        examples = []
+        for ids in [*pieces.full, *rest]:
+            try:
+                examples.append(self.objective.corrupt(ids, denoising_ids=denoising_ids, rng=rng))
+            except DataError as error:  # a rare draw with more spans than sentinels must not end a long run
+                place = self.table[indices[0]].place
+                bad.append(BadRecord(place=place, error=f"{place} and what follows: {error}"))
         return ExampleBlock(tuple(examples), tuple(bad))
+
+    def _encode(self, texts: Sequence[str], bad: list[BadRecord]) -> list[IntArray]:
+        try:
+            return self.tokenizer.encode_batch(texts, add_eos=False)
+        except (RequestError, DataError) as error:
+            if len(texts) == 1:
+                bad.append(BadRecord(place="", error=f"the text {texts[0]!r:.60} cannot be encoded: {error}"))
+                return []
+            return [ids for text in texts for ids in self._encode([text], bad)]
 
 
 def encode_pairs(pairs: Sequence[TextPair], tokenizer: Tokenizer, bad: list[BadRecord]) -> list[Example]:

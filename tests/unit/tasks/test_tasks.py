@@ -15,7 +15,7 @@ from t5kit.tasks import (
     proportional_rates,
     rates_by_name,
 )
-from t5kit.tasks.objectives import SpanCorruption
+from t5kit.tasks.objectives import DenoisingIds, IidDenoising, SpanCorruption
 from t5kit.text import ByteTokenizer
 
 RECORD = Record(fields={"text": "fine film", "label": 1, "answers": ["good", "positive"]}, place="f:3")
@@ -114,10 +114,21 @@ def test_denoising_joins_documents_and_loses_no_token() -> None:
     texts = [chr(97 + n) * (5 * n + 1) for n in range(20)]
     source = DenoisingExamples(table_of(texts), ByteTokenizer(), SpanCorruption(), piece_length=40)
     block = source.block(range(20), rng=np.random.default_rng(0))
-    from t5kit.tasks.objectives import DenoisingIds
-
     ids = DenoisingIds.of(ByteTokenizer())
     restored = np.concatenate([SpanCorruption().restore(example, ids) for example in block.examples])
     assert ByteTokenizer().decode(restored) == "".join(texts)
     assert all(len(e.encoder_ids) == SpanCorruption().lengths(40)[0] for e in block.examples[:-1])
     assert ids.sentinel_ids[:3].tolist() == [258, 257, 256]
+
+
+def test_a_text_that_cannot_be_encoded_and_an_unlucky_draw_are_bad_records() -> None:
+    source = DenoisingExamples(
+        table_of(["ab" * 20, "\ud800", "cd"]), ByteTokenizer(), SpanCorruption(), piece_length=40
+    )
+    block = source.block(range(3), rng=np.random.default_rng(0))
+    assert (len(block.examples), len(block.bad)) == (2, 1)
+    # Half of 800 tokens as noise one by one makes about 200 spans; there are 100 sentinels.
+    unlucky = DenoisingExamples(table_of(["ab" * 400]), ByteTokenizer(), IidDenoising(0.5), piece_length=800)
+    block = unlucky.block(range(1), rng=np.random.default_rng(0))
+    assert block.examples == ()
+    assert "100 sentinels" in block.bad[0].error
