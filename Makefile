@@ -52,17 +52,13 @@ setup: .venv/ready
 .venv-docs/ready: $(PACKAGE) $(SOURCES)
 	$(call venv,.venv-docs,'.[docs]')
 
-weights: $(FILES)/.all-fetched
+weights: $(FILES)/.fetched
 
-$(FILES)/.all-fetched: $(WEIGHTS) | .venv/ready
-	.venv/bin/python scripts/fetch_weights.py $(FILES)
-	@touch $@ $(FILES)/.flan-fetched
-
-$(FILES)/.flan-fetched: $(WEIGHTS) | .venv-demo/ready
-	.venv-demo/bin/python scripts/fetch_weights.py $(FILES) --only flan-t5-small
+$(FILES)/.fetched: $(WEIGHTS) | .venv-demo/ready
+	.venv-demo/bin/python scripts/fetch_weights.py $(FILES)
 	@touch $@
 
-demo: .venv-demo/ready $(FILES)/.flan-fetched
+demo: .venv-demo/ready $(FILES)/.fetched
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv-demo/bin/python demo/run.py $(ARGS)
 
 test: .venv/ready

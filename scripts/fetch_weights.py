@@ -1,6 +1,6 @@
 """Fetch the real model files of the tests and the demo, by package name, with pip.
 
-    python scripts/fetch_weights.py FOLDER [--only flan-t5-small]
+    python scripts/fetch_weights.py FOLDER
 
 FOLDER then holds
 
@@ -50,8 +50,8 @@ class Package:
     members: tuple[Member, ...]
 
 
-PACKAGES = {
-    "flan-t5-small": Package(
+PACKAGES = (
+    Package(
         requirement="traceforge-title-model==0.2.0",
         about="FLAN-T5-small, 69 MB, MIT (its base model is Apache-2.0)",
         members=(
@@ -75,7 +75,7 @@ PACKAGES = {
             ),
         ),
     ),
-    "vocabularies": Package(
+    Package(
         requirement="diffsynth==1.1.7",
         about="vocabularies of T5 and mT5, 12 MB, Apache-2.0",
         members=(
@@ -99,7 +99,7 @@ PACKAGES = {
             ),
         ),
     ),
-}
+)
 
 
 def is_whole(path: Path, member: Member) -> bool:
@@ -178,21 +178,17 @@ def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the files go; made if it is missing")
-    parser.add_argument("--only", choices=sorted(PACKAGES), help="fetch this set alone (the demo needs flan-t5-small)")
-    arguments = parser.parse_args()
-    folder: Path = arguments.folder
-    names = [arguments.only] if arguments.only else list(PACKAGES)
+    folder: Path = parser.parse_args().folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            fetch(PACKAGES[name], folder)
-        if "flan-t5-small" in names:
-            convert(folder / "flan-t5-small-onnx", folder / "flan-t5-small")
+        for package in PACKAGES:
+            fetch(package, folder)
+        convert(folder / "flan-t5-small-onnx", folder / "flan-t5-small")
     except (FetchError, T5kitError, OSError) as error:
         print(f"fetch_weights: {error}", file=sys.stderr)
         return 1
     for path in sorted(folder.glob("[!.]*/*")):
-        print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+        print(f"{path.stat().st_size:12,} bytes  {path}")
     return 0
 
 

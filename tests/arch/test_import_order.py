@@ -89,7 +89,7 @@ def imports_of(tree: ast.Module, known: set[str]) -> tuple[Import, ...]:
 
 def read_modules() -> list[Module]:
     paths = sorted(SRC.glob("t5kit/**/*.py"))
-    known = {module_name(path) for path in paths}
+    known = {"t5kit._native"} | {module_name(path) for path in paths}
     return [
         Module(module_name(path), path, imports_of(ast.parse(path.read_text(encoding="utf-8")), known))
         for path in paths
