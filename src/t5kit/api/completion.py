@@ -1,8 +1,9 @@
 """What generate gives back when asked for details."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from t5kit.decoding import FinishReason, Hypothesis
+from t5kit.decoding import FinishReason, Hypothesis, answer_text
 from t5kit.scheduling import Timings
 from t5kit.text import Tokenizer
 
@@ -25,13 +26,12 @@ class Completion:
     """Seconds spent on the request."""
 
 
-def to_completion(hypothesis: Hypothesis, tokenizer: Tokenizer, timings: Timings) -> Completion:
-    """Return the answer as text with its details."""
-    text = tokenizer.decode(hypothesis.token_ids)
-    if hypothesis.stop_string is not None:
-        text = text[: text.find(hypothesis.stop_string)]
+def to_completion(
+    hypothesis: Hypothesis, tokenizer: Tokenizer, stop_strings: Sequence[str], timings: Timings
+) -> Completion:
+    """Return the answer as text with its details; the text is what its stream joins to."""
     return Completion(
-        text=text,
+        text=answer_text(hypothesis.token_ids, tokenizer.detokenizer(), stop_strings),
         token_ids=tuple(hypothesis.token_ids.tolist()),
         score=hypothesis.score,
         token_scores=tuple(hypothesis.token_log_probs.tolist()),

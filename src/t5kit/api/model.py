@@ -160,7 +160,7 @@ class Model:
             if isinstance(answer, RequestFailed):
                 results[answer.request_id] = _error_of(answer)
             else:
-                results[answer.request_id] = self._completions(answer)
+                results[answer.request_id] = self._completions(answer, arguments)
         return results
 
     def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> Iterator[str]:
@@ -192,11 +192,11 @@ class Model:
                     elif request.is_streamed:
                         piece = pieces.finish()
                     else:
-                        piece = self._completions(event)[0].text
+                        piece = self._completions(event, request.options)[0].text
                     if piece:
                         yield piece
         finally:
-            scheduler.cancel(request.request_id)  # a reader that stops reading frees the slot
+            scheduler.close()  # a reader that stops reading frees the slot
 
     @overload
     def score(self, sources: str, targets: str, *, truncate: bool = False) -> float: ...
@@ -353,16 +353,17 @@ class Model:
                     if not isinstance(event, TokensGenerated):
                         results[event.request_id] = event
         finally:
-            for request in requests:
-                if request.request_id not in results:
-                    scheduler.cancel(request.request_id)
+            scheduler.close()
         return [results[request.request_id] for request in requests]
 
-    def _completions(self, answer: RequestFinished) -> tuple[Completion, ...]:
-        return tuple(to_completion(hypothesis, self.tokenizer, answer.timings) for hypothesis in answer.hypotheses)
+    def _completions(self, answer: RequestFinished, options: DecodingOptions) -> tuple[Completion, ...]:
+        return tuple(
+            to_completion(hypothesis, self.tokenizer, options.stop_strings, answer.timings)
+            for hypothesis in answer.hypotheses
+        )
 
     def _shape(self, answer: RequestFinished, options: DecodingOptions, *, details: bool) -> Any:
-        completions = self._completions(answer)
+        completions = self._completions(answer, options)
         shaped = list(completions) if details else [completion.text for completion in completions]
         return shaped if options.num_return_sequences > 1 else shaped[0]
 

@@ -28,7 +28,7 @@ class DecodingOptions:
     num_beam_groups: int = 1
     """Groups of diverse beam search (Vijayakumar et al. 2016); divides num_beams."""
     diversity_penalty: float = 0.0
-    """Taken from a token's score for each earlier group that chose it at the same step; needs num_beam_groups > 1."""
+    """Taken from a token's score for each beam of an earlier group that chose it at the same step; needs groups above 1."""
     num_return_sequences: int = 1
     """Answers a prompt: the best of num_beams, or so many samples."""
     length_penalty: float = 1.0
@@ -124,6 +124,9 @@ class DecodingOptions:
             raise RequestError(
                 "num_beam_groups above 1 needs a diversity_penalty above 0, or all groups find the same."
             )
+        given: object = self.stop_strings
+        if isinstance(given, str):  # it would be taken letter by letter
+            raise RequestError(f"stop_strings = {self.stop_strings!r} must be a tuple of texts, not one text.")
         if any(not stop for stop in self.stop_strings):
             raise RequestError("A stop string is empty; it would end every answer at once.")
         if self.allowed_outputs is not None and (not self.allowed_outputs or not all(self.allowed_outputs)):
