@@ -43,7 +43,7 @@ def import_sentencepiece(document: dict[str, Any], config: TokenizerConfig, sour
     """
     model = document.get("model")
     charsmap = _charsmap(document.get("normalizer"), source)
-    if not isinstance(model, dict) or charsmap is None or not _cuts_words(document.get("pre_tokenizer")):
+    if not isinstance(model, dict) or charsmap is None or not _cuts_words(document):
         return None
     vocab = model.get("vocab")
     if model.get("type", "Unigram") != "Unigram" or not isinstance(vocab, list):
@@ -91,9 +91,18 @@ def _charsmap(normalizer: object, source: str) -> bytes | None:
         raise TokenizerError(f"{source}: its precompiled_charsmap is no base64 text: {error}.") from None
 
 
-def _cuts_words(pre_tokenizer: object) -> bool:
-    steps = [step for step in _steps(pre_tokenizer, "pretokenizers") if step.get("type") != "WhitespaceSplit"]
-    return len(steps) == 1 and steps[0].get("type") == "Metaspace" and steps[0].get("replacement") == _BOUNDARY
+def _cuts_words(document: dict[str, Any]) -> bool:
+    """Return whether words are cut before U+2581, and one is put before the text."""
+    steps = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    match [step for step in steps if step.get("type") != "WhitespaceSplit"]:
+        case [{"type": "Metaspace", "replacement": "\u2581"} as metaspace]:
+            # "add_prefix_space" is how files before tokenizers 0.19 say it.
+            adds_prefix = metaspace.get("prepend_scheme", "always") != "never"
+            adds_prefix = adds_prefix and metaspace.get("add_prefix_space", True) is not False
+            normalizers = _steps(document.get("normalizer"), "normalizers")
+            return adds_prefix or {"type": "Prepend", "prepend": _BOUNDARY} in normalizers
+        case _:
+            return False
 
 
 def _steps(component: object, key: str) -> list[dict[str, Any]]:

@@ -117,6 +117,17 @@ def test_t5s_shape_is_read_back_into_the_sentencepiece_model(
     assert tokenizer.piece_scores()[0] == plain.piece_scores()[0][: -plain.num_sentinels]
 
 
+def test_a_file_that_puts_no_space_before_the_text_is_run_as_it_stands(
+    t5_shaped: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "alone.json"
+    t5_shaped["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}
+    path.write_text(json.dumps(t5_shaped))
+    tokenizer = load_tokenizer(path)
+    assert isinstance(tokenizer, JsonTokenizer)
+    assert not tokenizer.id_to_piece(int(tokenizer.encode("ba")[0])).startswith("▁")
+
+
 def test_a_file_with_tokens_of_its_own_is_run_as_it_stands(t5_shaped: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "alone.json"
     own = Tokenizer.from_str(json.dumps(t5_shaped))
