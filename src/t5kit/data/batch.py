@@ -61,6 +61,20 @@ class Batch:
         """Return the rows first … last - 1 as views: one process's part of the batch."""
         return type(self)(*(getattr(self, field.name)[first:last] for field in dataclasses.fields(self)))
 
+    def examples(self) -> list[list[Example]]:
+        """Return the examples of every row, in order: the inverse of `of_rows`, for people and for tests."""
+        return [
+            [self._example(row, segment) for segment in range(1, int(self.encoder_segment_ids[row].max(initial=0)) + 1)]
+            for row in range(len(self.labels))
+        ]
+
+    def _example(self, row: int, segment: int) -> Example:
+        in_encoder = self.encoder_segment_ids[row] == segment
+        in_decoder = self.decoder_segment_ids[row] == segment
+        return Example(
+            self.encoder_input_ids[row][in_encoder], self.labels[row][in_decoder], self.loss_weights[row][in_decoder]
+        )
+
     def num_encoder_tokens(self) -> int:
         """Count encoder positions that are not padding."""
         return int(np.count_nonzero(self.encoder_segment_ids))

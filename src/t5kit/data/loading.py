@@ -15,8 +15,9 @@ from t5kit.data.batch import Batch
 from t5kit.data.lengths import LengthLimits
 from t5kit.data.packing import pack
 from t5kit.data.shuffling import generator_at
-from t5kit.data.streams import MixedStream, State
+from t5kit.data.streams import MixedStream, MixShare, State
 from t5kit.errors import ConfigError, DataError
+from t5kit.sources import BadRecord
 from t5kit.tasks.example import Example
 
 WINDOW_PURPOSE = 3
@@ -106,6 +107,14 @@ class BatchLoader:
         self._rows = self._next_window() if state["given"] else None
         self._given = int(state["given"])
         return self
+
+    def shares(self) -> list[MixShare]:
+        """Return what each source gave to the windows taken so far."""
+        return self._stream.shares()
+
+    def bad(self) -> list[BadRecord]:
+        """Return the first bad records that this process met, to show; `shares` counts them all."""
+        return self._stream.bad()
 
     def _state_here(self) -> State:
         return {

@@ -42,6 +42,9 @@ def test_a_batch_conserves_tokens_and_never_mixes_segments(sizes: list[tuple[int
     batch = Batch.of_rows([[examples[n] for n in row] for row in packed.rows], encoder_length=20, target_length=9)
     assert batch.num_encoder_tokens() == sum(s for s, _ in sizes)
     assert batch.num_target_tokens() == sum(t for _, t in sizes) == batch.loss_weights.sum()
+    for row, unpacked in zip(packed.rows, batch.examples(), strict=True):
+        assert [e.encoder_ids.tolist() for e in unpacked] == [examples[n].encoder_ids.tolist() for n in row]
+        assert [e.target_ids.tolist() for e in unpacked] == [examples[n].target_ids.tolist() for n in row]
     for b, row in enumerate(packed.rows):
         for segment, number in enumerate(row, 1):
             in_encoder = batch.encoder_segment_ids[b] == segment
