@@ -3,6 +3,7 @@
 
 #include "cpu_features.h"
 #include "engine_bindings.h"
+#include "kernel_bindings.h"
 
 namespace nb = nanobind;
 
@@ -19,4 +20,5 @@ NB_MODULE(_native, module) {
         "Return the instruction sets this process may use, in the spelling of /proc/cpuinfo.\n\n"
         "On a processor with AMX the first call asks the operating system for the tile registers, for the whole process.");
     t5kit::bind_engine(module);
+    t5kit::bind_kernels(module);
 }

@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "engine.h"
+#include "formats.h"
 
 namespace nb = nanobind;
 
@@ -32,21 +33,6 @@ nb::ndarray<nb::numpy, T> to_numpy(std::vector<T>&& values, std::initializer_lis
 
 std::vector<int> to_ints(const IdArray& array) { return {array.data(), array.data() + array.size()}; }
 Ids to_ids(const IdArray& array) { return {array.data(), static_cast<int>(array.size())}; }
-
-Format format_named(const std::string& name) {
-    if (name == "float32") return Format::float32;
-    if (name == "bfloat16") return Format::bfloat16;
-    if (name == "int8") return Format::int8;
-    throw EngineFailure("weights = '" + name + "' must be one of: float32, bfloat16, int8.");
-}
-
-Activation activation_named(const std::string& name) {
-    if (name == "relu") return Activation::relu;
-    if (name == "gelu_tanh") return Activation::gelu_tanh;
-    if (name == "gelu") return Activation::gelu;
-    if (name == "silu") return Activation::silu;
-    throw EngineFailure("activation = '" + name + "' must be one of: relu, gelu_tanh, gelu, silu.");
-}
 
 // Sizes above this are no T5's, and their products could overflow.
 constexpr int kLargestSize = 1 << 24;

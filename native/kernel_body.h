@@ -5,7 +5,8 @@
 //
 // V has: kWidth lanes; F floats; W 32-bit words; load store set1 add sub mul div fma max min; words, low_half and high_half
 // (bfloat16 pairs); X, load_x, Prepared, prepare, Sum, zero_sum, dot, finish (four 8-bit weights against four 16-bit
-// integers in each lane), write_quads (rounds kWidth values into such integers and returns their sum); keep_first, round,
+// integers in each lane), kSplitsBytes, kInt8Rows, load_bytes, zero_bytes, dot_bytes, shift_bytes, finish_bytes (the same
+// high bytes first, where kSplitsBytes), write_quads (rounds kWidth values into such integers and returns their sum); keep_first, round,
 // power_of_two, zero_below, all_finite, reduce_max, reduce_add, at_least (a bit mask). max(a, b) and min(a, b) give b where
 // either is NaN.
 
@@ -20,8 +21,6 @@ constexpr int int8_tile_vectors(int rows) {
     if (V::kRegisters >= 32) return 4;
     return rows == 1 ? 4 : rows == 2 ? 2 : 1;
 }
-constexpr int kMaxInt8Rows = 3;
-
 // y[m][v] (+)= sum over steps of x[m] * w[v]: the sums stay in registers, one lane an output.
 template <int MR, int NV, bool IsBfloat16>
 inline void tile(const float* x, size_t x_stride, const uint32_t* const* w, size_t w_stride, int steps, float* y, size_t y_stride,
@@ -98,41 +97,73 @@ inline void float_tiles(int rows, const float* x, size_t x_stride, const uint32_
     }
 }
 
+// What one group of 64 inputs gives to MR x NV vectors of outputs, without scales: value[m][v], the correction taken off.
+// K is V: as a parameter of the template, so that a set without the byte functions need not have them.
+template <int MR, int NV, class K = V>
+inline void int8_group(const uint32_t* w, const uint8_t* const* quads, const int* corrections, typename V::F (&value)[MR][NV]) {
+    constexpr int kSteps = kGroup / 4;
+    if constexpr (K::kSplitsBytes && MR > 1) {
+        typename K::W dots[MR][NV];
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) dots[m][v] = K::zero_bytes();
+        for (int pass = 0; pass < 2; ++pass) {
+            for (int s = 0; s < kSteps; ++s) {
+                typename K::W weight[NV];
+                for (int v = 0; v < NV; ++v) weight[v] = V::words(w + s * kLanes + v * V::kWidth);
+                for (int m = 0; m < MR; ++m) {
+                    const typename K::W x = K::load_bytes(quads[m] + 8 * s, pass == 1);
+                    for (int v = 0; v < NV; ++v) dots[m][v] = K::dot_bytes(dots[m][v], weight[v], x);
+                }
+            }
+            if (pass == 0)
+                for (int m = 0; m < MR; ++m)
+                    for (int v = 0; v < NV; ++v) dots[m][v] = K::shift_bytes(dots[m][v]);
+        }
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) value[m][v] = K::finish_bytes(dots[m][v], corrections[m]);
+    } else {
+        typename V::Sum dots[MR][NV];
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) dots[m][v] = V::zero_sum();
+        for (int s = 0; s < kSteps; ++s) {
+            typename V::Prepared prepared[NV];
+            for (int v = 0; v < NV; ++v) prepared[v] = V::prepare(V::words(w + s * kLanes + v * V::kWidth));
+            for (int m = 0; m < MR; ++m) {
+                const typename V::X x = V::load_x(quads[m] + 8 * s);
+                for (int v = 0; v < NV; ++v) dots[m][v] = V::dot(dots[m][v], prepared[v], x);
+            }
+        }
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) value[m][v] = V::finish(dots[m][v], corrections[m]);
+    }
+}
+
 // Numerics: inside a group of 64 inputs all is integer and exact (|sum| < 2^30), so its order is free; groups are added in
 // float32 from front to back. The weights are stored as w + 128, which is taken back with the sum of the inputs.
 template <int MR>
 inline void int8_tile(const Panels& weights, int block, const Rows& x, int first, float* y, size_t y_stride, bool adds) {
     constexpr int NV = int8_tile_vectors(MR);
-    constexpr int kSteps = kGroup / 4;
     for (int lane = 0; lane < kLanes; lane += NV * V::kWidth) {
         alignas(64) float sum[MR][NV * V::kWidth];
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NV; ++v) V::store(sum[m] + v * V::kWidth, V::set1(0.0f));
         for (int g = 0; g < weights.groups; ++g) {
-            const uint32_t* w = weights.words + (static_cast<size_t>(block) * weights.steps + g * kSteps) * kLanes + lane;
-            const uint8_t* quads[MR];
-            typename V::Sum dots[MR][NV];
-            for (int m = 0; m < MR; ++m) {
-                quads[m] = x.quads + (static_cast<size_t>(first + m) * x.groups + g) * 2 * kGroup;
-                for (int v = 0; v < NV; ++v) dots[m][v] = V::zero_sum();
-            }
-            for (int s = 0; s < kSteps; ++s) {
-                typename V::Prepared prepared[NV];
-                for (int v = 0; v < NV; ++v) prepared[v] = V::prepare(V::words(w + s * kLanes + v * V::kWidth));
-                for (int m = 0; m < MR; ++m) {
-                    const typename V::X value = V::load_x(quads[m] + 8 * s);
-                    for (int v = 0; v < NV; ++v) dots[m][v] = V::dot(dots[m][v], prepared[v], value);
-                }
-            }
+            const size_t step = static_cast<size_t>(block) * weights.steps + g * (kGroup / 4);
             const float* scale = weights.scales + (static_cast<size_t>(block) * weights.groups + g) * kLanes + lane;
+            const uint8_t* quads[MR];
+            int corrections[MR];
             for (int m = 0; m < MR; ++m) {
                 const size_t at = static_cast<size_t>(first + m) * x.groups + g;
-                const typename V::F x_scale = V::set1(x.scales[at]);
+                quads[m] = x.quads + at * 2 * kGroup;
+                corrections[m] = 128 * x.sums[at];
+            }
+            typename V::F value[MR][NV];
+            int8_group<MR, NV>(weights.words + step * kLanes + lane, quads, corrections, value);
+            for (int m = 0; m < MR; ++m) {
+                const typename V::F x_scale = V::set1(x.scales[static_cast<size_t>(first + m) * x.groups + g]);
                 for (int v = 0; v < NV; ++v) {
                     float* s = sum[m] + v * V::kWidth;
-                    const typename V::F value = V::finish(dots[m][v], 128 * x.sums[at]);
-                    const typename V::F both = V::mul(V::load(scale + v * V::kWidth), x_scale);
-                    V::store(s, V::fma(value, both, V::load(s)));
+                    V::store(s, V::fma(value[m][v], V::mul(V::load(scale + v * V::kWidth), x_scale), V::load(s)));
                 }
             }
         }
@@ -148,13 +179,17 @@ inline void int8_tile(const Panels& weights, int block, const Rows& x, int first
 void linear(const Panels& weights, int block, const Rows& x, int first, int count, float* y, size_t y_stride, bool adds) {
     y += first * y_stride;
     if (weights.format == Format::int8) {
-        for_row_groups<kMaxInt8Rows>(count, [&](int rows, int from) {
+        for_row_groups<V::kInt8Rows>(count, [&](int rows, int from) {
             float* to = y + from * y_stride;
-            switch (rows) {
-                case 1: return int8_tile<1>(weights, block, x, first + from, to, y_stride, adds);
-                case 2: return int8_tile<2>(weights, block, x, first + from, to, y_stride, adds);
-                default: return int8_tile<3>(weights, block, x, first + from, to, y_stride, adds);
+            const int row = first + from;
+            if constexpr (V::kInt8Rows > 3) {
+                if (rows == 4) return int8_tile<4>(weights, block, x, row, to, y_stride, adds);
+                if (rows == 5) return int8_tile<5>(weights, block, x, row, to, y_stride, adds);
+                if (rows == 6) return int8_tile<6>(weights, block, x, row, to, y_stride, adds);
             }
+            if (rows == 1) return int8_tile<1>(weights, block, x, row, to, y_stride, adds);
+            if (rows == 2) return int8_tile<2>(weights, block, x, row, to, y_stride, adds);
+            return int8_tile<3>(weights, block, x, row, to, y_stride, adds);
         });
         return;
     }
@@ -268,10 +303,12 @@ void rms_norm(const float* x, const float* weight, int n, float epsilon, float* 
         total = V::fma(value, value, total);
     }
     const F factor = V::set1(1.0f / __builtin_sqrtf(V::reduce_add(total) / static_cast<float>(n) + epsilon));
-    for (int i = 0; i < n; i += V::kWidth) {
+    int i = 0;
+    for (; i < n; i += V::kWidth) {
         const F value = V::mul(V::mul(V::load(x + i), factor), V::load(weight + i));
         V::store(out + i, V::keep_first(value, n - i, 0.0f));
     }
+    for (; i < (n + kGroup - 1) / kGroup * kGroup; i += V::kWidth) V::store(out + i, V::set1(0.0f));
 }
 
 void quantize(const float* x, int groups, uint8_t* quads, float* scales, int32_t* sums) {

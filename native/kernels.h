@@ -59,7 +59,8 @@ struct Kernels {
     // scores[0..n) becomes softmax(scores + bias), scores[n..padded) zero. bias may be null; both readable to a multiple of 16.
     void (*softmax)(float* scores, const float* bias, int n, int padded);
 
-    // out = x / sqrt(mean(x^2) + epsilon) * weight; all readable and writable to a multiple of 16, out zero from n on.
+    // out = x / sqrt(mean(x^2) + epsilon) * weight; x and weight readable to a multiple of 16; out is zero from n on, to a
+    // multiple of 64.
     void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
 
     // The 16-bit integers of one row: x [64 * groups] -> quads [groups][128], scales and sums [groups].

@@ -36,6 +36,8 @@ struct V {
     struct Prepared {
         __m256i even, odd;
     };
+    static constexpr bool kSplitsBytes = false;
+    static constexpr int kInt8Rows = 3;
     using Sum = __m256i;
     static X load_x(const uint8_t* at) {
         int even, odd;

@@ -39,6 +39,8 @@ struct V {
         int16_t value[4];
     };
     using Prepared = W;
+    static constexpr bool kSplitsBytes = false;
+    static constexpr int kInt8Rows = 3;
     using Sum = I;
     static X load_x(const uint8_t* at) {
         X x;

@@ -17,6 +17,19 @@ def available_kernels() -> list[str]:
 def default_threads() -> int:
     """Return how many processors this process may use: its affinity, cut to the cgroup's quota."""
 
+# Single kernels of any set, for tests: x, scores and weight are float32, computed as `weights` or `activation` says.
+def linear(kernels: str, weights: str, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Shapes: weight [out, in], x [M, in] -> x @ weight.T [M, out]."""
+
+def softmax(kernels: str, scores: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """Shapes: scores and bias [N] -> softmax(scores + bias) [N]."""
+
+def rms_norm(kernels: str, x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    """Shapes: x and weight [N] -> [N]."""
+
+def activate(kernels: str, activation: str, x: np.ndarray) -> np.ndarray:
+    """Shapes: x [N] -> [N]."""
+
 class Engine:
     """A loaded T5. One caller at a time; every method that computes releases the GIL.
 
@@ -31,7 +44,7 @@ class Engine:
         threads: int,
         kernels: str,
     ) -> None:
-        """tensors: (name, dtype word, shape, bytes). threads 0: all there are. kernels "": the best set that runs here."""
+        """tensors: (name, dtype word, shape, bytes). threads 0: all there are. kernels "": the best that runs here."""
 
     @property
     def kernels(self) -> str: ...

@@ -1,7 +1,7 @@
 """The native runtime: T5 in C++ (native/), for processors, without PyTorch.
 
-The engine computes a whole encoder pass or decoder step in one call with the GIL released. Rows are never padded, and an
-output's sum runs in the same order whatever stands beside it, so that a row's bits do not depend on its company.
+The engine computes a whole encoder pass or decoder step in one call with the GIL released. Rows are never padded, and
+an output's sum runs in the same order whatever stands beside it, so that a row's bits do not depend on its company.
 """
 
 import os
@@ -31,7 +31,7 @@ KERNELS_VARIABLE = "T5KIT_KERNELS"
 """Environment variable that forces a kernel set, such as "avx2" or "portable"."""
 
 INT8_LOG_SUM_EXP_BOUND = 0.02
-"""Nats. With int8 weights the log-sum-exp takes the exact logits of the likeliest ids and the screened ones of the rest."""
+"""Nats. With int8 weights log_sum_exp takes the exact logits of the likeliest ids and the screened ones of the rest."""
 
 _CONFIG_FIELDS = (
     "vocab_size",
@@ -60,12 +60,12 @@ def unavailable_reason() -> str | None:
 class NativeRuntime:
     """The `Runtime` protocol over the C++ engine.
 
-    weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores them in
-    groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best candidates of
-    the output head again in bfloat16. "auto" is "int8". threads: None for all processors that this process may use. kernels:
-    a kernel set's name, None for the best one or that of T5KIT_KERNELS.
-    Raises: EngineError if the engine is not built, the architecture has parts that it cannot run, a tensor is missing or
-    misshapen, or the kernel set is unknown or does not run here.
+    weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores
+    them in groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best
+    candidates of the output head again in bfloat16. "auto" is "int8". threads: None for all processors that this
+    process may use. kernels: a kernel set's name, None for the best one or that of T5KIT_KERNELS.
+    Raises: EngineError if the engine is not built, the architecture has parts that it cannot run, a tensor is missing
+    or misshapen, or the kernel set is unknown or does not run here.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class NativeRuntime:
             raise EngineError(f"threads = {threads!r} must be a positive integer, or None for all processors.")
         if config.encoder_attention != "full":
             raise EngineError(
-                f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, but runs full attention only."
+                f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, "
+                "but runs full attention only."
             )
         self.config = config
         self._has_decoder = config.head is Head.LANGUAGE_MODEL

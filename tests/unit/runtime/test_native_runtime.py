@@ -1,5 +1,7 @@
 """The native runtime against the conformance suite, for every kernel set of this machine and every precision."""
 
+import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
-from t5kit.runtime import ReferenceRuntime, Runtime
+from t5kit.errors import EngineError
+from t5kit.runtime import LogitEdits, Need, ReferenceRuntime, Runtime, StepInput
 from t5kit.testing.runtime_conformance import RuntimeConformance
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
@@ -24,10 +27,12 @@ class NativeConformance(RuntimeConformance):
     def kernels(self, request: pytest.FixtureRequest) -> str:
         if request.param not in _native.available_kernels():
             pytest.skip(f"this processor has no {request.param}")
+        if self.weights == "bfloat16" and request.param != _native.available_kernels()[0]:
+            pytest.skip("bfloat16 of the other sets is in tests/unit/native/test_kernels.py")
         self.kernel_set = request.param
         if request.param == "portable":
-            # It rounds every product before adding it; against float64 these ill-conditioned random models then lose up to
-            # five times what the reference itself loses.
+            # It rounds every product before adding it; against float64 these ill-conditioned random models then lose
+            # up to five times what the reference itself loses.
             self.tolerance = max(self.tolerance, 3e-5)
         return request.param
 
@@ -91,3 +96,141 @@ def test_runtime_is_described() -> None:
     assert runtime.kernels == "portable" and runtime.description.threads == 1
     assert runtime.description.weights == "int8" and runtime.description.engine == "native (portable)"
     assert np.isfinite(runtime.encoder_states([np.int32([5, 1])])[0]).all()
+
+
+def large_head(weights: str, threads: int = 2) -> Runtime:
+    """A model with a vocabulary of several head chunks, so that screening has something to leave out."""
+    config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], vocab_size=3001, d_model=72)
+    return NativeRuntime(config, random_tensors(config), weights=weights, threads=threads)
+
+
+def test_screened_candidates_are_the_whole_heads() -> None:
+    runtime = large_head("int8")
+    generator = np.random.default_rng(1)
+    slots = runtime.open_slots(runtime.encode([generator.integers(2, 3001, 9).astype(np.int32) for _ in range(70)]))
+    start = np.zeros(len(slots), np.int32)
+    edits = {
+        3: LogitEdits(delta_ids=np.int32([7, 8]), deltas=np.float32([9, -9]), suppressed_ids=np.int32([8, 2999])),
+        4: LogitEdits(allowed_ids=np.arange(5, 2900, 3, dtype=np.int32), penalty_ids=np.int32([8]), penalty=2.0),
+        5: LogitEdits(forced_id=3000),
+        6: LogitEdits(penalty_ids=np.arange(3001, dtype=np.int32), penalty=1.3, penalises_log_probs=True),
+    }
+    for top_k in (1, 2, 8, 50, 2999, 4000):
+        dense = runtime.step(StepInput.one_token_each(slots, start, edits=edits, need=Need(top_k=top_k, logits=True)))
+        runtime.rollback_slots(slots, start)
+        screened = runtime.step(StepInput.one_token_each(slots, start, edits=edits, need=Need(top_k=top_k)))
+        runtime.rollback_slots(slots, start)
+        others = [row for row in range(len(slots)) if row != 6]  # there the edit hangs on the log-sum-exp
+        np.testing.assert_array_equal(screened.top_ids[others], dense.top_ids[others])
+        np.testing.assert_array_equal(screened.top_logits[others], dense.top_logits[others])
+        np.testing.assert_allclose(screened.top_logits[6], dense.top_logits[6], atol=0.02)
+        bound = runtime.description.log_sum_exp_bound
+        np.testing.assert_allclose(screened.log_sum_exp, dense.log_sum_exp, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_company_and_threads_change_no_bit(weights: str) -> None:
+    """Mixed requests in random order and company give what each gives alone on one thread."""
+    generator = np.random.default_rng(2)
+    texts = [generator.integers(2, 3001, int(n)).astype(np.int32) for n in generator.integers(1, 60, 40)]
+    alone = large_head(weights, threads=1)
+    expected = [greedy(alone, [text], [30])[0] for text in texts]
+    together = large_head(weights, threads=3)
+    for _ in range(6):
+        order = generator.permutation(len(texts))[: int(generator.integers(1, len(texts) + 1))]
+        limits = generator.integers(1, 30, len(order)).tolist()
+        for i, limit, (ids, logits) in zip(
+            order, limits, greedy(together, [texts[i] for i in order], limits), strict=True
+        ):
+            assert ids == expected[i][0][:limit] and logits == expected[i][1][:limit]
+
+
+def greedy(runtime: Runtime, texts: list[np.ndarray], limits: list[int]) -> list[tuple[list[int], list[float]]]:
+    """Return each text's tokens and their logits; a text leaves the batch when it has as many as its limit."""
+    slots = runtime.open_slots(runtime.encode(texts))
+    answers: list[tuple[list[int], list[float]]] = [([], []) for _ in texts]
+    live = list(range(len(texts)))
+    tokens = [0] * len(texts)
+    while live:
+        out = runtime.step(StepInput.one_token_each(slots[live], np.int32(tokens)))
+        for row, i in enumerate(live):
+            answers[i][0].append(int(out.top_ids[row, 0]))
+            answers[i][1].append(float(out.top_logits[row, 0]))
+        live = [i for i in live if len(answers[i][0]) < limits[i]]
+        tokens = [answers[i][0][-1] for i in live]
+    runtime.close_slots(slots)
+    return answers
+
+
+def test_several_tokens_in_one_step_have_the_bits_of_single_steps() -> None:
+    runtime = large_head("int8")
+    slots = runtime.open_slots(runtime.encode([np.int32([5, 6, 1])]) * 2)
+    tokens = np.random.default_rng(3).integers(2, 3001, 40).astype(np.int32)
+    single = [runtime.step(StepInput.one_token_each(slots[:1], tokens[i : i + 1])).top_logits for i in range(40)]
+    at_once = runtime.step(
+        StepInput(slots=slots[1:], tokens=tokens, lengths=np.int32([40]), need=Need(all_positions=True))
+    )
+    np.testing.assert_array_equal(np.concatenate(single), at_once.top_logits)
+
+
+def test_misshapen_weights_are_engine_errors() -> None:
+    config = TINY_CONFIGS["t5_v1_1"]
+    views = random_tensors(config)
+    with pytest.raises(EngineError, match="no tensor"):
+        NativeRuntime(config, views[1:])
+    wrong = TensorView.from_array("shared.weight", np.zeros((95, 32), np.float32))
+    with pytest.raises(EngineError, match=r"shape \[95, 32\], expected \[96, 32\]"):
+        NativeRuntime(config, [wrong, *views[1:]])
+    with pytest.raises(EngineError, match="twice"):
+        NativeRuntime(config, [*views, views[0]])
+    for words in ({"weights": "int3"}, {"threads": 0}, {"threads": 5000}, {"kernels": "mmx"}):
+        with pytest.raises(EngineError):
+            NativeRuntime(config, views, **words)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_sixteen_bit_checkpoints_are_read(dtype: str) -> None:
+    config = TINY_CONFIGS["t5"]
+    stored = [view.converted(dtype) for view in random_tensors(config)]
+    actual = NativeRuntime(config, stored, weights="float32").encoder_states([np.int32([5, 6, 1])])
+    expected = ReferenceRuntime(config, stored).encoder_states([np.int32([5, 6, 1])])
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-4)
+
+
+def test_not_a_number_in_the_weights_is_no_crash() -> None:
+    config = TINY_CONFIGS["t5_v1_1"]
+    for weights in ("float32", "bfloat16", "int8"):
+        views = []
+        for view in random_tensors(config):
+            values = view.to_float32().copy()
+            if view.name == "lm_head.weight":
+                values[7] = np.nan
+            if view.name == "shared.weight":
+                values[50] = np.inf
+            views.append(TensorView.from_array(view.name, values))
+        runtime = NativeRuntime(config, views, weights=weights)
+        slots = runtime.open_slots(runtime.encode([np.int32([5, 1]), np.int32([50, 1])]))
+        out = runtime.step(StepInput.one_token_each(slots, np.zeros(2, np.int32), need=Need(top_k=3)))
+        assert (out.top_ids[0] != 7).all() and (out.top_ids[0] >= 0).all()
+
+
+def test_kernel_set_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TINY_CONFIGS["t5"]
+    monkeypatch.setenv("T5KIT_KERNELS", "portable")
+    assert NativeRuntime(config, random_tensors(config)).kernels == "portable"
+    monkeypatch.setenv("T5KIT_KERNELS", "mmx")
+    with pytest.raises(EngineError, match="no kernel set 'mmx'"):
+        NativeRuntime(config, random_tensors(config))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_is_told_to_load_again() -> None:
+    runtime = large_head("int8")
+    child = os.fork()
+    if child == 0:
+        try:
+            runtime.encoder_states([np.int32([5, 1])])
+        except EngineError as error:
+            os._exit(0 if "forked" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

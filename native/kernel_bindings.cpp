@@ -1,0 +1,99 @@
+// Single kernels as Python sees them, for tests. Signatures are repeated in src/t5kit/_native.pyi.
+#include "kernel_bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "check.h"
+#include "engine.h"
+#include "formats.h"
+
+namespace nb = nanobind;
+
+namespace t5kit {
+namespace {
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+nb::ndarray<nb::numpy, float> to_numpy(std::vector<float> values, std::initializer_list<size_t> shape) {
+    auto* owned = new std::vector<float>(std::move(values));
+    nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+    return nb::ndarray<nb::numpy, float>(owned->data(), shape, owner);
+}
+
+// Kernels read and write whole vectors: a copy with room for them.
+std::vector<float> padded(const float* data, size_t count) {
+    std::vector<float> values(count + kLanes);
+    std::copy_n(data, count, values.begin());
+    return values;
+}
+
+auto linear(const std::string& kernels_name, const std::string& weights_name, const Matrix& weight, const Matrix& x) {
+    const Kernels& kernels = choose_kernels(kernels_name);
+    const Format format = format_named(weights_name);
+    const int outputs = static_cast<int>(weight.shape(0)), inputs = static_cast<int>(weight.shape(1)), rows = static_cast<int>(x.shape(0));
+    T5KIT_CHECK(static_cast<int>(x.shape(1)) == inputs, "x has " << x.shape(1) << " columns, expected " << inputs << ".");
+    ThreadPool pool(1);
+    Arena arena;
+    const Tensor tensor{"weight", "F32", {outputs, inputs}, reinterpret_cast<const uint8_t*>(weight.data()), weight.size() * sizeof(float)};
+    std::vector<BlockSource> blocks;
+    append_blocks(tensor, blocks);
+    const Linear packed = pack_linear(blocks, inputs, format, arena, pool);
+    Activations activations;
+    activations.shape(rows, inputs, format == Format::int8);
+    for (int m = 0; m < rows; ++m) {
+        std::copy_n(x.data() + static_cast<size_t>(m) * inputs, inputs, activations.row(m));
+        if (format == Format::int8) activations.quantize(kernels, m);
+    }
+    std::vector<float> y(static_cast<size_t>(rows) * outputs), lanes(static_cast<size_t>(rows) * kLanes);
+    for (int block = 0; block < packed.num_blocks; ++block) {
+        kernels.linear(packed.panels, block, activations.rows(), 0, rows, lanes.data(), kLanes, false);
+        for (int m = 0; m < rows; ++m)
+            std::copy_n(lanes.data() + m * kLanes, std::min(kLanes, outputs - block * kLanes), y.data() + static_cast<size_t>(m) * outputs + block * kLanes);
+    }
+    return to_numpy(std::move(y), {static_cast<size_t>(rows), static_cast<size_t>(outputs)});
+}
+
+auto softmax(const std::string& kernels_name, const Vector& scores, const std::optional<Vector>& bias) {
+    std::vector<float> values = padded(scores.data(), scores.size()), added;
+    if (bias) {
+        T5KIT_CHECK(bias->size() == scores.size(), "bias has " << bias->size() << " elements, expected " << scores.size() << ".");
+        added = padded(bias->data(), bias->size());
+    }
+    const int n = static_cast<int>(scores.size());
+    choose_kernels(kernels_name).softmax(values.data(), bias ? added.data() : nullptr, n, round_up(n, kPageTokens));
+    values.resize(scores.size());
+    return to_numpy(std::move(values), {scores.size()});
+}
+
+auto rms_norm(const std::string& kernels_name, const Vector& x, const Vector& weight, float epsilon) {
+    T5KIT_CHECK(weight.size() == x.size(), "weight has " << weight.size() << " elements, expected " << x.size() << ".");
+    std::vector<float> out(x.size() + kLanes);
+    choose_kernels(kernels_name).rms_norm(padded(x.data(), x.size()).data(), padded(weight.data(), x.size()).data(), static_cast<int>(x.size()), epsilon, out.data());
+    out.resize(x.size());
+    return to_numpy(std::move(out), {x.size()});
+}
+
+auto activate(const std::string& kernels_name, const std::string& activation, const Vector& x) {
+    std::vector<float> values = padded(x.data(), x.size());
+    choose_kernels(kernels_name).activate(activation_named(activation), values.data(), nullptr, round_up(static_cast<int>(x.size()), kPageTokens), values.data());
+    values.resize(x.size());
+    return to_numpy(std::move(values), {x.size()});
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& module) {
+    module.def("linear", &linear, nb::arg("kernels"), nb::arg("weights"), nb::arg("weight"), nb::arg("x"));
+    module.def("softmax", &softmax, nb::arg("kernels"), nb::arg("scores"), nb::arg("bias").none());
+    module.def("rms_norm", &rms_norm, nb::arg("kernels"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
+    module.def("activate", &activate, nb::arg("kernels"), nb::arg("activation"), nb::arg("x"));
+}
+
+}  // namespace t5kit
