@@ -4,12 +4,12 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from t5kit.cli.options import check_one_input
 from t5kit.errors import RequestError
 from t5kit.sources import BadRecord, Record, read_records
-from t5kit.sources.records import FORMATS_BY_SUFFIX, Format, text_field
+from t5kit.sources.records import Format, text_field
 
 Item = TypeVar("Item")
 
@@ -21,8 +21,8 @@ def records_of(texts: list[str], input: Path | None, format: str | None) -> Iter
     Raises: RequestError if there is nothing to read.
     """
     check_one_input(texts, input)
-    if format is not None and format not in set(FORMATS_BY_SUFFIX.values()):
-        raise RequestError(f"--format {format!r} must be one of: text, tsv, jsonl.")
+    if format is not None and format not in get_args(Format):
+        raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
     chosen: Format | None = format  # checked just above
     if texts and texts != ["-"]:
         return iter([Record(fields={"text": text}, place=f"argument {n}") for n, text in enumerate(texts, 1)])

@@ -30,11 +30,15 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the 
 InputOption = Annotated[
     Path | None,
     typer.Option(
-        "--input", "-i", help='Read texts from a .txt, .tsv or .jsonl file; "-" is standard input.', show_default=False
+        "--input",
+        "-i",
+        help='Read texts from a .txt, .tsv, .csv, .jsonl or .parquet file; "-" is standard input.',
+        show_default=False,
     ),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="Of the input: text, tsv or jsonl.", show_default="by its name")
+    str | None,
+    typer.Option("--format", help="Of the input: text, tsv, csv, jsonl or parquet.", show_default="by its name"),
 ]
 OutputOption = Annotated[
     Path | None,
