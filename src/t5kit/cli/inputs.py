@@ -4,7 +4,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar, cast, get_args
 
 from t5kit.cli.options import check_one_input
 from t5kit.errors import RequestError
@@ -23,7 +23,7 @@ def records_of(texts: list[str], input: Path | None, format: str | None) -> Iter
     check_one_input(texts, input)
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
-    chosen: Format | None = format  # checked just above
+    chosen = cast("Format | None", format)
     if texts and texts != ["-"]:
         return iter([Record(fields={"text": text}, place=f"argument {n}") for n, text in enumerate(texts, 1)])
     if input is None and not texts and sys.stdin.isatty():
