@@ -25,8 +25,6 @@ from t5kit.model.loading import export_tensors, fresh_model, load_model  # noqa:
 from t5kit.model.t5 import T5  # noqa: E402
 from t5kit.testing.tiny import TINY_CONFIGS  # noqa: E402
 
-torch.set_num_threads(1)
-
 FAMILIES = ("t5_v1_0", "t5_v1_1", "mt5", "umt5", "byt5")
 TINY_OF = {"t5_v1_0": "t5", "t5_v1_1": "t5_v1_1", "mt5": "mt5", "umt5": "umt5", "byt5": "byt5"}
 

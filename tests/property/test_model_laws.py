@@ -13,8 +13,6 @@ from t5kit.model.loading import load_model  # noqa: E402
 from t5kit.model.t5 import T5  # noqa: E402
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors  # noqa: E402
 
-torch.set_num_threads(1)
-
 FAMILIES = st.sampled_from(["t5", "t5_v1_1", "umt5", "byt5"])
 TEXTS = st.lists(st.integers(0, 95), min_size=1, max_size=20)
 EXAMPLES = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)

@@ -9,8 +9,6 @@ torch = pytest.importorskip("torch")
 from t5kit.config import Head, T5Config  # noqa: E402
 from t5kit.testing.tiny import TINY_CONFIGS  # noqa: E402
 
-torch.set_num_threads(1)
-
 CLASSIFIERS = {
     "sequence_classification": {"head": Head.SEQUENCE_CLASSIFICATION, "num_labels": 3},
     "token_classification": {"head": Head.TOKEN_CLASSIFICATION, "num_labels": 5},
