@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t5kit.data.batch import Batch
 from t5kit.errors import DataError, RequestError
@@ -157,6 +159,28 @@ def test_a_float32_head_beside_bfloat16_hidden_states_gets_a_float32_gradient() 
     assert master.grad.dtype == torch.float32 and hidden.grad.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits: each logit and each gradient of a logit is right to 2^-8
     assert float((master.grad - same.grad).norm() / same.grad.norm()) < 2**-6
+
+
+class LargestOutput(TorchDispatchMode):
+    """Remembers the most elements that any operation within it gave."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        for output in given if isinstance(given, tuple | list) else (given,):
+            if isinstance(output, Tensor):
+                self.num_elements = max(self.num_elements, output.numel())
+        return given
+
+
+def test_no_array_is_larger_than_a_chunk_of_logits_or_a_gradient() -> None:
+    hidden = torch.randn(200, 4, requires_grad=True)
+    head = torch.randn(300, 4, requires_grad=True)
+    labels, weights = torch.randint(300, (200,)), torch.ones(200)
+    with LargestOutput() as seen:
+        cross_entropy(hidden, head, labels, weights, config=LossConfig(chunk_targets=10)).sum.backward()
+    assert seen.num_elements == 10 * 300  # all logits are 200 * 300
 
 
 def test_nothing_is_kept_where_nothing_learns() -> None:
