@@ -80,7 +80,11 @@ class Adafactor(torch.optim.Optimizer):
         dims = factored_dims(tuple(parameter.shape), config)
         if not state:
             for name, shape in adafactor_slots(tuple(parameter.shape), config).items():
-                state[name] = torch.zeros(()) if name == "step" else parameter.new_zeros(shape)
+                if name == "step":
+                    state[name] = torch.zeros(())
+                else:  # zeros_like keeps the shards of a sharded parameter; row and column means are small
+                    is_whole = shape == parameter.shape
+                    state[name] = torch.zeros_like(parameter) if is_whole else parameter.new_zeros(shape)
         decay = self._decay(int(state["step"]))
         squared = gradient.square().add_(config.epsilon1)
         if dims is None:

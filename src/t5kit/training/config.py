@@ -255,6 +255,11 @@ class ScheduleConfig:
         _check_number("schedule.warmup_start", self.warmup_start, least=0, most=1)
         _check_integer("schedule.plateau_steps", self.plateau_steps, least=1)
         _check_number("schedule.cooldown_share", self.cooldown_share, above=0, most=1)
+        if self.warmup_start and not self.warmup_steps:
+            raise ConfigError(
+                f"schedule.warmup_start = {self.warmup_start} has no effect without schedule.warmup_steps. "
+                "Set that too, or remove it."
+            )
         readers = {
             "final_lr": ("cosine", "linear"),
             "plateau_steps": ("inverse_sqrt", "inverse_sqrt_cooldown"),

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from t5kit.errors import CheckpointError, ConfigError, DependencyError
 from t5kit.training.adafactor import Adafactor, adafactor_slots
@@ -44,7 +45,9 @@ class ModelOptimizer:
     remembers is a flat mapping "parameter name/slot" -> tensor, so that any checkpoint format can hold it and a resumed
     run goes on to the bit. Parameters without `requires_grad` are left alone; those without a gradient are skipped in a
     step.
-    Speed: Adam, AdamW and SGD run PyTorch's fused kernels.
+    Speed: Adam and AdamW run PyTorch's fused kernels (its fused SGD refuses sharded parameters).
+    Parameters sharded by FSDP2 (DTensor) work with every optimizer; their memory is sharded like them, and a state of
+    whole tensors is cut to size when it is loaded.
     Raises: ConfigError if nothing can be trained, or a parameter is not float32 (or float64): reduced precision is for
     compute copies, masters keep every bit. DependencyError for muon with a PyTorch older than 2.9.
     """
@@ -136,8 +139,7 @@ class ModelOptimizer:
             if slots_of_name:
                 is_fused = bool(optimizer.defaults.get("fused"))
                 optimizer.state[parameter] = {
-                    # torch's fused kernels count on the parameter's device, all others on the CPU.
-                    slot: values.to("cpu" if slot == "step" and not is_fused else parameter.device, copy=True)
+                    slot: _placed(values, parameter, on_cpu=slot == "step" and not is_fused)
                     for slot, values in slots_of_name.items()
                 }
 
@@ -163,7 +165,7 @@ def _make_optimizer(kind: PartKind, groups: list[dict[str, object]], config: Opt
             return make(groups, lr=lr, betas=(adam.beta1, adam.beta2), eps=adam.epsilon, fused=True)
         case "sgd":
             sgd = config.sgd
-            return torch.optim.SGD(groups, lr=lr, momentum=sgd.momentum, nesterov=sgd.uses_nesterov, fused=True)
+            return torch.optim.SGD(groups, lr=lr, momentum=sgd.momentum, nesterov=sgd.uses_nesterov)
         case "muon":
             if not hasattr(torch.optim, "Muon"):  # new in PyTorch 2.9
                 raise DependencyError(
@@ -201,3 +203,17 @@ def _fitting(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], para
             f"the optimizer state {key} is {values.dtype} {list(values.shape)}; expected {dtype} {list(shape)}."
         )
     return values
+
+
+def _placed(values: Tensor, parameter: Tensor, *, on_cpu: bool) -> Tensor:
+    """Return a copy of a remembered tensor where its optimizer expects it.
+
+    torch's fused kernels count steps on the parameter's device, all other optimizers on the CPU. Beside a sharded
+    parameter, what has its shape is sharded alike and factors are whole on every process.
+    """
+    copied = values.to("cpu" if on_cpu else parameter.device, copy=True)
+    if not isinstance(parameter, DTensor) or isinstance(copied, DTensor) or copied.dim() == 0:
+        return copied
+    is_whole = copied.shape == parameter.shape
+    placements = parameter.placements if is_whole else [Replicate()] * parameter.device_mesh.ndim
+    return distribute_tensor(copied, parameter.device_mesh, placements)

@@ -43,7 +43,7 @@ def inverse_sqrt_cooldown(
     lr = inverse_sqrt(min(step, first), peak_lr=peak_lr, plateau_steps=plateau_steps)
     if step <= first:
         return lr
-    return lr * max(0, total_steps - step) / (total_steps - first)
+    return lr * max(0, total_steps - step) / max(1, total_steps - first)  # a short run may have no last tenth
 
 
 def cosine(step: int, *, peak_lr: float, final_lr: float, warmup_steps: int, total_steps: int) -> float:

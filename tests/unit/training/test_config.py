@@ -47,6 +47,7 @@ def test_module_imports_without_torch(module: str) -> None:
         (lambda: ScheduleConfig(name="linear", final_lr=1.0), "schedule.final_lr"),
         (lambda: ScheduleConfig(warmup_steps=True), "schedule.warmup_steps"),
         (lambda: ScheduleConfig(name="constant", final_lr=1e-5), "schedule.final_lr"),
+        (lambda: ScheduleConfig(warmup_start=0.5), "schedule.warmup_start"),
         (lambda: ScheduleConfig(name="cosine", plateau_steps=10), "schedule.plateau_steps"),
     ],
 )

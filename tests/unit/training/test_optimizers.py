@@ -2,11 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from t5kit.errors import CheckpointError, ConfigError
 from t5kit.model.loading import fresh_model
@@ -241,3 +246,33 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
     train(model, optimizer, range(1))
     with pytest.raises(CheckpointError, match="exp_avg"):
         ModelOptimizer(model.named_parameters(), OptimizerConfig()).load_state_dict(optimizer.state_dict())
+
+
+@pytest.fixture
+def mesh_of_one() -> Iterator[DeviceMesh]:
+    """A process group of this process alone: sharded parameters are a type of their own even then."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_sharded_parameters_go_on_from_a_state_of_whole_tensors(
+    config: OptimizerConfig, mesh_of_one: DeviceMesh
+) -> None:
+    whole = tiny_model()
+    optimizer = ModelOptimizer(whole.named_parameters(), config)
+    train(whole, optimizer, range(2))
+    sharded = tiny_model()
+    sharded.load_state_dict(whole.state_dict())
+    fully_shard(sharded, mesh=mesh_of_one)
+    sharded_optimizer = ModelOptimizer(sharded.named_parameters(), config)
+    sharded_optimizer.load_state_dict(optimizer.state_dict())
+    for model, its_optimizer in ((whole, optimizer), (sharded, sharded_optimizer)):
+        set_gradients(whole, 2)
+        for parameter, like in zip(model.parameters(), whole.parameters(), strict=True):
+            if isinstance(parameter, DTensor):
+                parameter.grad = distribute_tensor(like.grad, mesh_of_one, parameter.placements)
+        its_optimizer.step(lr=0.01)
+    for one, other in zip(whole.parameters(), sharded.parameters(), strict=True):
+        torch.testing.assert_close(other.full_tensor(), one, rtol=1e-6, atol=1e-7)
