@@ -6,7 +6,7 @@ switched off here; tests/golden/make_model_vectors.py did the same for the froze
 
 import dataclasses
 import json
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ from t5kit.testing.tiny import TINY_CONFIGS  # noqa: E402
 
 FAMILIES = ("t5_v1_0", "t5_v1_1", "mt5", "umt5", "byt5")
 TINY_OF = {"t5_v1_0": "t5", "t5_v1_1": "t5_v1_1", "mt5": "mt5", "umt5": "umt5", "byt5": "byt5"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and wait for it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def assert_close(found: Any, expected: Any) -> None:
@@ -235,8 +244,8 @@ def test_sequence_classifier_gives_the_logits_loss_and_gradients_of_transformers
     is_real[1, 7:], ids[1, 6] = 0, 1
     labels = {
         "single_label": torch.tensor([0, num_labels - 1, 0]),
-        "multi_label": torch.rand(3, num_labels).round(),
-        "regression": torch.randn(3, num_labels),
+        "multi_label": random_ids(3, num_labels).remainder(2).float(),
+        "regression": random_ids(3, num_labels) / 50,
     }[problem_type]
     out = theirs.eval()(input_ids=ids, attention_mask=is_real, labels=labels)
     out.loss.backward()
@@ -286,11 +295,10 @@ TEXT_IDS = (
 )
 
 
-def test_real_flan_t5_small_gives_the_logits_of_transformers() -> None:
+@pytest.mark.weights
+def test_real_flan_t5_small_gives_the_logits_of_transformers(test_files: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    folder = Path(os.environ.get("T5KIT_TEST_FILES", "")) / "flan-t5-small"
-    if not (folder / "model.safetensors").is_file():
-        pytest.skip("needs flan-t5-small under T5KIT_TEST_FILES")
+    folder = test_files / "flan-t5-small"
     opened = open_folder(folder)
     model = load_model(opened.config, opened.tensors())
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder, attn_implementation="eager").eval()

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,15 @@ TEXTS = st.lists(st.integers(0, 95), min_size=1, max_size=20)
 EXAMPLES = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and wait for it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @functools.cache
 def tiny(family: str) -> T5:
     config = TINY_CONFIGS[family]
@@ -27,8 +37,8 @@ def tiny(family: str) -> T5:
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    # Numerics: float32 sums in another order; ten times its 24 bits' rounding at the scale of the largest value.
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max().item()))
+    # Numerics: float32 sums in another order; ten times its 24 bits' rounding, amplified by a few layers.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * max(1.0, expected.abs().max().item()))
 
 
 def logits_alone(model: T5, source: list[int], target: list[int]) -> torch.Tensor:

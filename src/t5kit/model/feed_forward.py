@@ -62,7 +62,7 @@ def project_without_overflow(wo: nn.Linear, inner_BTF: Tensor, *, narrow: torch.
 
     narrow: dtype of the multiplication; by default the input's.
 
-    Numerics: T5's float16 overflow is in this output (T5_FACTS section 10), and its sums are float32 inside the kernel:
+    Numerics: T5's float16 overflow is in this output, and its sums are float32 inside the kernel:
     only the rounding of the result overflows. Each row is divided by a power of two that brings it into [-1, 1] and the
     result multiplied by it in float32, which is the same number but for values that vanish beside their row's largest.
     Hugging Face keeps wo in float32 instead, which doubles its memory, and cuts what is left off at 65,504.

@@ -1,7 +1,8 @@
 """T5's initialisation, as mesh and t5x draw it.
 
-Hugging Face differs in three places (T5_FACTS section 6): its untied head is N(0, 1), so that training starts at a loss
-of about 110 instead of ln(vocabulary); wi and wo are not truncated; the position tables are N(0, 1/D).
+Hugging Face (modeling_t5.py `_init_weights`, transformers 5.23) differs in three places: its untied head is N(0, 1), so
+that training starts at a loss of about 110 instead of ln(vocabulary); wi and wo are not truncated; the position tables
+are N(0, 1/D).
 """
 
 import dataclasses

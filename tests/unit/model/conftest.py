@@ -1,6 +1,7 @@
 """Small models of every family for the tests of this folder."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,15 @@ CLASSIFIERS = {
     "token_classification": {"head": Head.TOKEN_CLASSIFICATION, "num_labels": 5},
     "encoder": {"head": Head.ENCODER},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and wait for it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=list(TINY_CONFIGS))
