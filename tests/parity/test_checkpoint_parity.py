@@ -1,7 +1,7 @@
 """Folders go to and from transformers, live: same architecture read, same logits from what we save.
 
 T5: transformers 5.23 multiplies umT5's logits by d_model^-0.5 whatever config.json says, so umT5 is compared by decoder
-hidden states and a head applied by hand (T5_FACTS section 10).
+hidden states and a head applied by hand (docs/explanation/t5.md).
 """
 
 import dataclasses

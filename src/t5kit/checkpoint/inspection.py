@@ -9,7 +9,7 @@ from t5kit.config import PRESETS, Head, T5Config
 from t5kit.errors import CheckpointError
 
 _INT8_GROUP = 64
-# Inputs that share one int8 scale (DESIGN.md, "Int8 folder").
+# Inputs that share one int8 scale (docs/explanation/t5.md, "Int8 folders").
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from t5kit.errors import CheckpointError
 
 _EMBEDDING_NAMES: Final = ("shared.weight", "decoder.embed_tokens.weight", "encoder.embed_tokens.weight")
 _HEAD: Final = "lm_head.weight"
-# T5: v1.0 checkpoints carry a position table in the cross-attention, which has none (T5_FACTS; HF ignores it by name).
+# T5: v1.0 checkpoints carry a position table in the cross-attention, which has none (HF ignores it by name).
 _DEAD_TABLE: Final = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 _COMPARED_BYTES: Final = 1 << 20
 

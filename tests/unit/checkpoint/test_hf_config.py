@@ -108,7 +108,7 @@ def test_both_flags_are_written_for_old_and_new_readers(config: T5Config, keys: 
 
 
 # (model_type, tie_word_embeddings, scale_decoder_outputs, gated, head stored) -> (tied, scaled); "-" is an absent key.
-# Sources: transformers 4 (one key) and 5.23 (configuration_t5.py, _mt5.py, _umt5.py, _longt5.py); T5_FACTS section 3.
+# Sources: transformers 4 (one key) and 5.23 (configuration_t5.py, _mt5.py, _umt5.py, _longt5.py).
 FLAGS = [
     ("t5", "-", "-", False, False, True, True, "v1.0 as transformers 4 writes it"),
     ("t5", None, "-", False, False, True, True, "v1.0 with a null, which is not false"),

@@ -44,7 +44,7 @@ def test_decoder_buckets_begin_at_the_published_distances() -> None:
         87,
         99,
         113,
-    ]  # T5_FACTS: run against mesh's formula
+    ]  # run against mesh's formula
     assert first_distances(is_bidirectional=False) == expected
 
 
