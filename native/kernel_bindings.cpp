@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <vector>
 
@@ -87,12 +88,40 @@ auto activate(const std::string& kernels_name, const std::string& activation, co
     return to_numpy(std::move(values), {x.size()});
 }
 
+// Bytes a second at which `threads` threads read memory of that size from front to back, best of five rounds.
+double reading_rate(size_t size_bytes, int threads) {
+    T5KIT_CHECK(size_bytes >= 4096 && size_bytes <= (size_t{1} << 36), "size_bytes = " << size_bytes << " must be in [4096, 2^36].");
+    T5KIT_CHECK(threads >= 1 && threads <= 1024, "threads = " << threads << " must be in [1, 1024].");
+    nb::gil_scoped_release unlocked;
+    constexpr size_t kWords = 4096;
+    const int num_parts = static_cast<int>(size_bytes / sizeof(uint64_t) / kWords) + 1;
+    Arena arena;
+    const uint64_t* words = arena.take<uint64_t>(kWords * num_parts);
+    ThreadPool pool(threads);
+    std::vector<uint64_t> sums(threads);
+    double best = 0;
+    for (int round = 0; round < 5; ++round) {
+        const auto start = std::chrono::steady_clock::now();
+        pool.run([&](int thread) {
+            pool.for_each(num_parts, 8, [&](int part) {
+                uint64_t sum = 0;
+                for (size_t i = 0; i < kWords; ++i) sum ^= words[part * kWords + i];
+                sums[thread] ^= sum;
+            });
+        });
+        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+        best = std::max(best, kWords * num_parts * sizeof(uint64_t) / elapsed.count());
+    }
+    return std::all_of(sums.begin(), sums.end(), [](uint64_t sum) { return sum == 0; }) ? best : 0;  // the sums must be used
+}
+
 }  // namespace
 
 void bind_kernels(nb::module_& module) {
     module.def("linear", &linear, nb::arg("kernels"), nb::arg("weights"), nb::arg("weight"), nb::arg("x"));
     module.def("softmax", &softmax, nb::arg("kernels"), nb::arg("scores"), nb::arg("bias").none());
     module.def("rms_norm", &rms_norm, nb::arg("kernels"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
+    module.def("reading_rate", &reading_rate, nb::arg("size_bytes"), nb::arg("threads"));
     module.def("activate", &activate, nb::arg("kernels"), nb::arg("activation"), nb::arg("x"));
 }
 

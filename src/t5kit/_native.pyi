@@ -30,6 +30,9 @@ def rms_norm(kernels: str, x: np.ndarray, weight: np.ndarray, epsilon: float) ->
 def activate(kernels: str, activation: str, x: np.ndarray) -> np.ndarray:
     """Shapes: x [N] -> [N]."""
 
+def reading_rate(size_bytes: int, threads: int) -> float:
+    """Return the bytes a second at which `threads` threads read memory of that size, best of five rounds."""
+
 class Engine:
     """A loaded T5. One caller at a time; every method that computes releases the GIL.
 
