@@ -132,7 +132,12 @@ class ModelOptimizer:
             present = {slot for slot in slots if f"{name}/{slot}" in state}
             if present and present != set(slots):
                 raise CheckpointError(f"the optimizer state lacks {name}/{min(set(slots) - present)}.")
-            loaded[name] = {slot: _fitting(state, f"{name}/{slot}", slots[slot], parameter) for slot in present}
+            loaded[name] = {
+                # In the order of `slots`, the same on every process: placing a shard is a collective operation.
+                slot: _fitting(state, f"{name}/{slot}", shape, parameter)
+                for slot, shape in slots.items()
+                if slot in present
+            }
         for name, slots_of_name in loaded.items():
             optimizer, parameter = self._parts[name].optimizer, self._parameters[name]
             optimizer.state.pop(parameter, None)
