@@ -71,9 +71,16 @@ void write_best(std::vector<int32_t>& ids, std::vector<float>& values, int top_k
 float threshold(const Kernels& kernels, const float* x, const float* e, float factor, int n, int k, std::vector<float>& bounds) {
     if (k == 1) return std::max(kernels.largest(x, e, factor, n), kFinite);
     // The k-th largest of the parts' largest: k parts have an element that reaches it.
-    const int part = n / kLanes >= k ? kLanes : 1;
     bounds.clear();
-    for (int i = 0; i < n; i += part) bounds.push_back(kernels.largest(x + i, e ? e + i : nullptr, factor, std::min(part, n - i)));
+    if (n / kLanes >= k) {
+        for (int i = 0; i < n; i += kLanes)
+            bounds.push_back(kernels.largest(x + i, e ? e + i : nullptr, factor, std::min(kLanes, n - i)));
+    } else {
+        for (int i = 0; i < n; ++i) {
+            const float value = e ? x[i] + factor * e[i] : x[i];
+            bounds.push_back(value == value ? value : kLowest);
+        }
+    }
     if (k > static_cast<int>(bounds.size())) return kFinite;
     std::nth_element(bounds.begin(), bounds.begin() + (k - 1), bounds.end(), std::greater<float>());
     return std::max(bounds[k - 1], kFinite);
