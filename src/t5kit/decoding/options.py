@@ -28,7 +28,7 @@ class DecodingOptions:
     num_beam_groups: int = 1
     """Groups of diverse beam search (Vijayakumar et al. 2016); divides num_beams."""
     diversity_penalty: float = 0.0
-    """Taken from a token's score for each beam of an earlier group that chose it at the same step; needs groups above 1."""
+    """Taken from a token's score for each beam of an earlier group that chose it at this step; needs groups above 1."""
     num_return_sequences: int = 1
     """Answers a prompt: the best of num_beams, or so many samples."""
     length_penalty: float = 1.0
