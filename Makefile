@@ -6,7 +6,7 @@
 #   make test       the tests                      make test ARGS='-k beam -x'   some of them
 #   make check      format, lint, types, import rules, spelling
 #   make bench      measurements, one JSON line a result
-#   make docs       the documentation, in site/ (.venv-docs)
+#   make docs       the documentation, in site/
 #   make weights    the real model files of tests and benchmarks, in .cache/t5kit-test-files
 #   make format     rewrite the sources in the house format
 #   make constraints  newest versions of all dependencies into constraints.txt
@@ -44,13 +44,10 @@ setup: .venv/ready
 
 # Editable: Python changes count at once; C++ or dependency changes bring the set-up again.
 .venv/ready: $(PACKAGE)
-	$(call venv,.venv,--editable '.[test$(comma)check]')
+	$(call venv,.venv,--editable '.[test$(comma)check$(comma)docs]')
 
 .venv-demo/ready: $(PACKAGE) $(SOURCES)
 	$(call venv,.venv-demo,'.[onnx]')
-
-.venv-docs/ready: $(PACKAGE) $(SOURCES)
-	$(call venv,.venv-docs,'.[docs]')
 
 weights: $(FILES)/.fetched
 
@@ -74,8 +71,8 @@ check: .venv/ready
 bench: .venv/ready weights
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/generate.py $(ARGS)
 
-docs: .venv-docs/ready
-	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
+docs: .venv/ready
+	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
 	@echo "The documentation is in site/index.html"
 
 format: .venv/ready
@@ -86,5 +83,5 @@ constraints:
 	$(PYTHON) scripts/pin_constraints.py
 
 clean:
-	rm -rf .venv .venv-demo .venv-docs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
+	rm -rf .venv .venv-demo .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
 	find src tests scripts demo bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
