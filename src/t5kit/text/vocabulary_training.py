@@ -22,6 +22,10 @@ from t5kit.text.tokenizer import sentinel_text
 MODEL_TYPES = ("unigram", "bpe")
 NUM_THREADS = 16
 """SentencePiece's own default. A fixed number, not the machine's: sums over threads differ in their last digit."""
+TOKENIZER_FILES = frozenset(
+    ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+)
+"""What a folder may hold that is overwritten; anything else, such as weights, is not ours to delete."""
 _NUM_SPECIAL = 3
 _NUM_BYTES = 256
 _MAX_LINE_CHARACTERS = 4096
@@ -67,6 +71,7 @@ def train_tokenizer(
     space. character_coverage: share of the text's characters that get pieces of their own, in (0, 1].
     max_sentences: passages to train on, drawn with `seed` from all; 0 for all. Files are read as a stream, but
     SentencePiece keeps what it trains on in memory. The same files, settings and num_threads give the same bytes.
+    overwrite: a folder that holds nothing but TOKENIZER_FILES may be replaced; one that holds anything else never is.
     Raises: ConfigError for settings out of range, a folder that is not empty (see overwrite), and a vocab_size that
     this text cannot fill or that cannot hold its characters, with the bound; DataError for files that cannot be read
     or hold no text.
@@ -217,8 +222,17 @@ def _check_settings(
 def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} exists and is no folder. Choose another name for the vocabulary.")
-    if target.is_dir() and not overwrite and any(target.iterdir()):
+    if not target.is_dir():
+        return
+    present = sorted(target.iterdir())
+    if present and not overwrite:
         raise ConfigError(f"{target} exists and is not empty. Choose another folder, or allow overwriting it.")
+    others = [path.name for path in present if path.name not in TOKENIZER_FILES or not path.is_file()]
+    if others:
+        raise ConfigError(
+            f"{target} holds more than a vocabulary: {others[0]!r} ({len(others)} such in all) would be lost. "
+            "Overwriting replaces the whole folder, so choose another one."
+        )
 
 
 @contextlib.contextmanager

@@ -158,14 +158,27 @@ def test_missing_files_and_no_files_are_refused(tmp_path: Path) -> None:
 def test_the_folder_is_whole_or_as_it_was(text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "notes.txt").write_text("mine")
+    (out / "added_tokens.json").write_text("{}")
     with pytest.raises(ConfigError, match="not empty"):
         train_tokenizer([text_file], out, vocab_size=380, **FEW)
     with pytest.raises(ConfigError, match="at most"):
         train_tokenizer([text_file], out, vocab_size=50_000, overwrite=True, **FEW)
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "added_tokens.json").read_text() == "{}"
     train_tokenizer([text_file], out, vocab_size=380, overwrite=True, **FEW)
     assert sorted(path.name for path in out.iterdir()) == ["spiece.model", "tokenizer.json", "tokenizer_config.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(ConfigError, match="is no folder"):
         train_tokenizer([text_file], text_file, vocab_size=380, **FEW)
+
+
+@pytest.mark.parametrize("other", ["model.safetensors", "config.json", ".git/HEAD", "tokenizer.json/part"])
+def test_a_folder_with_more_than_a_vocabulary_is_never_replaced(text_file: Path, tmp_path: Path, other: str) -> None:
+    out = tmp_path / "model"
+    (out / other).parent.mkdir(parents=True)
+    (out / other).write_text("mine")
+    (out / "spiece.model").write_text("old")
+    with pytest.raises(ConfigError, match=f"more than a vocabulary: '{other.split('/')[0]}'"):
+        train_tokenizer([text_file], out, vocab_size=380, overwrite=True, **FEW)
+    assert (out / other).read_text() == "mine"
+    assert (out / "spiece.model").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
