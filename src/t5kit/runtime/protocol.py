@@ -41,7 +41,7 @@ class StepInput:
     """New tokens for R slots, ragged: row i brings `lengths[i]` tokens, stored one after another in `tokens`.
 
     Shapes: slots [R] int32, distinct; tokens [N] int32; lengths [R] int32, each at least 1, summing to N.
-    A fresh slot must first be fed the decoder start token (id 0); nothing is added by the runtime.
+    A fresh slot must first be fed the decoder start token (`config.decoder_start_id`); nothing is added by the runtime.
     """
 
     slots: np.ndarray
@@ -92,7 +92,7 @@ class RuntimeDescription:
     """What a runtime is, for reports and error messages."""
 
     engine: str
-    """native, torch or reference."""
+    """native, torch or reference; a native one names its kernels, as in 'native (avx512)'."""
     weights: str
     """float32, bfloat16, float16, int8 or int4."""
     threads: int
@@ -104,7 +104,8 @@ class RuntimeDescription:
 class Runtime(Protocol):
     """One loaded model. Not thread-safe: one caller at a time; a call may use many threads inside.
 
-    Raises, in every method: EngineError for a handle or slot that is not open; ids out of [0, V) are a RequestError.
+    Raises, in every method: EngineError for a handle or slot that is not open, for a call that contradicts itself, and
+    for any call after `close`; ids out of [0, V) are a RequestError. A refused call has changed nothing.
     """
 
     config: T5Config
@@ -134,7 +135,7 @@ class Runtime(Protocol):
         ...
 
     def close_slots(self, slots: np.ndarray) -> None:
-        """Free slots [R] and their references on handles."""
+        """Free slots [R], distinct, and their references on handles."""
         ...
 
     def fork_slots(self, slots: np.ndarray) -> np.ndarray:
@@ -149,7 +150,10 @@ class Runtime(Protocol):
         ...
 
     def rollback_slots(self, slots: np.ndarray, lengths: np.ndarray) -> None:
-        """Cut each slot's past to `lengths[i]` tokens, at most what it holds (speculation undoes rejected drafts)."""
+        """Cut each slot's past to `lengths[i]` tokens, at most what it holds (speculation undoes rejected drafts).
+
+        Shapes: slots [R] distinct, lengths [R].
+        """
         ...
 
     def slot_lengths(self, slots: np.ndarray) -> np.ndarray:
@@ -163,7 +167,8 @@ class Runtime(Protocol):
     def score(self, handles: Sequence[int], targets: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the natural log-probability of every target token given its prompt and the tokens before it.
 
-        Shapes: targets each [T_i] int32 without the start token, EOS included by the caller -> each [T_i] float32.
+        Shapes: one target for each handle, [T_i] int32 without the start token, EOS included by the caller -> each
+        [T_i] float32.
         """
         ...
 

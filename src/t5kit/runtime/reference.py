@@ -7,6 +7,7 @@ Dimension letters: S encoder length, T new decoder tokens, K key length, D d_mod
 V vocabulary, R buckets.
 """
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -19,7 +20,14 @@ from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
 from t5kit.runtime.edits import LogitEdits, apply_edits
 from t5kit.runtime.protocol import Need, RuntimeDescription, StepInput, StepOutput
-from t5kit.runtime.validation import check_encoder_sequences, check_step, check_targets
+from t5kit.runtime.validation import (
+    CLOSED,
+    check_distinct,
+    check_encoder_sequences,
+    check_slots_with,
+    check_step,
+    check_targets,
+)
 
 
 def relative_position_buckets(
@@ -120,14 +128,17 @@ class ReferenceRuntime:
         self._prompts: dict[int, _EncodedPrompt] = {}
         self._slots: dict[int, _SlotState] = {}
         self._names = itertools.count(1)
+        self._is_open = True
 
     # Encoding
 
     def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self._check_open()
         check_encoder_sequences(sequences, self.config)
         return [self._encode_one(ids) for ids in sequences]
 
     def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+        self._check_open()
         if not self._has_decoder:
             raise EngineError(f"A model with the head {self.config.head.value!r} cannot generate; use encoder states.")
         handles = []
@@ -146,10 +157,15 @@ class ReferenceRuntime:
         return handles
 
     def retain(self, handles: Sequence[int]) -> None:
-        for handle in handles:
-            self._prompt(handle).num_references += 1
+        self._check_open()
+        for prompt in [self._prompt(handle) for handle in handles]:
+            prompt.num_references += 1
 
     def release(self, handles: Sequence[int]) -> None:
+        self._check_open()
+        for handle, count in collections.Counter(handles).items():
+            if count > self._prompt(handle).num_references:
+                raise EngineError(f"Handle {handle} is released more often than it is held.")
         for handle in handles:
             prompt = self._prompt(handle)
             prompt.num_references -= 1
@@ -168,65 +184,82 @@ class ReferenceRuntime:
         return np.array(slots, np.int32)
 
     def close_slots(self, slots: np.ndarray) -> None:
-        for slot in slots:
-            state = self._slot(slot)
+        self._check_open()
+        check_distinct(slots)
+        states = [self._slot(slot) for slot in slots]
+        for slot, state in zip(slots, states, strict=True):
             del self._slots[int(slot)]
             self.release([state.handle])
 
     def fork_slots(self, slots: np.ndarray) -> np.ndarray:
+        self._check_open()
         forks = self.open_slots([self._slot(slot).handle for slot in slots])
         for fork, slot in zip(forks, slots, strict=True):
             self._copy_past(self._slot(slot), self._slot(fork))
         return forks
 
     def reorder_slots(self, slots: np.ndarray, parents: np.ndarray) -> None:
+        self._check_open()
+        check_slots_with(slots, parents, "parents")
+        states = [self._slot(slot) for slot in slots]
         pasts = [dataclasses.replace(self._slot(parent)) for parent in parents]
-        for slot, past in zip(slots, pasts, strict=True):
-            if self._slot(slot).handle != past.handle:
+        for slot, state, past in zip(slots, states, pasts, strict=True):
+            if state.handle != past.handle:
                 raise EngineError(f"Slot {slot} cannot continue a slot that stands on another prompt.")
-            self._copy_past(past, self._slot(slot))
+        for state, past in zip(states, pasts, strict=True):
+            self._copy_past(past, state)
 
     def rollback_slots(self, slots: np.ndarray, lengths: np.ndarray) -> None:
-        for slot, length in zip(slots, lengths, strict=True):
-            state = self._slot(slot)
+        self._check_open()
+        check_slots_with(slots, lengths, "lengths")
+        states = [self._slot(slot) for slot in slots]
+        for slot, state, length in zip(slots, states, lengths, strict=True):
             if not 0 <= length <= state.num_tokens:
                 raise EngineError(f"Slot {slot} holds {state.num_tokens} tokens and cannot be cut to {length}.")
+        for state, length in zip(states, lengths, strict=True):
             state.keys_values = [(k[:, :length], v[:, :length]) for k, v in state.keys_values]
             state.num_tokens = int(length)
 
     def slot_lengths(self, slots: np.ndarray) -> np.ndarray:
+        self._check_open()
         return np.array([self._slot(slot).num_tokens for slot in slots], np.int32)
 
     # Decoding
 
     def step(self, step: StepInput) -> StepOutput:
+        self._check_open()
         check_step(step, self.config)
         rows, attentions = [], []
         pieces = np.split(step.tokens, np.cumsum(step.lengths)[:-1])
-        states = [self._slot(slot) for slot in step.slots]
+        states = [dataclasses.replace(self._slot(slot)) for slot in step.slots]  # a step that fails moves no slot
         for state, tokens in zip(states, pieces, strict=True):
             hidden_TD, weights_LHTS = self._decode_one(state, tokens)
             rows.append(hidden_TD if step.need.all_positions else hidden_TD[-1:])
             attentions.append(weights_LHTS)
         hidden_QD = np.concatenate(rows)
-        return self._output(hidden_QD, step.edits, step.need, tuple(attentions))
+        out = self._output(hidden_QD, step.edits, step.need, tuple(attentions))
+        for slot, state in zip(step.slots, states, strict=True):
+            self._copy_past(state, self._slot(slot))
+        return out
 
     def score(self, handles: Sequence[int], targets: Sequence[np.ndarray]) -> list[np.ndarray]:
-        check_targets(targets, self.config)
+        self._check_open()
+        check_targets(handles, targets, self.config)
         scores = []
         for handle, target in zip(handles, targets, strict=True):
-            slots = self.open_slots([handle])
             inputs = np.concatenate([[self.config.decoder_start_id], target[:-1]]).astype(np.int32)
             edits = {i: LogitEdits(forced_id=int(token)) for i, token in enumerate(target)}
-            need = Need(all_positions=True)
-            out = self.step(
-                StepInput(slots=slots, tokens=inputs, lengths=np.array([len(inputs)], np.int32), edits=edits, need=need)
-            )
-            self.close_slots(slots)
+            lengths, need = np.array([len(inputs)], np.int32), Need(all_positions=True)
+            slots = self.open_slots([handle])
+            try:
+                out = self.step(StepInput(slots=slots, tokens=inputs, lengths=lengths, edits=edits, need=need))
+            finally:
+                self.close_slots(slots)
             scores.append(out.top_logits[:, 0] - out.log_sum_exp)
         return scores
 
     def close(self) -> None:
+        self._is_open = False
         self._prompts.clear()
         self._slots.clear()
         self._weights.clear()
@@ -327,6 +360,10 @@ class ReferenceRuntime:
         return self._linear(x, name).reshape(len(x), self.config.num_heads, self.config.d_kv).swapaxes(0, 1)
 
     # What is open
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise EngineError(CLOSED)
 
     def _prompt(self, handle: int) -> _EncodedPrompt:
         prompt = self._prompts.get(handle)

@@ -9,6 +9,7 @@ head with its logits are float32 in every dtype. In float16 `wo` is float32 too,
 Dimension letters: N tokens, Q output rows, S encoder length, D d_model, V vocabulary.
 """
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,14 @@ from t5kit.runtime.torch_decoder import Decoder, DecoderPlan, NewTokens
 from t5kit.runtime.torch_encoder import Encoder
 from t5kit.runtime.torch_output import OutputHead
 from t5kit.runtime.torch_weights import TensorStore, Weights, build_weights, prevailing_dtype
-from t5kit.runtime.validation import check_encoder_sequences, check_step, check_targets
+from t5kit.runtime.validation import (
+    CLOSED,
+    check_distinct,
+    check_encoder_sequences,
+    check_slots_with,
+    check_step,
+    check_targets,
+)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WORDS = {dtype: word for word, dtype in _DTYPES.items()}
@@ -159,6 +167,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self._check_open()
         check_encoder_sequences(sequences, self.config)
         states = [np.empty(0, np.float32)] * len(sequences)
         for numbers, lengths, states_ND in self._model.encoder.runs(sequences):
@@ -168,6 +177,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+        self._check_open()
         check_encoder_sequences(sequences, self.config)
         decoder = self._decoder
         entries = self._cross_pool.open([len(ids) for ids in sequences])
@@ -201,11 +211,16 @@ class TorchRuntime:
                     entry.arena.kv[:, :, entry.row, :, within] = part
 
     def retain(self, handles: Sequence[int]) -> None:
+        self._check_open()
         for prompt in [self._prompt(handle) for handle in handles]:
             prompt.num_references += 1
 
     @torch.inference_mode()
     def release(self, handles: Sequence[int]) -> None:
+        self._check_open()
+        for handle, count in collections.Counter(handles).items():
+            if count > self._prompt(handle).num_references:
+                raise EngineError(f"Handle {handle} is released more often than it is held.")
         closed = []
         for handle in handles:
             prompt = self._prompt(handle)
@@ -220,6 +235,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def open_slots(self, handles: Sequence[int]) -> np.ndarray:
+        self._check_open()
         self.retain(handles)
         slots = []
         for handle, cache in zip(handles, self._own_pool.open([0] * len(handles)), strict=True):
@@ -230,7 +246,9 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def close_slots(self, slots: np.ndarray) -> None:
-        closed = self._distinct_slots(slots)
+        self._check_open()
+        check_distinct(slots)
+        closed = [self._slot(slot) for slot in slots]
         for slot in slots.tolist():
             del self._slots[slot]
         self._own_pool.close([slot.cache for slot in closed])
@@ -238,6 +256,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def fork_slots(self, slots: np.ndarray) -> np.ndarray:
+        self._check_open()
         parents = [self._slot(slot) for slot in slots]
         forks = self.open_slots([parent.handle for parent in parents])
         if parents:
@@ -247,7 +266,9 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def reorder_slots(self, slots: np.ndarray, parents: np.ndarray) -> None:
-        targets, sources = self._distinct_slots(slots), [self._slot(parent) for parent in parents]
+        self._check_open()
+        check_slots_with(slots, parents, "parents")
+        targets, sources = [self._slot(slot) for slot in slots], [self._slot(parent) for parent in parents]
         for name, target, source in zip(slots, targets, sources, strict=True):
             if target.handle != source.handle:
                 raise EngineError(f"Slot {name} cannot continue a slot that stands on another prompt.")
@@ -256,6 +277,8 @@ class TorchRuntime:
             self._own_pool.copy([source for source, _ in moving], [target for _, target in moving])
 
     def rollback_slots(self, slots: np.ndarray, lengths: np.ndarray) -> None:
+        self._check_open()
+        check_slots_with(slots, lengths, "lengths")
         states = [self._slot(slot) for slot in slots]
         for name, state, length in zip(slots, states, lengths, strict=True):
             if not 0 <= length <= state.cache.num_tokens:
@@ -264,12 +287,14 @@ class TorchRuntime:
             state.cache.num_tokens = int(length)
 
     def slot_lengths(self, slots: np.ndarray) -> np.ndarray:
+        self._check_open()
         return np.array([self._slot(slot).cache.num_tokens for slot in slots], np.int32)
 
     # Decoding
 
     @torch.inference_mode()
     def step(self, step: StepInput) -> StepOutput:
+        self._check_open()
         check_step(step, self.config)
         hidden_ND, attentions = self._feed(step.slots, step.tokens, step.lengths, keeps_weights=step.need.cross_attention)
         if not step.need.all_positions and len(hidden_ND) > len(step.slots):
@@ -286,7 +311,8 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def score(self, handles: Sequence[int], targets: Sequence[np.ndarray]) -> list[np.ndarray]:
-        check_targets(targets, self.config)
+        self._check_open()
+        check_targets(handles, targets, self.config)
         for handle in handles:
             self._prompt(handle)
         scores: list[np.ndarray] = []
@@ -406,10 +432,14 @@ class TorchRuntime:
 
     # What is open
 
+    def _check_open(self) -> None:
+        if self._open_model is None:
+            raise EngineError(CLOSED)
+
     @property
     def _model(self) -> _Model:
         if self._open_model is None:
-            raise EngineError("This runtime has been closed.")
+            raise EngineError(CLOSED)
         return self._open_model
 
     @property
@@ -436,12 +466,6 @@ class TorchRuntime:
         if state is None:
             raise EngineError(f"Slot {slot} is not open in this runtime.")
         return state
-
-    def _distinct_slots(self, slots: np.ndarray) -> list[_Slot]:
-        states = [self._slot(slot) for slot in slots]
-        if len(set(slots.tolist())) < len(slots):
-            raise EngineError("A slot stands twice in one call.")
-        return states
 
 
 def _new_tokens(states: Sequence[_Slot], lengths: np.ndarray) -> NewTokens:

@@ -1,4 +1,4 @@
-"""The border checks that every runtime makes on what it is given: shapes, dtypes and id ranges, checked once."""
+"""The border checks that every runtime makes on what it is given: shapes, dtypes, id ranges and counts."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,9 @@ import numpy as np
 from t5kit.config import T5Config
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime.protocol import StepInput
+
+CLOSED = "The runtime is closed. Load the model again to go on."
+"""What every call after `close` is told, as an EngineError."""
 
 
 def check_ids(ids: np.ndarray, config: T5Config, what: str) -> None:
@@ -29,10 +32,28 @@ def check_encoder_sequences(sequences: Sequence[np.ndarray], config: T5Config) -
         check_ids(ids, config, f"encoder input {number}")
 
 
-def check_targets(targets: Sequence[np.ndarray], config: T5Config) -> None:
-    """Check targets to be scored: each [T_i], T_i >= 1."""
+def check_targets(handles: Sequence[int], targets: Sequence[np.ndarray], config: T5Config) -> None:
+    """Check what is to be scored: one target for each handle, each [T_i], T_i >= 1."""
+    if len(handles) != len(targets):
+        raise EngineError(
+            f"Scoring needs one target for each handle; got {len(handles)} handles and {len(targets)} targets."
+        )
     for number, ids in enumerate(targets):
         check_ids(ids, config, f"target {number}")
+
+
+def check_distinct(slots: np.ndarray) -> None:
+    """Raise EngineError where a slot stands twice in one call."""
+    names, counts = np.unique(slots, return_counts=True)
+    if len(names) != len(slots):
+        raise EngineError(f"Slot {names[counts > 1][0]} stands twice in one call; each slot may stand there once.")
+
+
+def check_slots_with(slots: np.ndarray, values: np.ndarray, what: str) -> None:
+    """Check that slots [R] are distinct and that there is one value, such as a parent or a length, for each."""
+    if len(slots) != len(values):
+        raise EngineError(f"There must be as many {what} as slots; got {len(slots)} slots and {len(values)} {what}.")
+    check_distinct(slots)
 
 
 def check_step(step: StepInput, config: T5Config) -> None:
@@ -43,8 +64,7 @@ def check_step(step: StepInput, config: T5Config) -> None:
         )
     if step.lengths.min() < 1 or step.lengths.sum() != len(step.tokens):
         raise EngineError(f"A step's lengths must be at least 1 and sum to its {len(step.tokens)} tokens.")
-    if len(np.unique(step.slots)) != len(step.slots):
-        raise EngineError("A slot stands twice in one step.")
+    check_distinct(step.slots)
     if step.need.top_k < 1:
         raise EngineError(f"Need.top_k = {step.need.top_k} must be at least 1.")
     check_ids(step.tokens, config, "decoder tokens")

@@ -11,7 +11,7 @@ runtime in logits, relative to their magnitude: float32 rounding for exact runti
 """
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -23,6 +23,8 @@ from t5kit.runtime import LogitEdits, Need, ReferenceRuntime, Runtime, StepInput
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
 PROMPT_LENGTHS = (5, 1, 17, 40, 9)
+UNKNOWN_NAME = 12345
+"""No handle and no slot of these tests."""
 
 
 def prompts(config: T5Config) -> list[np.ndarray]:
@@ -124,6 +126,90 @@ class RuntimeConformance(abc.ABC):
             feed(runtime, slots, [[config.vocab_size]])
         feed(runtime, slots, [[0]])  # a refused step leaves the slot as it was
         assert runtime.slot_lengths(slots).tolist() == [1]
+
+    def test_a_refused_call_changes_nothing(self, runtime: Runtime, config: T5Config) -> None:
+        first, second = runtime.encode(prompts(config)[2:4])
+        slots = runtime.open_slots([first, first, second])
+        gone = runtime.open_slots([first])
+        runtime.close_slots(gone)
+        feed(runtime, slots, [[0, 3], [0, 4], [0, 5]])
+        before = feed(runtime, slots, [[9]] * 3, logits=True).logits
+        runtime.rollback_slots(slots, _ids([2, 2, 2]))
+        with_gone, twice, target = np.concatenate([slots, gone]), slots[[1, 0, 0]], _ids([5, 1])
+        refused: list[Callable[[], object]] = [
+            lambda: runtime.retain([first, UNKNOWN_NAME]),
+            lambda: runtime.release([first, UNKNOWN_NAME]),
+            lambda: runtime.release([second] * 3),
+            lambda: runtime.open_slots([first, UNKNOWN_NAME]),
+            lambda: runtime.close_slots(with_gone),
+            lambda: runtime.close_slots(twice),
+            lambda: runtime.fork_slots(with_gone),
+            lambda: runtime.reorder_slots(slots[[0, 1]], np.concatenate([slots[1:2], gone])),
+            lambda: runtime.reorder_slots(np.concatenate([slots[:1], gone]), slots[[1, 0]]),
+            lambda: runtime.reorder_slots(slots, slots[[1, 0, 1]]),  # the last stands on another prompt
+            lambda: runtime.reorder_slots(slots[:2], slots[1:2]),
+            lambda: runtime.rollback_slots(slots, _ids([1, 0, 3])),
+            lambda: runtime.rollback_slots(slots, _ids([1, 0, -1])),
+            lambda: runtime.rollback_slots(slots, _ids([1, 0])),
+            lambda: runtime.rollback_slots(twice, _ids([0, 1, 2])),
+            lambda: runtime.rollback_slots(with_gone, _ids([1, 0, 0, 0])),
+            lambda: feed(runtime, with_gone, [[6], [6], [6], [6]]),
+            lambda: feed(runtime, with_gone, [[6, 7], [6], [6], [6]]),
+            lambda: feed(runtime, slots, [[6], [6], [config.vocab_size]]),
+            lambda: runtime.score([first, UNKNOWN_NAME], [target, target]),
+        ]
+        for number, call in enumerate(refused):
+            with pytest.raises((EngineError, RequestError)):
+                call()
+            assert runtime.slot_lengths(slots).tolist() == [2, 2, 2], f"call {number} changed a length"
+        after = feed(runtime, slots, [[9]] * 3, logits=True).logits
+        assert before is not None and after is not None
+        self.assert_close(after, before)
+        runtime.close_slots(slots)
+        runtime.close_slots(runtime.open_slots([first, second]))  # no reference was lost
+
+    def test_a_refused_call_leaves_no_reference(self, runtime: Runtime, config: T5Config) -> None:
+        (handle,) = runtime.encode(prompts(config)[:1])
+        for call in (
+            lambda: runtime.retain([handle, UNKNOWN_NAME]),
+            lambda: runtime.open_slots([handle, UNKNOWN_NAME]),
+            lambda: runtime.score([handle, UNKNOWN_NAME], [_ids([5, 1])] * 2),
+            lambda: runtime.score([handle], [_ids([5, config.vocab_size])]),
+        ):
+            with pytest.raises((EngineError, RequestError)):
+                call()
+        runtime.release([handle])
+        with pytest.raises(EngineError):
+            runtime.retain([handle])
+
+    def test_a_closed_runtime_is_an_engine_error(self, config: T5Config) -> None:
+        runtime = self.make_runtime(config, random_tensors(config))
+        handles = runtime.encode(prompts(config)[:1])
+        slots = runtime.open_slots(handles)
+        nothing = np.zeros(0, np.int32)
+        runtime.close()
+        calls: list[Callable[[], object]] = [
+            lambda: runtime.encode(prompts(config)[:1]),
+            lambda: runtime.encode([]),
+            lambda: runtime.encoder_states(prompts(config)[:1]),
+            lambda: runtime.encoder_states([]),
+            lambda: runtime.retain(handles),
+            lambda: runtime.release(handles),
+            lambda: runtime.open_slots(handles),
+            lambda: runtime.close_slots(slots),
+            lambda: runtime.close_slots(nothing),
+            lambda: runtime.fork_slots(slots),
+            lambda: runtime.reorder_slots(slots, slots),
+            lambda: runtime.rollback_slots(slots, _ids([0])),
+            lambda: runtime.slot_lengths(slots),
+            lambda: feed(runtime, slots, [[0]]),
+            lambda: feed(runtime, slots, [[config.vocab_size]]),
+            lambda: runtime.score(handles, [_ids([5, 1])]),
+            lambda: runtime.score([], []),
+        ]
+        for call in calls:
+            with pytest.raises(EngineError, match="The runtime is closed"):
+                call()
 
     # Stepping
 
@@ -241,6 +327,13 @@ class RuntimeConformance(abc.ABC):
         with pytest.raises(EngineError):
             runtime.rollback_slots(slots, runtime.slot_lengths(slots) + 1)
 
+    def test_a_slot_may_not_stand_twice_in_a_reorder(self, runtime: Runtime, config: T5Config) -> None:
+        slots = runtime.open_slots(runtime.encode(prompts(config)[:1]) * 2)
+        feed(runtime, slots, [[0], [0, 3]])
+        with pytest.raises(EngineError, match="twice"):
+            runtime.reorder_slots(slots[[0, 0]], slots)
+        assert runtime.slot_lengths(slots).tolist() == [1, 2]
+
     def test_slots_come_and_go_between_steps(self, runtime: Runtime, config: T5Config) -> None:
         generator = np.random.Generator(np.random.Philox(3))
         texts = prompts(config)
@@ -278,6 +371,13 @@ class RuntimeConformance(abc.ABC):
             assert out.logits is not None
             expected = out.logits[np.arange(len(target)), target] - out.log_sum_exp
             self.assert_close(score, expected)
+
+    def test_score_needs_one_target_for_each_handle(self, runtime: Runtime, config: T5Config) -> None:
+        handles = runtime.encode(prompts(config)[:2])
+        target = np.array([5, 1], np.int32)
+        for targets in ([target], [target] * 3, []):
+            with pytest.raises(EngineError, match=f"2 handles and {len(targets)} targets"):
+                runtime.score(handles, targets)
 
     def test_closing_twice_is_allowed(self, config: T5Config) -> None:
         runtime = self.make_runtime(config, random_tensors(config))

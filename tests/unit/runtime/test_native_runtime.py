@@ -1,21 +1,24 @@
 """The native runtime against the conformance suite, for every kernel set of this machine and every precision."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from t5kit.checkpoint import open_folder
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
 from t5kit.errors import EngineError
 from t5kit.runtime import LogitEdits, Need, ReferenceRuntime, Runtime, StepInput
+from t5kit.runtime.native import INT8_LOG_SUM_EXP_BOUND, NativeRuntime
 from t5kit.testing.runtime_conformance import RuntimeConformance
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
 _native = pytest.importorskip("t5kit._native")
-NativeRuntime = pytest.importorskip("t5kit.runtime.native").NativeRuntime
 
 KERNELS = ("avx512", "avx2", "portable")
 
@@ -126,6 +129,31 @@ def test_screened_candidates_are_the_whole_heads() -> None:
         np.testing.assert_allclose(screened.top_logits[6], dense.top_logits[6], atol=0.02)
         bound = runtime.description.log_sum_exp_bound
         np.testing.assert_allclose(screened.log_sum_exp, dense.log_sum_exp, rtol=0, atol=bound)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("is_greedy", "bound"), [(True, 0.01), (False, INT8_LOG_SUM_EXP_BOUND)])
+def test_screened_log_sum_exp_is_near_the_dense_one_on_real_weights(
+    test_files: Path, golden: Path, is_greedy: bool, bound: float
+) -> None:
+    """Greedy answers of 8 texts, and the same texts after random tokens, where more of the sum is screened."""
+    opened = open_folder(test_files / "flan-t5-small")
+    rows = json.loads((golden / "synopsis64.json").read_text(encoding="utf-8"))["rows"][:8]
+    runtime = NativeRuntime(opened.config, opened.tensors(), weights="int8", threads=1)
+    assert runtime.description.log_sum_exp_bound == INT8_LOG_SUM_EXP_BOUND
+    generator = np.random.default_rng(0)
+    slots = runtime.open_slots(runtime.encode([np.array(row["encoder_ids"], np.int32) for row in rows]))
+    tokens = np.full(len(slots), opened.config.decoder_start_id, np.int32)
+    for length in range(12):
+        screened = runtime.step(StepInput.one_token_each(slots, tokens))
+        runtime.rollback_slots(slots, np.full(len(slots), length, np.int32))
+        dense = runtime.step(StepInput.one_token_each(slots, tokens, need=Need(logits=True)))
+        assert dense.logits is not None
+        expected = np.log(np.exp(dense.logits.astype(np.float64)).sum(axis=-1))
+        np.testing.assert_array_equal(screened.top_ids, dense.top_ids)
+        np.testing.assert_allclose(screened.log_sum_exp, expected, rtol=0, atol=bound)
+        tokens = screened.top_ids[:, 0] if is_greedy else generator.integers(0, 32000, len(slots)).astype(np.int32)
+    runtime.close()
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])

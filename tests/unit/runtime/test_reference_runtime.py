@@ -8,6 +8,7 @@ import pytest
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config
 from t5kit.errors import EngineError
+from t5kit.runtime.protocol import StepInput, StepOutput
 from t5kit.runtime.reference import ReferenceRuntime, relative_position_buckets
 from t5kit.testing.runtime_conformance import RuntimeConformance
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
@@ -18,6 +19,30 @@ class TestReferenceRuntime(RuntimeConformance):
 
     def make_runtime(self, config: T5Config, tensors: Iterable[TensorView]) -> ReferenceRuntime:
         return ReferenceRuntime(config, tensors)
+
+
+def test_a_score_that_fails_leaves_no_slot_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TINY_CONFIGS["t5"]
+    runtime = ReferenceRuntime(config, random_tensors(config))
+    handles = runtime.encode([np.int32([5, 1])])
+
+    def fail(*arguments: object) -> StepOutput:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "_output", fail)
+        with pytest.raises(MemoryError):
+            runtime.score(handles, [np.int32([6, 1])])
+        (slot,) = slots = runtime.open_slots(handles)
+        with pytest.raises(MemoryError):
+            runtime.step(StepInput.one_token_each(slots, np.int32([0])))
+        assert runtime.slot_lengths(slots).tolist() == [0]
+        with pytest.raises(EngineError, match="not open"):
+            runtime.slot_lengths(np.int32([slot - 1]))
+    runtime.close_slots(slots)
+    runtime.release(handles)
+    with pytest.raises(EngineError, match="not open"):
+        runtime.retain(handles)
 
 
 def first_distances(*, is_bidirectional: bool) -> list[int]:
