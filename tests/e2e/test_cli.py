@@ -4,8 +4,13 @@ import errno
 import io
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +20,7 @@ import pytest
 
 from t5kit import Model
 from t5kit.cli import main as cli
+from t5kit.cli.outputs import open_output
 from t5kit.testing.folders import write_tiny_folder
 
 
@@ -25,6 +31,8 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., Result]
+
+T5KIT = [sys.executable, "-c", "from t5kit.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fol
 def expected(folder: Path) -> Callable[[list[str]], list[str]]:
     def answer(texts: list[str]) -> list[str]:
         with Model.from_pretrained(folder, engine="reference") as model:
-            return [" ".join(text.splitlines()) for text in model.generate(texts, max_new_tokens=8)]
+            return [re.sub(r"\r\n|\r|\n", " ", text) for text in model.generate(texts, max_new_tokens=8)]
 
     return answer
 
@@ -117,6 +125,15 @@ def test_a_stream_prints_the_same_answer(run: Run) -> None:
         (["generate", "a", "--max-input-tokens", "1"], 1, ["max_input_tokens = 1", "--truncate"]),
         (["generate", "a", "--no-such-option"], 2, ["no-such-option"]),
         (["generate", "a", "-o", "/nonexistent/out.txt"], 2, ["does not exist"]),
+        (["generate", "a", "-"], 2, ["cannot be one of several"]),
+        (["generate", "a", "-o", ""], 2, ["is a folder"]),
+        (["generate", "a", "--stream", "--json"], 2, ["--stream", "--json"]),
+        (["generate", "a", "--logit-bias", "7"], 2, ["ID=DELTA"]),
+        (["generate", "-", "--num-beams", "0"], 2, ["num_beams"]),
+        (["embed", "-", "--pooling", "sum"], 2, ["pooling"]),
+        (["convert", ".", "copy", "--max-shard-size", "nan"], 2, ["max-shard-size"]),
+        (["convert", ".", "copy", "--max-shard-size", "inf"], 2, ["finite"]),
+        (["convert", ".", "copy", "--dtype", "int4"], 2, ["int4", "bfloat16"]),
         (["score", "a"], 2, ["one source and one target"]),
         (["inspect", "."], 1, ["config.json"]),
         (["convert", ".", "copy"], 1, ["config.json"]),
@@ -196,7 +213,7 @@ def test_no_space_left_is_one_sentence_and_leaves_no_file(
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly(folder: Path) -> None:
-    command = [sys.executable, "-c", "from t5kit.cli.main import main; main()", "generate", "--model", str(folder)]
+    command = [*T5KIT, "generate", "--model", str(folder)]
     command += ["--engine", "reference", "--max-new-tokens", "2", "--batch-size", "1"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -226,3 +243,161 @@ def test_a_hundred_thousand_characters_are_refused_or_cut(run: Run) -> None:
     assert refused.code == 1 and "max_input_tokens = 4,096" in refused.err
     cut = run("generate", "-", "--max-new-tokens", "2", "--truncate", "--max-input-tokens", "64", stdin=text)
     assert cut.code == 0
+
+
+def test_an_output_that_is_no_regular_file_stays_what_it_is(run: Run, tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.txt", tmp_path / "target.txt"
+    os.mkfifo(pipe)
+    target.write_text("old")
+    link.symlink_to(target)
+    answer = run("generate", "hello", "--max-new-tokens", "4").out
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    assert run("generate", "hello", "--max-new-tokens", "4", "-o", pipe).code == 0
+    reader.join(timeout=30)
+    assert received == [answer] and pipe.is_fifo()
+    assert run("generate", "hello", "--max-new-tokens", "4", "-o", link).code == 0
+    assert link.is_symlink() and target.read_text(encoding="utf-8") == answer
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.txt", "pipe", "target.txt"]
+
+
+def test_a_failed_run_leaves_the_old_output_and_its_neighbours(run: Run, tmp_path: Path) -> None:
+    target, neighbour = tmp_path / "out.txt", tmp_path / ".out.txt.partial"
+    target.write_text("old")
+    neighbour.write_text("mine")
+    result = run("generate", "-i", tmp_path / "missing.txt", "-o", target)
+    assert result.code == 1 and "missing.txt" in result.err
+    assert (target.read_text(), neighbour.read_text()) == ("old", "mine")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_error_of_something_else_does_not_take_the_outputs_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, open_output(tmp_path / "out.txt"):
+        raise OSError(errno.EIO, "broken", "model.safetensors")
+    assert caught.value.filename == "model.safetensors"
+
+
+@pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.2, 0.35, 0.6])
+def test_an_interrupt_at_the_start_is_one_sentence(folder: Path, delay_s: float) -> None:
+    script = "import sys; from t5kit.cli.main import main; print('up', file=sys.stderr, flush=True); main()"
+    command = [sys.executable, "-c", script, "generate", "--model", str(folder), "--engine", "reference"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.readline()
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out, errors) == (130, b"", b"t5kit: interrupted.\n")
+
+
+def test_an_interrupt_at_work_is_one_sentence_and_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+    command = [*T5KIT, "generate", "--model", str(folder), "--engine", "reference", "--batch-size", "1"]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out.txt")], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"hello\n" * 3000)
+    process.stdin.flush()
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"t5kit: interrupted.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "words"),
+    [("<&-", 2, "There is no text"), (">&-", 1, "standard output is closed"), ("2>&-", 2, "")],
+)
+def test_a_closed_standard_stream_is_no_traceback(folder: Path, closed: str, code: int, words: str) -> None:
+    shell = f'exec "$@" {closed}'
+    command = ["sh", "-c", shell, "sh", *T5KIT, "generate", "--model", str(folder), "--engine", "reference"]
+    if closed != "<&-":
+        command += ["hello", "--num-beams", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == code
+    assert words in result.stderr and "Traceback" not in result.stderr and result.stderr.count("\n") <= 1
+
+
+def test_standard_output_is_utf8_whatever_the_environment_says(folder: Path) -> None:
+    ids = [str(i) for i in Model.from_pretrained(folder, engine="reference").tokenizer.encode("\u4f60").tolist()]
+    result = subprocess.run(
+        [*T5KIT, "tokenizer", "decode", str(folder), *ids],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, b"")
+    result.stdout.decode("utf-8")
+
+
+def test_every_text_has_as_many_lines_as_answers_were_asked(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'{"text": "one"}\n{broken\n{"text": "three"}\n')
+    words = ["generate", "-i", source, "--num-beams", "3", "--num-return-sequences", "3", "--max-new-tokens", "3"]
+    result = run(*words)
+    assert result.code == 1
+    lines = result.out.split("\n")[:-1]
+    assert len(lines) == 9 and lines[3:6] == ["", "", ""]
+    few = run("generate", "one", *words[3:], "--allowed", "a")  # one answer is possible, three were asked for
+    assert few.out.count("\n") == 3
+    as_json = json.loads(run("generate", "one", *words[3:], "--allowed", "a", "--json").out)
+    assert isinstance(as_json["outputs"], list)
+
+
+def test_a_stream_takes_one_text_and_says_what_is_wrong_with_it(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"{broken\n")
+    bad = run("generate", "-i", source, "--stream")
+    assert bad.code == 1 and "in.jsonl:1: not valid JSON" in bad.err
+    assert "got more" in run("generate", "a", "b", "--stream").err
+    assert "got none" in run("generate", "-", "--stream").err
+
+
+def test_a_stream_does_not_read_an_endless_pipe_to_its_end(folder: Path) -> None:
+    command = [*T5KIT, "generate", "--model", str(folder), "--engine", "reference", "--stream"]
+    endless = subprocess.Popen(["yes"], stdout=subprocess.PIPE)
+    try:
+        result = subprocess.run(command, stdin=endless.stdout, capture_output=True, timeout=60, check=False)
+    finally:
+        endless.kill()
+        endless.communicate()
+    assert result.returncode == 2 and b"got more" in result.stderr
+
+
+def test_decode_refuses_ids_that_the_vocabulary_does_not_have(run: Run, folder: Path) -> None:
+    for token in ("-1", "99999999", str(2**70)):
+        result = run("tokenizer", "decode", folder, "--", "5", token)
+        assert result.code == 2 and token in result.err and "[0, " in result.err
+    missing = run("tokenizer", "encode", "no/such-folder-here", "a", "--offline")
+    assert missing.code == 1 and "no/such-folder-here" in missing.err
+
+
+def test_score_reads_tsv_from_standard_input_however_it_is_named(run: Run) -> None:
+    pipe = run("score", stdin=b"a\tc\n")
+    named = run("score", "--input", "-", stdin=b"a\tc\n")
+    assert (pipe.code, named.code) == (0, 0) and pipe.out == named.out
+
+
+def test_only_a_missing_vocabulary_is_tolerated_by_convert(run: Run, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    for name in ("config.json", "tokenizer_config.json"):  # no longer a ByT5, which needs no vocabulary file
+        words = config if name == "config.json" else {}
+        (copy / name).write_text(json.dumps(words | {"tokenizer_class": "T5Tokenizer"}), encoding="utf-8")
+    (copy / "spiece.model").write_bytes(b"broken")
+    broken = run("convert", copy, tmp_path / "out")
+    assert broken.code == 1 and "spiece.model" in broken.err and not (tmp_path / "out").exists()
+    (copy / "spiece.model").unlink()
+    missing = run("convert", copy, tmp_path / "out")
+    assert missing.code == 0 and "no tokenizer" in missing.err
+
+
+def test_the_words_of_python_are_understood_too(run: Run) -> None:
+    dashed = ["--max-length", "5", "--do-sample", "--seed", "1", "--suppress-tokens", "5", "--stop-strings", "zz"]
+    short = ["--max-new-tokens", "4", "--sample", "--seed", "1", "--suppress-token", "5", "--stop", "zz"]
+    assert run("generate", "hello", *dashed) == run("generate", "hello", *short)
+    forced = json.loads(run("generate", "hello", "--logit-bias", "7=1000", "--max-length", "3", "--json").out)
+    assert forced["token_ids"] == [7, 7]

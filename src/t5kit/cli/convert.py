@@ -1,13 +1,19 @@
 """`t5kit convert`: any readable model folder into t5kit's home layout, which transformers reads too."""
 
+import math
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from t5kit.cli import options
-from t5kit.errors import CheckpointError, TokenizerError
+from t5kit.errors import RequestError, TokenizerError
+
+DTYPES = ("as_is", "float32", "bfloat16", "float16")
+DEFAULT_MAX_SHARD_GB = 5.0
 
 
 def convert(
@@ -19,7 +25,10 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="as_is, float32, bfloat16 or float16.")] = "as_is",
-    max_shard_size: Annotated[float, typer.Option(help="Gigabytes (10^9 bytes) a file at most.", min=0.001)] = 5.0,
+    max_shard_size: Annotated[
+        float | None,
+        typer.Option(help="Gigabytes (10^9 bytes) a file at most.", min=0.001, show_default=f"{DEFAULT_MAX_SHARD_GB}"),
+    ] = None,
     overwrite: options.OverwriteOption = False,
     revision: options.RevisionOption = None,
     offline: options.OfflineOption = False,
@@ -27,28 +36,56 @@ def convert(
     """Read SOURCE, check every tensor, and write it as a Hugging Face folder (safetensors) with its tokenizer.
 
     Also turns .bin checkpoints into safetensors, resolves missing and doubled tensors, writes the tied and scaled flags
-    unambiguously, and imports quantised ONNX exports (extra "onnx").
+    unambiguously, and imports quantised ONNX exports (extra "onnx"). A folder that holds both is read as safetensors.
     """
     from t5kit.checkpoint import import_onnx, open_folder, resolve, write_folder
-    from t5kit.text import load_tokenizer
 
-    path = Path(source)
-    if path.is_dir() and any(path.glob("encoder*.onnx")):
+    if dtype not in DTYPES:
+        raise RequestError(f"--dtype {dtype!r} must be one of: {', '.join(DTYPES)}.")
+    max_shard_bytes = (DEFAULT_MAX_SHARD_GB if max_shard_size is None else max_shard_size) * 1e9
+    if not math.isfinite(max_shard_bytes):
+        raise RequestError(f"--max-shard-size {max_shard_size} must be a finite number of gigabytes.")
+    folder_path = resolve(source, revision=revision, offline=offline or None)
+    if _is_onnx_export(folder_path):
         if dtype not in ("as_is", "float32"):
-            raise CheckpointError(f"An ONNX import gives float32; convert its result once more for --dtype {dtype}.")
-        import_onnx(path, target, overwrite=overwrite)
+            raise RequestError(f"An ONNX import gives float32; convert its result once more for --dtype {dtype}.")
+        if max_shard_size is not None:
+            raise RequestError("An ONNX import takes no --max-shard-size; convert its result once more for that.")
+        if (revision is not None or offline) and Path(source).is_dir():
+            raise RequestError("--revision and --offline are for Hub ids; an ONNX folder takes neither.")
+        import_onnx(folder_path, target, overwrite=overwrite)
     else:
-        folder_path = resolve(source, revision=revision, offline=offline or None)
         folder = open_folder(folder_path)
-        try:
-            save_tokenizer = load_tokenizer(folder_path).save
-        except TokenizerError as error:
-            save_tokenizer = None
-            print(f"t5kit: the folder gets no tokenizer: {error}", file=sys.stderr)
         write_folder(
             target, folder.config, folder.tensors(), dtype=dtype, generation=folder.generation,
-            labels=folder.labels or None, max_shard_bytes=int(max_shard_size * 10**9),
-            save_tokenizer=save_tokenizer, overwrite=overwrite,
+            labels=folder.labels or None, max_shard_bytes=int(max_shard_bytes),
+            save_tokenizer=_tokenizer_writer(folder_path), overwrite=overwrite,
         )  # fmt: skip
     written = open_folder(target)  # read back: what was written is whole
     print(f"t5kit: wrote {target} ({written.config.num_parameters:,} parameters, {written.dtype}).", file=sys.stderr)
+
+
+def _is_onnx_export(folder: Path) -> bool:
+    """Return whether the weights in `folder` are those of its ONNX graphs."""
+    is_home_layout = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    return not is_home_layout and any(folder.glob("encoder*.onnx"))
+
+
+def _tokenizer_writer(folder: Path) -> Callable[[Path], None] | None:
+    """Return what writes the vocabulary in `folder` to another, or None (and say so) if it has none.
+
+    Raises: TokenizerError for a vocabulary that is there but broken.
+    """
+    from t5kit.text import load_tokenizer
+    from t5kit.text.json_tokenizer import JSON_NAME
+    from t5kit.text.loading import MODEL_NAMES
+    from t5kit.text.tokenizer_config import read_tokenizer_config
+
+    try:
+        return load_tokenizer(folder).save
+    except TokenizerError as error:
+        if any(os.path.lexists(folder / name) for name in (*MODEL_NAMES, JSON_NAME)):
+            raise
+        read_tokenizer_config(folder)  # raises if this is what is broken
+        print(f"t5kit: the folder gets no tokenizer: {error}", file=sys.stderr)
+        return None

@@ -10,8 +10,8 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.inputs import chunks, records_of, texts_of
-from t5kit.cli.outputs import json_line, open_output, progress
-from t5kit.errors import DataError, RequestError, T5kitError
+from t5kit.cli.outputs import at_place, json_line, open_output, progress
+from t5kit.errors import DataError, T5kitError
 from t5kit.sources import BadRecord
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def embed(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
-    as_array = output is not None and output.suffix == ".npy"
+    loaded.embed([], pooling=pooling)  # type: ignore[arg-type]  # refuses a wrong option even if no text comes
+    as_array = output is not None and output.suffix.lower() == ".npy"
     rows: list[np.ndarray] = []
     num_failed = 0
     with open_output(output, is_binary=as_array) as out, progress("texts embedded") as count:
@@ -94,9 +95,7 @@ def _embed_each(
         return list(model.embed(texts, pooling=pooling, normalize=normalize, truncate=truncate))  # type: ignore[arg-type]
     except T5kitError as error:
         if len(items) == 1:
-            if isinstance(error, RequestError) and "pooling" in str(error):
-                raise
-            return [f"{items[0][0]}: {error}"]
+            return [at_place(items[0][0], error)]
         return [
             result
             for item in items

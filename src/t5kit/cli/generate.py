@@ -1,14 +1,16 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
+import itertools
+import math
 import sys
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from t5kit.cli import options
 from t5kit.cli.inputs import chunks, records_of, texts_of
-from t5kit.cli.outputs import json_line, one_line, open_output, progress
-from t5kit.errors import RequestError
+from t5kit.cli.outputs import Output, at_place, json_line, one_line, open_output, progress
+from t5kit.errors import DataError, EngineError, RequestError
 from t5kit.sources import BadRecord
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ def generate(
     json: options.JsonOption = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer to one text as it is generated.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.", show_default="128")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="--max-new-tokens plus 1, as Hugging Face counts it.", show_default=False)
+    ] = None,
     min_new_tokens: Annotated[int | None, typer.Option(help="No end before so many tokens.", show_default="0")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy.", show_default="1")] = None,
     num_beam_groups: Annotated[
@@ -58,7 +63,10 @@ def generate(
         float | None, typer.Option(help="Sample from the typical set of this mass.", show_default=False)
     ] = None,
     do_sample: Annotated[
-        bool | None, typer.Option("--sample/--no-sample", help="Sample, or not.", show_default="by the options")
+        bool | None,
+        typer.Option(
+            "--sample/--no-sample", "--do-sample/--no-do-sample", help="Sample, or not.", show_default="by the options"
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.", show_default=False)] = None,
     repetition_penalty: Annotated[
@@ -71,15 +79,26 @@ def generate(
         int | None, typer.Option(help="No n-gram of this size copied from the text.", show_default="0")
     ] = None,
     suppress_token: Annotated[
-        list[int] | None, typer.Option(help="An id never generated (repeat it).", show_default=False)
+        list[int] | None,
+        typer.Option(
+            "--suppress-token", "--suppress-tokens", help="An id never generated (repeat it).", show_default=False
+        ),
+    ] = None,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=DELTA", help="Added to the logit of an id: 42=-1.5 (repeat it).", show_default=False),
     ] = None,
     forced_eos: Annotated[bool, typer.Option("--forced-eos", help="End in EOS even at --max-new-tokens.")] = False,
     forced_prefix: Annotated[str | None, typer.Option(help="The answer begins with this.", show_default=False)] = None,
     allowed: Annotated[
-        list[str] | None, typer.Option("--allowed", help="The answer is one of these (repeat it).", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--allowed", "--allowed-outputs", help="The answer is one of these (repeat it).", show_default=False
+        ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", help="End where this appears (repeat it).", show_default=False)
+        list[str] | None,
+        typer.Option("--stop", "--stop-strings", help="End where this appears (repeat it).", show_default=False),
     ] = None,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
@@ -95,10 +114,11 @@ def generate(
 
     Standard output carries the answers alone, one a line, in the order of the texts. A line that cannot be answered
     leaves an empty line (or, with --json, an "error") in its place, is named on standard error, and makes the exit
-    code 1.
+    code 1. With --num-return-sequences N every text has N lines, best first (or, with --json, a list "outputs").
     """
     arguments: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "num_beams": num_beams,
+        "max_new_tokens": max_new_tokens, "max_length": max_length, "min_new_tokens": min_new_tokens,
+        "num_beams": num_beams,
         "num_beam_groups": num_beam_groups, "diversity_penalty": diversity_penalty,
         "num_return_sequences": num_return_sequences, "length_penalty": length_penalty,
         "length_penalty_formula": length_penalty_formula, "early_stopping": _early_stopping(early_stopping),
@@ -108,35 +128,55 @@ def generate(
         "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix,
         "allowed_outputs": allowed or None, "stop_strings": stop or None,
         "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size, "suppress_tokens": suppress_token or None,
-        "forced_eos": forced_eos or None,
+        "forced_eos": forced_eos or None, "logit_bias": _logit_bias(logit_bias or []),
     }  # fmt: skip
+    if stream and json:
+        raise RequestError("--stream writes the text as it comes and --json the finished answer; give one of the two.")
     records = records_of(texts or [], input, format)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
+    num_answers = _num_answers(loaded, arguments)
+    if stream and num_answers > 1:
+        raise RequestError(f"--stream gives one answer, but --num-return-sequences is {num_answers}.")
     with open_output(output) as out:
         if stream:
-            _stream(loaded, list(texts_of(records, field)), out, arguments, truncate=truncate)
+            first_two = list(itertools.islice(texts_of(records, field), 2))
+            _stream(loaded, first_two, out, arguments, truncate=truncate)
             return
         num_failed = 0
         with progress("texts answered") as count:
             for chunk in chunks(texts_of(records, field), batch_size):
-                num_failed += _answer_chunk(loaded, chunk, out, arguments, truncate=truncate, as_json=json)
+                num_failed += _answer_chunk(
+                    loaded, chunk, out, arguments, truncate=truncate, as_json=json, num_answers=num_answers
+                )
                 count.advance(len(chunk))
     if num_failed:
         print(f"t5kit: {num_failed} of the texts could not be answered; see above.", file=sys.stderr)
         raise typer.Exit(1)
 
 
+def _num_answers(model: "Model", arguments: dict[str, Any]) -> int:
+    """Return how many answers each text gets; a wrong option is refused here, even if no text comes."""
+    from t5kit.api.arguments import decoding_options
+
+    return decoding_options(
+        arguments,  # type: ignore[arg-type]
+        model.folder.generation,
+        model.tokenizer,
+    ).num_return_sequences
+
+
 def _answer_chunk(
     model: "Model",
     chunk: list[tuple[str, str | BadRecord]],
-    out: IO[Any],
+    out: Output,
     arguments: dict[str, Any],
     *,
     truncate: bool,
     as_json: bool,
+    num_answers: int,
 ) -> int:
     """Answer one chunk of a file and write it; return how many texts failed."""
     good = [text for _, text in chunk if isinstance(text, str)]
@@ -144,21 +184,34 @@ def _answer_chunk(
     warned: set[str] = set()
     num_failed = 0
     for place, text in chunk:
-        answer = next(answers) if isinstance(text, str) else None
-        if isinstance(text, str) and isinstance(answer, tuple):
-            out.write(
-                _json_answer(text, answer) if as_json else "".join(f"{one_line(c.text, warned)}\n" for c in answer)
-            )
-            continue
-        problem = text.error if isinstance(text, BadRecord) else f"{place}: {answer}"
+        if isinstance(text, BadRecord):
+            problem = text.error
+        else:
+            answer = next(answers)
+            if isinstance(answer, tuple):
+                try:
+                    out.write(
+                        _json_answer(text, answer, num_answers) if as_json else _lines(answer, num_answers, warned)
+                    )
+                    continue
+                except EngineError as error:
+                    problem = at_place(place, error)
+            else:
+                problem = at_place(place, answer)
         num_failed += 1
         print(f"t5kit: {problem}", file=sys.stderr)
-        out.write(json_line({"error": problem}) if as_json else "\n")
+        out.write(json_line({"error": problem}) if as_json else "\n" * num_answers)
     out.flush()
     return num_failed
 
 
-def _json_answer(text: str, completions: "tuple[Completion, ...]") -> str:
+def _lines(completions: "tuple[Completion, ...]", num_answers: int, warned: set[str]) -> str:
+    """Return `num_answers` lines, so that the lines of every text can be told by their position."""
+    lines = [one_line(completion.text, warned) for completion in completions]
+    return "".join(f"{line}\n" for line in lines + [""] * (num_answers - len(lines)))
+
+
+def _json_answer(text: str, completions: "tuple[Completion, ...]", num_answers: int) -> str:
     answers = [
         {
             "text": c.text,
@@ -169,18 +222,45 @@ def _json_answer(text: str, completions: "tuple[Completion, ...]") -> str:
         }
         for c in completions
     ]
-    return json_line({"input": text, **answers[0]} if len(answers) == 1 else {"input": text, "outputs": answers})
+    return json_line({"input": text, "outputs": answers} if num_answers > 1 else {"input": text, **answers[0]})
 
 
 def _stream(
-    model: "Model", items: list[tuple[str, str | BadRecord]], out: IO[Any], arguments: dict[str, Any], *, truncate: bool
+    model: "Model",
+    items: list[tuple[str, str | BadRecord]],
+    out: Output,
+    arguments: dict[str, Any],
+    *,
+    truncate: bool,
 ) -> None:
-    if len(items) != 1 or isinstance(items[0][1], BadRecord):
-        raise RequestError(f"--stream answers exactly one text, got {len(items)}.")
-    for piece in model.stream(items[0][1], truncate=truncate, **arguments):
+    """Write the answer to the only one of `items` as it is generated."""
+    if len(items) != 1:
+        raise RequestError(f"--stream answers exactly one text, got {'more' if items else 'none'}.")
+    ((place, text),) = items
+    if isinstance(text, BadRecord):
+        raise DataError(text.error)
+    try:
+        pieces = model.stream(text, truncate=truncate, **arguments)
+    except RequestError as error:
+        raise RequestError(at_place(place, error)) from error
+    for piece in pieces:
         out.write(piece)
         out.flush()
     out.write("\n")
+
+
+def _logit_bias(words: list[str]) -> dict[int, float] | None:
+    """Return id -> what is added to its logit, from words such as "42=-1.5"."""
+    bias: dict[int, float] = {}
+    for word in words:
+        token, _, delta = word.partition("=")
+        try:
+            bias[int(token)] = float(delta)
+        except ValueError as error:
+            raise RequestError(f"--logit-bias {word!r} must be ID=DELTA, such as 42=-1.5.") from error
+        if math.isnan(bias[int(token)]):
+            raise RequestError(f"--logit-bias {word!r} must add a number.")
+    return bias or None
 
 
 def _early_stopping(word: str | None) -> bool | str | None:

@@ -4,7 +4,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import TextIO, TypeVar, cast, get_args
 
 from t5kit.cli.options import check_one_input
 from t5kit.errors import RequestError
@@ -24,10 +24,16 @@ def records_of(texts: list[str], input: Path | None, format: str | None) -> Iter
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
     chosen = cast("Format | None", format)
+    if "-" in texts and len(texts) > 1:
+        raise RequestError(
+            'The text "-" stands for standard input and cannot be one of several; as a text it may stand in a file.'
+        )
     if texts and texts != ["-"]:
         return iter([Record(fields={"text": text}, place=f"argument {n}") for n, text in enumerate(texts, 1)])
-    if input is None and not texts and sys.stdin.isatty():
-        raise RequestError("There is no text: give one as an argument, a file with --input, or pipe it in.")
+    if input is None or str(input) == "-":
+        stdin = cast("TextIO | None", sys.stdin)  # None if it was closed before we started
+        if stdin is None or (input is None and not texts and stdin.isatty()):
+            raise RequestError("There is no text: give one as an argument, a file with --input, or pipe it in.")
     return read_records("-" if input is None else input, format=chosen)
 
 

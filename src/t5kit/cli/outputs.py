@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -11,34 +13,85 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from t5kit.errors import RequestError
+from t5kit.errors import EngineError, RequestError
 
 PROGRESS_AFTER_S = 2.0
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+_NUMBERED_TEXT = re.compile(r"^Text \d+ (?=\w)")
+
+
+class Output:
+    """A stream that answers are written to; an OSError of a write carries the name of the file that the user gave."""
+
+    def __init__(self, stream: IO[Any], name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def write(self, data: str | bytes) -> None:
+        """Write text (or bytes, to a binary stream)."""
+        with _naming(self._name):
+            self._stream.write(data)
+
+    def flush(self) -> None:
+        """Hand everything written to the system."""
+        with _naming(self._name):
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Write what is left and close."""
+        with _naming(self._name):
+            self._stream.close()
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None, *, is_binary: bool = False) -> Iterator[IO[Any]]:
-    """Give a text (or binary) stream: standard output, or a file renamed into place only when everything was
-    written."""
+def open_output(path: Path | None, *, is_binary: bool = False) -> Iterator[Output]:
+    """Give a text (or binary) stream: standard output, or a file that appears only when everything was written.
+
+    A symbolic link stays, and the file it points to is replaced. What exists and is no regular file (a device, a named
+    pipe) is written to directly.
+    Raises: RequestError if `path` is a folder or lies in none.
+    """
     if path is None:
-        reconfigure = getattr(sys.stdout, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(encoding="utf-8", errors="surrogatepass")
-        yield sys.stdout
-        sys.stdout.flush()
+        output = Output(sys.stdout, "standard output")
+        yield output
+        output.flush()
         return
-    partial = path.with_name(f".{path.name}.partial")
-    if not path.parent.is_dir():
-        raise RequestError(f"{path}: its folder {path.parent} does not exist. Create it first.")
+    if path.is_dir():  # "" too: Path("") is "."
+        raise RequestError(f"--output {str(path)!r} is a folder; name a file to write.")
+    if path.exists() and not path.is_file():
+        with contextlib.closing(_opened(path, "w", path, is_binary=is_binary)) as output:
+            yield output
+        return
     try:
-        with partial.open("wb") if is_binary else partial.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-        partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
+        target = path.resolve()
+    except RuntimeError as error:
+        raise RequestError(f"--output {path} is a symbolic link that leads to itself.") from error
+    if not target.parent.is_dir():
+        raise RequestError(f"{path}: its folder {target.parent} does not exist. Create it first.")
+    partial = target.with_name(f".t5kit-{secrets.token_hex(8)}.partial")
+    output = _opened(partial, "x", path, is_binary=is_binary)
+    try:
+        with contextlib.closing(output):
+            yield output
+        with _naming(str(path)):
+            partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _opened(path: Path, mode: str, name: Path, *, is_binary: bool) -> Output:
+    with _naming(str(name)):
+        stream = path.open(f"{mode}b") if is_binary else path.open(mode, encoding="utf-8", newline="\n")
+    return Output(stream, str(name))
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = name
+        raise
 
 
 def one_line(text: str, warned: set[str]) -> str:
@@ -48,12 +101,25 @@ def one_line(text: str, warned: set[str]) -> str:
     if "line break" not in warned:
         warned.add("line break")
         print("t5kit: an answer holds line breaks; they are written as spaces. --json keeps them.", file=sys.stderr)
-    return " ".join(text.splitlines())
+    return _LINE_BREAK.sub(" ", text)
 
 
 def json_line(value: object) -> str:
-    """Return one JSON line; every character that UTF-8 can carry is written as it is."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    """Return one JSON line; every character that UTF-8 can carry is written as it is.
+
+    Raises: EngineError for NaN and infinities, which JSON does not have and no sound model gives.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise EngineError(
+            "The result holds a number that is not finite; the model's weights may be damaged."
+        ) from error
+
+
+def at_place(place: str, error: object) -> str:
+    """Return what is wrong with the text at `place`; the position in a batch, which an error may begin with, goes."""
+    return f"{place}: {_NUMBERED_TEXT.sub('the text ', str(error))}"
 
 
 @contextlib.contextmanager

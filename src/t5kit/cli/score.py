@@ -9,7 +9,7 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.inputs import chunks, records_of
-from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.cli.outputs import at_place, json_line, open_output, progress
 from t5kit.errors import RequestError, T5kitError
 from t5kit.sources import BadRecord, Record
 from t5kit.sources.records import text_field
@@ -43,8 +43,9 @@ def score(
 ) -> None:
     """Print the natural log-probability of each target given its source, summed over its tokens, EOS included.
 
-    Takes two arguments (source, target), or a TSV or JSON-lines file with both. One number a line, in order; a pair
-    that cannot be scored gives an empty line (with --json an "error") and makes the exit code 1.
+    Takes two arguments (source, target), or a TSV or JSON-lines file with both; standard input (a pipe, or --input -)
+    is TSV unless --format says otherwise. One number a line, in order; a pair that cannot be scored gives an empty line
+    (with --json an "error") and makes the exit code 1.
     """
     pairs = pair or []
     if pairs and len(pairs) != 2:
@@ -52,7 +53,9 @@ def score(
             f"score takes one source and one target, got {len(pairs)} texts. "
             "For many pairs use --input with a TSV or JSONL file."
         )
-    records = records_of([], input, format or (None if input else "tsv")) if not pairs else None
+    records = (
+        records_of([], input, format or ("tsv" if input is None or str(input) == "-" else None)) if not pairs else None
+    )
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
@@ -110,5 +113,5 @@ def _score_each(model: "Model", pairs: list[_Pair], *, truncate: bool) -> list[f
         return list(model.score([pair.source for pair in pairs], [pair.target for pair in pairs], truncate=truncate))
     except T5kitError as error:
         if len(pairs) == 1:
-            return [f"{pairs[0].place}: {error}"]
+            return [at_place(pairs[0].place, error)]
         return [result for pair in pairs for result in _score_each(model, [pair], truncate=truncate)]

@@ -2,12 +2,25 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from t5kit.cli import options
 from t5kit.cli.outputs import json_line
+from t5kit.errors import RequestError
+
+if TYPE_CHECKING:
+    from t5kit.text import Tokenizer
+
+TokenizerArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKENIZER",
+        help="A folder with tokenizer files, one such file, or a Hugging Face Hub id.",
+        show_default=False,
+    ),
+]
 
 app = typer.Typer(help="Train a vocabulary, encode, decode.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -46,14 +59,14 @@ def train(
 
 @app.command("encode")
 def encode(
-    folder: Annotated[Path, typer.Argument(help="A folder with tokenizer files.", show_default=False)],
+    name: TokenizerArgument,
     text: Annotated[str, typer.Argument(help="The text.", show_default=False)],
     json: options.JsonOption = False,
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
 ) -> None:
     """Print the ids of a text, EOS included; with --json the pieces too."""
-    from t5kit.text import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
+    tokenizer = _load(name, revision=revision, offline=offline)
     ids = tokenizer.encode(text).tolist()
     pieces = [tokenizer.id_to_piece(token) for token in ids]
     print(json_line({"ids": ids, "pieces": pieces}) if json else " ".join(map(str, ids)), end="" if json else "\n")
@@ -61,10 +74,24 @@ def encode(
 
 @app.command("decode")
 def decode(
-    folder: Annotated[Path, typer.Argument(help="A folder with tokenizer files.", show_default=False)],
+    name: TokenizerArgument,
     ids: Annotated[list[int], typer.Argument(help="Token ids.", show_default=False)],
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
 ) -> None:
     """Print the text of token ids."""
+    tokenizer = _load(name, revision=revision, offline=offline)
+    for token in ids:
+        if not 0 <= token < tokenizer.vocab_size:
+            raise RequestError(f"{token} is no token id of {name}; its ids lie in [0, {tokenizer.vocab_size}).")
+    print(tokenizer.decode(ids))
+
+
+def _load(name: str, *, revision: str | None, offline: bool) -> "Tokenizer":
+    from t5kit.checkpoint import resolve
     from t5kit.text import load_tokenizer
 
-    print(load_tokenizer(folder).decode(ids))
+    path = Path(name)
+    if path.suffix in (".json", ".model") and path.is_file():
+        return load_tokenizer(path)
+    return load_tokenizer(resolve(name, revision=revision, offline=offline or None))
