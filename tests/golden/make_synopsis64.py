@@ -2,9 +2,9 @@
 
     python tests/golden/make_synopsis64.py INPUTS.tsv[.gz] MODEL_DIR
 
-INPUTS has an input and a target on each line, with a tab between; the first 64 inputs are taken. MODEL_DIR is FLAN-T5-small as
-`make weights` converts it. Each prompt is computed alone, in float32, with transformers' defaults (no early stopping, length
-penalty 1). Made with transformers 5.23 and torch 2.13.
+INPUTS has an input and a target on each line, with a tab between; the first 64 inputs are taken. MODEL_DIR is
+FLAN-T5-small as `make weights` converts it. Each prompt is computed alone, in float32, with transformers' defaults (no
+early stopping, length penalty 1). Made with transformers 5.23 and torch 2.13.
 """
 
 import gzip
@@ -40,8 +40,7 @@ def load_model(folder: Path) -> transformers.T5ForConditionalGeneration:
 
 
 def read_texts(path: Path) -> list[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         return [line.split("\t")[0] for line, _ in zip(lines, range(NUM_TEXTS), strict=False)]
 
 

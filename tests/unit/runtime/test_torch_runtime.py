@@ -5,17 +5,18 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
+from t5kit.model.loading import load_model
 from t5kit.runtime.torch_runtime import TorchRuntime
-from t5kit.testing.runtime_conformance import RuntimeConformance
+from t5kit.testing.runtime_conformance import RuntimeConformance, prompts
+from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
 
 class TestTorchRuntimeFloat32(RuntimeConformance):
-    # The tiny models amplify roundings: moving their weights by half a unit in the last place moves the worst token's state
-    # by 1.1e-5, and the reference and this runtime each stand within 1.3e-5 of float64. Real weights: 1e-5, in tests/parity.
+    # The tiny models amplify roundings: moving their weights by half a unit in the last place moves the worst token's
+    # state by 1.1e-5, and the reference and this runtime each stand within 1.3e-5 of float64. Real weights: 1e-5, in
+    # tests/parity.
     tolerance = 3e-5
 
     def make_runtime(self, config: T5Config, tensors: Iterable[TensorView]) -> TorchRuntime:
@@ -36,3 +37,17 @@ class TestTorchRuntimeFloat16(RuntimeConformance):
 
     def make_runtime(self, config: T5Config, tensors: Iterable[TensorView]) -> TorchRuntime:
         return TorchRuntime(config, tensors, weights="float16", device="cpu")
+
+
+@pytest.mark.parametrize("family", sorted(TINY_CONFIGS))
+def test_a_live_module_scores_as_its_folder(family: str) -> None:
+    config = TINY_CONFIGS[family]
+    targets = [np.array([5, 9, 7, config.eos_id], np.int32) for _ in prompts(config)]
+    scores = []
+    for runtime in (
+        TorchRuntime.from_module(load_model(config, random_tensors(config))),
+        TorchRuntime(config, random_tensors(config), device="cpu"),
+    ):
+        scores.append(np.concatenate(runtime.score(runtime.encode(prompts(config)), targets)))
+        runtime.close()
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)

@@ -1,4 +1,4 @@
-"""The native and reference runtimes on real FLAN-T5-small weights: the same answers as Hugging Face transformers."""
+"""Every runtime on real FLAN-T5-small weights: the same answers as Hugging Face transformers."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from t5kit.checkpoint import open_folder
 from t5kit.decoding import DecodingOptions
 from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.runtime.native import NativeRuntime
+from t5kit.runtime.torch_runtime import TorchRuntime
 from t5kit.scheduling import GenerationRequest, RequestFinished, StaticScheduler
 
 pytestmark = pytest.mark.weights
@@ -27,10 +28,20 @@ def rows(golden: Path) -> list[dict[str, Any]]:
     return json.loads((golden / "synopsis64.json").read_text(encoding="utf-8"))["rows"]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
-def native(folder: Path, request: pytest.FixtureRequest) -> Iterator[NativeRuntime]:
+RUNTIMES = ("native float32", "native bfloat16", "native int8", "torch float32", "torch bfloat16")
+FEWEST_EQUAL = {"float32": 64, "bfloat16": 62, "int8": 58}
+"""Greedy answers of 64 that must be equal: all in float32; for reduced weights what the engines were asked to reach."""
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(folder: Path, request: pytest.FixtureRequest) -> Iterator[Runtime]:
     opened = open_folder(folder)
-    runtime = NativeRuntime(opened.config, opened.tensors(), weights=request.param)
+    engine, weights = request.param.split()
+    runtime: Runtime
+    if engine == "native":
+        runtime = NativeRuntime(opened.config, opened.tensors(), weights=weights)
+    else:
+        runtime = TorchRuntime(opened.config, opened.tensors(), weights=weights, device="cpu")
     yield runtime
     runtime.close()
 
@@ -52,19 +63,15 @@ def num_equal(runtime: Runtime, rows: list[dict[str, Any]], *, num_beams: int, k
     return sum(answers[i] == row[key] for i, row in enumerate(rows))
 
 
-def least_equal(runtime: NativeRuntime) -> int:
-    """How many of 64 must be equal: all in float32; for reduced weights what the engine was asked to reach."""
-    return {"float32": 64, "bfloat16": 62, "int8": 58}[runtime.description.weights]
+def test_greedy_answers_equal_transformers(runtime: Runtime, rows: list[dict[str, Any]]) -> None:
+    equal = num_equal(runtime, rows, num_beams=1, key="greedy_ids")
+    assert equal >= FEWEST_EQUAL[runtime.description.weights]
 
 
-def test_greedy_answers_equal_transformers(native: NativeRuntime, rows: list[dict[str, Any]]) -> None:
-    assert num_equal(native, rows, num_beams=1, key="greedy_ids") >= least_equal(native)
-
-
-def test_float32_beam_answers_equal_transformers(native: NativeRuntime, rows: list[dict[str, Any]]) -> None:
-    equal = num_equal(native, rows, num_beams=4, key="beam4_ids")
-    assert equal == 64 or native.description.weights != "float32"
-    assert equal >= 50  # beams hang on sums of many log-probabilities; reduced weights move more of them
+def test_beam_answers_equal_transformers(runtime: Runtime, rows: list[dict[str, Any]]) -> None:
+    # Beams hang on sums of many log-probabilities, so reduced weights move more of them than of greedy answers.
+    equal = num_equal(runtime, rows, num_beams=4, key="beam4_ids")
+    assert equal >= (64 if runtime.description.weights == "float32" else 50)
 
 
 def test_the_reference_answers_equal_transformers(folder: Path, rows: list[dict[str, Any]]) -> None:
