@@ -70,6 +70,9 @@ check: .venv/ready
 
 bench: .venv/ready weights
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/generate.py $(ARGS)
+	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/engine.py
+	.venv/bin/python bench/search_overhead.py
+	.venv/bin/python bench/data_path.py
 
 docs: .venv/ready
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
