@@ -1,12 +1,19 @@
 """The words users say to generate, as one typed set, and their translation into DecodingOptions."""
 
+import dataclasses
 import difflib
+import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
+
+from t5kit.api.folder_defaults import folder_words, merged
 from t5kit.decoding import DecodingOptions
 from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula
-from t5kit.errors import RequestError
+from t5kit.errors import CheckpointError, RequestError
+from t5kit.scheduling.static import DEFAULT_MAX_BATCH_ROWS
 from t5kit.text import Tokenizer
 
 
@@ -49,7 +56,7 @@ class GenerationArguments(TypedDict, total=False):
     typical_p: float | None
     """Typical mass (1.0)."""
     seed: int | None
-    """For repeatable samples."""
+    """For repeatable samples: the n-th occurrence of a text in one call draws the n-th stream of (seed, text)."""
     repetition_penalty: float | None
     """1.0 is off."""
     no_repeat_ngram_size: int | None
@@ -65,12 +72,11 @@ class GenerationArguments(TypedDict, total=False):
     forced_eos: bool | None
     """End in EOS even at max_new_tokens."""
     allowed_outputs: Sequence[str] | None
-    """The answer is one of these texts."""
+    """The answer is one of these texts, letter for letter. Each must be writable in the vocabulary."""
     stop_strings: str | Sequence[str] | None
     """End where one of these appears."""
 
 
-_SAMPLING_WORDS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 _PASSED_ON = (
     "max_new_tokens min_new_tokens num_beams num_beam_groups diversity_penalty num_return_sequences length_penalty "
     "length_penalty_formula early_stopping temperature top_k top_p min_p typical_p seed repetition_penalty "
@@ -78,13 +84,40 @@ _PASSED_ON = (
 ).split()
 
 
-def decoding_options(
-    arguments: GenerationArguments, folder_defaults: Mapping[str, Any], tokenizer: Tokenizer
-) -> DecodingOptions:
-    """Return the options that `arguments` ask for, on top of the folder's own defaults.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One call's words, translated."""
 
-    Raises: RequestError for an unknown word (naming the nearest), a wrong type or range, or words that exclude each
-    other.
+    options: DecodingOptions
+    """What decoding is asked for."""
+    labels: Mapping[tuple[int, ...], str]
+    """Ids of an allowed output, EOS included -> the caller's text for it, which decoding the ids may not give back."""
+
+
+def decoding_options(
+    arguments: GenerationArguments,
+    folder_defaults: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    vocab_size: int | None = None,
+) -> DecodingOptions:
+    """Return the options of `translate`."""
+    return translate(arguments, folder_defaults, tokenizer, vocab_size=vocab_size).options
+
+
+def translate(
+    arguments: GenerationArguments,
+    folder_defaults: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    vocab_size: int | None = None,
+) -> Asked:
+    """Return what `arguments` ask for, on top of the folder's own defaults where these do not contradict them.
+
+    vocab_size: rows of the model; None is the tokenizer's ids. When sampling, rows that are no token are suppressed
+    (the best id is never one of them in a trained model, and a suppressed id costs every greedy step).
+    Raises: RequestError for an unknown word (naming the nearest), a wrong type or range, words that exclude each
+    other, or a text the vocabulary cannot write where an answer must hold it.
     """
     known = GenerationArguments.__annotations__
     for word in arguments:
@@ -92,32 +125,87 @@ def decoding_options(
             near = difflib.get_close_matches(word, known, n=2)
             hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(sorted(known))}."
             raise RequestError(f"generate has no option {word!r}.{hint}")
-    said: dict[str, Any] = {word: value for word, value in arguments.items() if value is not None}
-    asked = {word: value for word, value in folder_defaults.items() if word in known and word not in said} | said
-    if "max_length" in said and "max_new_tokens" in said:
-        raise RequestError("max_length and max_new_tokens say the same thing; give one of the two.")
-    if "max_length" in asked and "max_new_tokens" not in said:
-        if not isinstance(asked["max_length"], int) or asked["max_length"] < 2:
-            raise RequestError(
-                f"max_length = {asked['max_length']!r} must be an integer of at least 2: it counts the start token."
-            )
-        if "max_length" in said or "max_new_tokens" not in asked:
-            asked["max_new_tokens"] = asked["max_length"] - 1
+    said: dict[str, Any] = {word: _plain(value) for word, value in arguments.items() if value is not None}
+    for word in ("do_sample", "forced_eos"):
+        if not isinstance(said.get(word, False), bool):
+            raise RequestError(f"{word} = {said[word]!r} must be True or False.")
+    _count_as_new_tokens(said)
+    asked = merged(said, folder_words(folder_defaults, tokenizer.eos_id)[0])
+    num_rows = tokenizer.vocab_size if vocab_size is None else vocab_size
     options: dict[str, Any] = {word: asked[word] for word in _PASSED_ON if word in asked}
-    options["does_sample"] = bool(asked.get("do_sample", any(word in said for word in _SAMPLING_WORDS)))
-    options["suppressed_ids"] = _ids(asked.get("suppress_tokens", ()), "suppress_tokens", tokenizer)
-    options["logit_bias"] = _bias(asked.get("logit_bias", {}), tokenizer)
+    for word in ("num_beams", "num_return_sequences"):
+        if isinstance(options.get(word), int) and options[word] > DEFAULT_MAX_BATCH_ROWS:
+            raise RequestError(f"{word} = {options[word]} must be at most {DEFAULT_MAX_BATCH_ROWS}.")
+    options["does_sample"] = asked["do_sample"]
+    suppressed = _ids(asked.get("suppress_tokens", ()), "suppress_tokens", num_rows)
+    if asked["do_sample"]:
+        suppressed = tuple(dict.fromkeys((*suppressed, *range(tokenizer.vocab_size, num_rows))))
+    options["suppressed_ids"] = suppressed
+    options["logit_bias"] = _bias(asked.get("logit_bias", {}), num_rows)
+    prefix: tuple[int, ...] = (asked["forced_bos_id"],) if "forced_bos_id" in asked else ()
     if "forced_prefix" in asked:
-        options["forced_prefix_ids"] = tuple(
-            tokenizer.encode(_text(asked["forced_prefix"], "forced_prefix"), add_eos=False).tolist()
-        )
+        text = _text(asked["forced_prefix"], "forced_prefix")
+        prefix += _writable(text, tokenizer.encode(text, add_eos=False), "forced_prefix", tokenizer)
+    options["forced_prefix_ids"] = prefix
+    labels: dict[tuple[int, ...], str] = {}
     if "allowed_outputs" in asked:
-        texts = _texts(asked["allowed_outputs"], "allowed_outputs")
-        options["allowed_outputs"] = tuple(tuple(ids.tolist()) for ids in tokenizer.encode_batch(texts))
+        labels = _labels(_texts(asked["allowed_outputs"], "allowed_outputs"), tokenizer)
+        options["allowed_outputs"] = tuple(labels)
     if "stop_strings" in asked:
         stops = asked["stop_strings"]
         options["stop_strings"] = tuple(_texts([stops] if isinstance(stops, str) else stops, "stop_strings"))
-    return DecodingOptions(**options)
+    return Asked(options=DecodingOptions(**options), labels=labels)
+
+
+def check_folder_defaults(generation: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Warn (UserWarning) of each generation default of a folder that is ignored.
+
+    Raises: CheckpointError naming generation_config.json if the defaults cannot be followed.
+    """
+    for problem in folder_words(generation, tokenizer.eos_id)[1]:
+        warnings.warn(f"generation_config.json: ignored: {problem}.", UserWarning, stacklevel=3)
+    try:
+        translate({}, generation, tokenizer, vocab_size=vocab_size)
+    except RequestError as error:
+        raise CheckpointError(f"generation_config.json: {error}") from error
+
+
+def _count_as_new_tokens(said: dict[str, Any]) -> None:
+    """Turn max_length, which counts the start token, into max_new_tokens."""
+    if "max_length" not in said:
+        return
+    if "max_new_tokens" in said:
+        raise RequestError("max_length and max_new_tokens say the same thing; give one of the two.")
+    length = said.pop("max_length")
+    if not isinstance(length, int) or isinstance(length, bool) or length < 2:
+        raise RequestError(f"max_length = {length!r} must be an integer of at least 2: it counts the start token.")
+    said["max_new_tokens"] = length - 1
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy value as Python's own."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _writable(text: str, ids: np.ndarray, word: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    found = tuple(int(token) for token in ids)
+    if tokenizer.unk_id in found:
+        raise RequestError(
+            f"{word} holds {text!r}, which this vocabulary cannot write: it reads back as {tokenizer.decode(found)!r}."
+        )
+    return found
+
+
+def _labels(texts: list[str], tokenizer: Tokenizer) -> dict[tuple[int, ...], str]:
+    labels: dict[tuple[int, ...], str] = {}
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        key = _writable(text, ids, "allowed_outputs", tokenizer)
+        if labels.setdefault(key, text) != text:
+            raise RequestError(
+                f"allowed_outputs holds {labels[key]!r} and {text!r}, which are the same tokens in this vocabulary: "
+                "the model cannot tell them apart. Drop one."
+            )
+    return labels
 
 
 def _text(value: object, word: str) -> str:
@@ -127,25 +215,30 @@ def _text(value: object, word: str) -> str:
 
 
 def _texts(values: object, word: str) -> list[str]:
-    if isinstance(values, str) or not isinstance(values, Sequence):
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise RequestError(f"{word} must be a list of texts, got {type(values).__name__}.")
     return [_text(value, word) for value in values]
 
 
-def _ids(values: object, word: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    if not isinstance(values, Sequence) or isinstance(values, str):
+def _ids(values: object, word: str, num_rows: int) -> tuple[int, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
         raise RequestError(f"{word} must be a list of token ids, got {type(values).__name__}.")
     for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < tokenizer.vocab_size:
-            raise RequestError(f"{word} holds {value!r}, expected token ids in [0, {tokenizer.vocab_size}).")
-    return tuple(values)
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < num_rows:
+            raise RequestError(f"{word} holds {value!r}, expected token ids in [0, {num_rows}).")
+    return tuple(int(value) for value in values)
 
 
-def _bias(values: object, tokenizer: Tokenizer) -> tuple[tuple[int, float], ...]:
+def _bias(values: object, num_rows: int) -> tuple[tuple[int, float], ...]:
     if not isinstance(values, Mapping):
         raise RequestError(f"logit_bias must map token ids to numbers, got {type(values).__name__}.")
-    _ids(list(values), "logit_bias", tokenizer)
+    ids = _ids(list(values), "logit_bias", num_rows)
+    deltas = []
     for value in values.values():
-        if not isinstance(value, (int, float)) or value != value:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
             raise RequestError(f"logit_bias holds {value!r}, expected a number.")
-    return tuple((token, float(delta)) for token, delta in values.items())
+        try:
+            deltas.append(float(value))
+        except OverflowError:
+            raise RequestError("logit_bias holds a number too large for a float.") from None
+    return tuple(zip(ids, deltas, strict=True))

@@ -1,7 +1,7 @@
 """What generate gives back when asked for details."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from t5kit.decoding import FinishReason, Hypothesis, answer_text
 from t5kit.scheduling import Timings
@@ -27,12 +27,21 @@ class Completion:
 
 
 def to_completion(
-    hypothesis: Hypothesis, tokenizer: Tokenizer, stop_strings: Sequence[str], timings: Timings
+    hypothesis: Hypothesis,
+    tokenizer: Tokenizer,
+    stop_strings: Sequence[str],
+    timings: Timings,
+    labels: Mapping[tuple[int, ...], str],
 ) -> Completion:
-    """Return the answer as text with its details; the text is what its stream joins to."""
+    """Return the answer as text with its details; the text is what its stream joins to.
+
+    labels: ids of an allowed output -> the caller's own text for it.
+    """
+    token_ids = tuple(hypothesis.token_ids.tolist())
+    label = labels.get(token_ids) if hypothesis.finish_reason == "eos" else None
     return Completion(
-        text=answer_text(hypothesis.token_ids, tokenizer.detokenizer(), stop_strings),
-        token_ids=tuple(hypothesis.token_ids.tolist()),
+        text=answer_text(hypothesis.token_ids, tokenizer.detokenizer(), stop_strings) if label is None else label,
+        token_ids=token_ids,
         score=hypothesis.score,
         token_scores=tuple(hypothesis.token_log_probs.tolist()),
         finish_reason=hypothesis.finish_reason,

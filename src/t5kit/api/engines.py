@@ -31,7 +31,8 @@ def open_runtime(
     """Return a runtime over the folder's weights.
 
     engine: "auto" is the C++ engine on a processor; where it could not be built, PyTorch where that is installed,
-    otherwise the NumPy reference, said once on standard error. With device="cuda" or weights="float16" "auto" is torch.
+    otherwise the NumPy reference, said on standard error each time. With device="cuda" or weights="float16"
+    "auto" is torch.
     weights: "auto" is int8 on native, the folder's own dtype on torch, float32 on reference. threads: processor
     threads, None for the engine's choice.
     Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing,
@@ -41,6 +42,8 @@ def open_runtime(
     _check_word("weights", weights, get_args(Weights))
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RequestError(f"threads = {threads!r} must be a positive integer, or None for the engine's choice.")
+    if not isinstance(device, str):
+        raise RequestError(f"device = {device!r} must be auto, cpu or cuda.")
     chosen = _automatic(weights, device) if engine == "auto" else engine
     if weights not in _WEIGHTS_OF[chosen]:
         fitting = ", ".join(name for name, words in _WEIGHTS_OF.items() if weights in words)

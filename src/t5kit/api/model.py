@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, get_args, overload
@@ -11,14 +11,15 @@ from typing import Any, Literal, Self, Unpack, get_args, overload
 import numpy as np
 
 import t5kit.errors
-from t5kit.api.arguments import GenerationArguments, decoding_options
+from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
+from t5kit.decoding.checks import check_options
 from t5kit.decoding.stops import StopTextStream
-from t5kit.errors import RequestError, T5kitError
+from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.runtime import Runtime
 from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished, StaticScheduler, TokensGenerated
 from t5kit.text import Tokenizer, load_tokenizer
@@ -73,6 +74,8 @@ class Model:
         if not isinstance(max_input_tokens, int) or max_input_tokens < 1:
             raise RequestError(f"max_input_tokens = {max_input_tokens!r} must be a positive integer.")
         cache = None if cache_dir is None else Path(cache_dir)
+        if revision is not None and Path(name).expanduser().is_dir():
+            raise RequestError(f"revision = {revision!r} is for Hub ids, and {str(name)!r} is a folder here. Drop it.")
         path = resolve(str(name), revision=revision, offline=offline, cache_dir=cache)
         folder = open_folder(path)
         tokenizer = load_tokenizer(path)
@@ -81,6 +84,14 @@ class Model:
                 f"{path}: the tokenizer knows {tokenizer.vocab_size} ids, but the model has only "
                 f"{folder.config.vocab_size} embedding rows. The tokenizer files belong to another model."
             )
+        for word in ("eos_id", "pad_id"):
+            ours, theirs = getattr(tokenizer, word), getattr(folder.config, word)
+            if ours != theirs:
+                raise t5kit.errors.TokenizerError(
+                    f"{path}: {word} is {ours} in the tokenizer and {theirs} in config.json; they must be the same. "
+                    "Mend config.json, or put the model's own tokenizer files there."
+                )
+        check_folder_defaults(folder.generation, tokenizer, folder.config.vocab_size)
         runtime = open_runtime(folder, engine=engine, weights=weights, threads=threads, device=device)
         return cls(folder, tokenizer, runtime, max_input_tokens=max_input_tokens)
 
@@ -133,34 +144,48 @@ class Model:
 
         Example: model.generate("translate English to German: Hello", num_beams=4) -> "Hallo"
         """
-        arguments = decoding_options(options, self.folder.generation, self.tokenizer)
-        many = [texts] if isinstance(texts, str) else texts
+        asked = self._asked(options)
+        many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
         answers = []
         ids = dict(enumerate(self._encode(many, truncate=truncate)))
-        for result in self._answer(self._requests(ids, arguments)):
+        for result in self._answer(self._requests(ids, asked.options)):
             if isinstance(result, RequestFailed):
                 raise _error_of(result)
             answers.append(result)
-        shaped = [self._shape(answer, arguments, details=details) for answer in answers]
+        shaped = [self._shape(answer, asked, details=details) for answer in answers]
         return shaped[0] if isinstance(texts, str) else shaped
 
+    def check_options(self, **options: Unpack[GenerationArguments]) -> None:
+        """Raise the RequestError that `generate` would raise for these options; return if they can be taken."""
+        asked = self._asked(options)
+        check_options(asked.options, self.config)
+
     def try_generate(
-        self, texts: Sequence[str], *, truncate: bool = False, **options: Unpack[GenerationArguments]
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        repeats: collections.Counter[bytes] | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> list[tuple[Completion, ...] | T5kitError]:
         """Answer many texts; a text that cannot be answered gives its error in its place, and the others are answered.
 
-        Returns num_return_sequences Completions for each text, best first. Raises: RequestError for a wrong option.
+        Returns num_return_sequences Completions for each text, best first. repeats: pass one Counter to several calls,
+        and the occurrences of a text count over all of them, so that samples under a seed do not depend on how texts
+        were cut into calls; it is added to. Raises: RequestError for a wrong option.
         """
-        arguments = decoding_options(options, self.folder.generation, self.tokenizer)
-        results: list[Any] = self._encode_each(texts, truncate=truncate)
+        asked = self._asked(options)
+        results: list[Any] = self._encode_each(_as_list("texts", texts), truncate=truncate)
         requests = self._requests(
-            {index: ids for index, ids in enumerate(results) if not isinstance(ids, T5kitError)}, arguments
+            {index: ids for index, ids in enumerate(results) if not isinstance(ids, T5kitError)},
+            asked.options,
+            repeats=repeats,
         )
         for answer in self._answer(requests):
             if isinstance(answer, RequestFailed):
                 results[answer.request_id] = _error_of(answer)
             else:
-                results[answer.request_id] = self._completions(answer, arguments)
+                results[answer.request_id] = self._completions(answer, asked)
         return results
 
     def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> Iterator[str]:
@@ -169,16 +194,20 @@ class Model:
         Stop strings never leak into a piece. Beam search knows its answer only at the end and yields it whole.
         Raises: RequestError as generate does, and for num_return_sequences above 1.
         """
-        arguments = decoding_options(options, self.folder.generation, self.tokenizer)
+        asked = self._asked(options, is_streamed=True)
+        arguments = asked.options
         if arguments.num_return_sequences > 1:
             raise RequestError(
                 f"stream gives one answer; num_return_sequences = {arguments.num_return_sequences} needs generate."
             )
+        # A text that its tokens do not spell letter for letter is known only once it is whole.
+        is_spelled = all(self.tokenizer.decode(output) == label for output, label in asked.labels.items())
+        is_streamed = arguments.num_beams == 1 and is_spelled
         ids = dict(enumerate(self._encode([text], truncate=truncate)))
-        (request,) = self._requests(ids, arguments, is_streamed=arguments.num_beams == 1)
-        return self._stream(request)
+        (request,) = self._requests(ids, arguments, is_streamed=is_streamed)
+        return self._stream(request, asked)
 
-    def _stream(self, request: GenerationRequest) -> Iterator[str]:
+    def _stream(self, request: GenerationRequest, asked: Asked) -> Iterator[str]:
         scheduler = self._scheduler()
         scheduler.submit([request])
         pieces = StopTextStream(self.tokenizer.detokenizer(), request.options.stop_strings)
@@ -192,7 +221,7 @@ class Model:
                     elif request.is_streamed:
                         piece = pieces.finish()
                     else:
-                        piece = self._completions(event, request.options)[0].text
+                        piece = self._completions(event, asked)[0].text
                     if piece:
                         yield piece
         finally:
@@ -208,12 +237,14 @@ class Model:
         """Return the natural log-probability of each target given its source, summed over its tokens, EOS included.
 
         One source and one target give a float; lists of equal length give a list. Equal sources are encoded once.
-        Raises: RequestError for lists of unequal length or texts that cannot be taken.
+        Raises: RequestError for lists of unequal length or texts that cannot be taken, EngineError for scores that
+        are not finite.
         """
         if isinstance(sources, str) != isinstance(targets, str):
             raise RequestError("score needs two texts or two lists of texts, not one of each.")
         if isinstance(sources, str) and isinstance(targets, str):
             return self.score([sources], [targets], truncate=truncate)[0]
+        sources, targets = _as_list("sources", sources), _as_list("targets", targets)
         if len(sources) != len(targets):
             raise RequestError(
                 f"score got {len(sources)} sources and {len(targets)} targets; give one target for each source."
@@ -235,6 +266,7 @@ class Model:
                 scores.extend(float(row.sum(dtype=np.float64)) for row in rows)
         finally:
             self.runtime.release(list(handles.values()))
+        _check_finite(scores, "scores")
         return scores
 
     def embed(
@@ -243,16 +275,18 @@ class Model:
         """Return encoder vectors: [D] float32 for one text, [N, D] for a list.
 
         pooling: mean, max, first or last over the text's tokens, EOS included. normalize: to length 1.
-        Raises: RequestError for an unknown pooling or texts that cannot be taken.
+        Raises: RequestError for an unknown pooling or texts that cannot be taken, EngineError for vectors that are not
+        finite.
         """
         if pooling not in get_args(Pooling):
             raise RequestError(f"pooling = {pooling!r} must be one of: {', '.join(get_args(Pooling))}.")
-        many = [texts] if isinstance(texts, str) else texts
+        many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
         vectors_ND = np.zeros((len(many), self.config.d_model), np.float32)
         ids = self._encode(many, truncate=truncate)
         for start in range(0, len(ids), _EMBED_CHUNK):
             for row, states_SD in enumerate(self.runtime.encoder_states(ids[start : start + _EMBED_CHUNK]), start):
                 vectors_ND[row] = _pool(states_SD, pooling)
+        _check_finite(vectors_ND, "vectors")
         if normalize:
             vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)
         return vectors_ND[0] if isinstance(texts, str) else vectors_ND
@@ -289,6 +323,13 @@ class Model:
 
     # From texts to requests to answers
 
+    def _asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
+        """Return the options translated; the folder's num_return_sequences is not meant for a stream."""
+        defaults = dict(self.folder.generation)
+        if is_streamed:
+            defaults.pop("num_return_sequences", None)
+        return translate(options, defaults, self.tokenizer, vocab_size=self.config.vocab_size)
+
     def _encode_each(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | RequestError]:
         """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken."""
         refusals = [_refusal(number, text) for number, text in enumerate(texts)]
@@ -315,7 +356,12 @@ class Model:
         return taken
 
     def _requests(
-        self, encoded: Mapping[int, np.ndarray], options: DecodingOptions, *, is_streamed: bool = False
+        self,
+        encoded: Mapping[int, np.ndarray],
+        options: DecodingOptions,
+        *,
+        is_streamed: bool = False,
+        repeats: collections.Counter[bytes] | None = None,
     ) -> list[GenerationRequest]:
         """Return a request for each id -> prompt ids [S] under the same options.
 
@@ -323,7 +369,7 @@ class Model:
         """
         if options.does_sample and options.seed is None:
             options = dataclasses.replace(options, seed=secrets.randbits(64))
-        repeats: collections.Counter[bytes] = collections.Counter()
+        repeats = collections.Counter() if repeats is None else repeats
         requests = []
         for request_id, ids in encoded.items():
             key = ids.tobytes()
@@ -356,16 +402,16 @@ class Model:
             scheduler.close()
         return [results[request.request_id] for request in requests]
 
-    def _completions(self, answer: RequestFinished, options: DecodingOptions) -> tuple[Completion, ...]:
+    def _completions(self, answer: RequestFinished, asked: Asked) -> tuple[Completion, ...]:
         return tuple(
-            to_completion(hypothesis, self.tokenizer, options.stop_strings, answer.timings)
+            to_completion(hypothesis, self.tokenizer, asked.options.stop_strings, answer.timings, asked.labels)
             for hypothesis in answer.hypotheses
         )
 
-    def _shape(self, answer: RequestFinished, options: DecodingOptions, *, details: bool) -> Any:
-        completions = self._completions(answer, options)
+    def _shape(self, answer: RequestFinished, asked: Asked, *, details: bool) -> Any:
+        completions = self._completions(answer, asked)
         shaped = list(completions) if details else [completion.text for completion in completions]
-        return shaped if options.num_return_sequences > 1 else shaped[0]
+        return shaped if asked.options.num_return_sequences > 1 else shaped[0]
 
 
 _SCORE_CHUNK = 64
@@ -383,6 +429,21 @@ def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
             return states_SD[0]
         case "last":
             return states_SD[-1]
+
+
+def _as_list(name: str, texts: object) -> list[str]:
+    """Return texts as a list; its members are checked one by one where they are encoded."""
+    if isinstance(texts, (str, bytes, Mapping, Set)) or not isinstance(texts, Iterable):
+        raise RequestError(f"{name} is {type(texts).__name__}, expected a list of texts.")
+    return list(texts)
+
+
+def _check_finite(values: np.ndarray | list[float], what: str) -> None:
+    if not np.isfinite(values).all():
+        raise EngineError(
+            f"The model produced NaN or infinite {what}. Its weights are damaged, or overflow in this precision: try "
+            "weights=float32."
+        )
 
 
 def _refusal(number: int, text: object) -> RequestError | None:

@@ -109,8 +109,16 @@ class T5Config:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ConfigError(f"T5Config.{name} = {value!r} must be a number in [0, 1).")
+        for name in ("uses_gated_mlp", "is_tied", "scales_logits", "has_bias_per_layer"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"T5Config.{name} = {getattr(self, name)!r} must be True or False.")
         epsilon = self.layer_norm_epsilon
-        if not isinstance(epsilon, (int, float)) or not math.isfinite(epsilon) or epsilon <= 0:
+        if (
+            isinstance(epsilon, bool)
+            or not isinstance(epsilon, (int, float))
+            or not math.isfinite(epsilon)
+            or epsilon <= 0
+        ):
             raise ConfigError(f"T5Config.layer_norm_epsilon = {epsilon!r} must be a positive number, usually 1e-6.")
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("encoder_attention", self.encoder_attention, ENCODER_ATTENTIONS)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Literal
+import numbers
+from typing import Any, Literal
 
 from t5kit.errors import RequestError
 
@@ -53,7 +54,8 @@ class DecodingOptions:
     """Draw from the smallest set of mass p whose information is nearest the entropy (Meister et al. 2022), in (0,
     1]."""
     seed: int | None = None
-    """The same seed and prompt give the same samples whatever the batch; None draws a fresh one."""
+    """The same seed, prompt and occurrence give the same samples whatever the batch: the n-th occurrence of a prompt in
+    one call draws the n-th stream of (seed, prompt). None draws a fresh seed."""
 
     repetition_penalty: float = 1.0
     """> 0; ids already generated become less likely by this factor (Keskar et al. 2019)."""
@@ -77,11 +79,11 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         for name, fewest in _LEAST_INTEGERS.items():
-            value = getattr(self, name)
+            value = _plain(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < fewest:
                 raise RequestError(f"{name} = {value!r} must be an integer of at least {fewest}.")
         for name, (least, most, is_open_below, is_open_above) in _RANGES.items():
-            value = getattr(self, name)
+            value = _plain(self, name)
             inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             inside = inside and (least < value if is_open_below else least <= value)
             if not inside or not (value < most if is_open_above else value <= most):
@@ -91,11 +93,38 @@ class DecodingOptions:
             raise RequestError(
                 f"length_penalty_formula = {self.length_penalty_formula!r} must be one of: power, paper."
             )
-        if self.early_stopping not in (True, False, "never"):
+        for name in ("does_sample", "forced_eos"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} = {getattr(self, name)!r} must be True or False.")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise RequestError(f'early_stopping = {self.early_stopping!r} must be one of: True, False, "never".')
-        if self.seed is not None and (not isinstance(self.seed, int) or not 0 <= self.seed < 2**64):
+        _plain(self, "seed")
+        if self.seed is not None and (
+            not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**64
+        ):
             raise RequestError(f"seed = {self.seed!r} must be an integer in [0, 2^64).")
+        self._check_sequences()
         self._check_together()
+
+    def _check_sequences(self) -> None:
+        """Check the kinds of what is in the tuples; whether ids fit a model is checked where the model is known."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in _SEQUENCES}
+        for name, values in given.items():
+            if name == "allowed_outputs" and values is None:
+                continue
+            if not isinstance(values, (tuple, list)):
+                raise RequestError(f"{name} must be a tuple of {_SEQUENCES[name]}, not {type(values).__name__}.")
+        for name in ("suppressed_ids", "forced_prefix_ids"):
+            object.__setattr__(self, name, _plain_ids(given[name]))
+        for pair in given["logit_bias"]:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise RequestError(f"logit_bias holds {pair!r}; expected pairs of an id and a number.")
+        for output in given["allowed_outputs"] or ():
+            if not isinstance(output, (tuple, list)):
+                raise RequestError(f"allowed_outputs holds {output!r}; expected tuples of ids.")
+        for stop in given["stop_strings"]:
+            if not isinstance(stop, str):
+                raise RequestError(f"stop_strings holds {stop!r}; expected texts.")
 
     def _check_together(self) -> None:
         if self.min_new_tokens > self.max_new_tokens:
@@ -124,9 +153,6 @@ class DecodingOptions:
             raise RequestError(
                 "num_beam_groups above 1 needs a diversity_penalty above 0, or all groups find the same."
             )
-        given: object = self.stop_strings
-        if isinstance(given, str):  # it would be taken letter by letter
-            raise RequestError(f"stop_strings = {self.stop_strings!r} must be a tuple of texts, not one text.")
         if any(not stop for stop in self.stop_strings):
             raise RequestError("A stop string is empty; it would end every answer at once.")
         if self.allowed_outputs is not None and (not self.allowed_outputs or not all(self.allowed_outputs)):
@@ -155,3 +181,27 @@ _RANGES = {
     "typical_p": (0.0, 1.0, True, False),
     "repetition_penalty": (0.0, 1e6, True, False),
 }
+_SEQUENCES = {
+    "suppressed_ids": "ids",
+    "logit_bias": "(id, delta) pairs",
+    "forced_prefix_ids": "ids",
+    "allowed_outputs": "tuples of ids",
+    "stop_strings": "texts",
+}
+
+
+def _plain(options: DecodingOptions, name: str) -> Any:
+    """Return a field's value; a number of another library (NumPy's) becomes Python's own."""
+    value = getattr(options, name)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        object.__setattr__(options, name, int(value))
+    elif isinstance(value, numbers.Real):
+        object.__setattr__(options, name, float(value))
+    return getattr(options, name)
+
+
+def _plain_ids(ids: tuple[Any, ...] | list[Any]) -> tuple[Any, ...]:
+    is_integer = [isinstance(token, numbers.Integral) and not isinstance(token, bool) for token in ids]
+    return tuple(int(token) if known else token for token, known in zip(ids, is_integer, strict=True))
