@@ -401,3 +401,11 @@ def test_the_words_of_python_are_understood_too(run: Run) -> None:
     assert run("generate", "hello", *dashed) == run("generate", "hello", *short)
     forced = json.loads(run("generate", "hello", "--logit-bias", "7=1000", "--max-length", "3", "--json").out)
     assert forced["token_ids"] == [7, 7]
+
+
+def test_samples_do_not_depend_on_the_batch_size(run: Run) -> None:
+    arguments = ["generate", "--temperature", "1.5", "--seed", "1", "--max-new-tokens", "6", "--json"]
+    outputs = [run(*arguments, "--batch-size", size, stdin=b"same\nsame\nother\n").out for size in ("1", "2", "3")]
+    assert outputs[0] == outputs[1] == outputs[2]
+    first, second, _ = (json.loads(line)["token_ids"] for line in outputs[0].splitlines())
+    assert first != second

@@ -1,5 +1,6 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
+import collections
 import itertools
 import math
 import sys
@@ -146,10 +147,18 @@ def generate(
             _stream(loaded, first_two, out, arguments, truncate=truncate)
             return
         num_failed = 0
+        repeats: collections.Counter[bytes] = collections.Counter()  # so that samples do not depend on --batch-size
         with progress("texts answered") as count:
             for chunk in chunks(texts_of(records, field), batch_size):
                 num_failed += _answer_chunk(
-                    loaded, chunk, out, arguments, truncate=truncate, as_json=json, num_answers=num_answers
+                    loaded,
+                    chunk,
+                    out,
+                    arguments,
+                    truncate=truncate,
+                    as_json=json,
+                    num_answers=num_answers,
+                    repeats=repeats,
                 )
                 count.advance(len(chunk))
     if num_failed:
@@ -161,11 +170,14 @@ def _num_answers(model: "Model", arguments: dict[str, Any]) -> int:
     """Return how many answers each text gets; a wrong option is refused here, even if no text comes."""
     from t5kit.api.arguments import decoding_options
 
-    return decoding_options(
+    model.check_options(**arguments)
+    asked = decoding_options(
         arguments,  # type: ignore[arg-type]
         model.folder.generation,
         model.tokenizer,
-    ).num_return_sequences
+        vocab_size=model.config.vocab_size,
+    )
+    return asked.num_return_sequences
 
 
 def _answer_chunk(
@@ -177,10 +189,11 @@ def _answer_chunk(
     truncate: bool,
     as_json: bool,
     num_answers: int,
+    repeats: "collections.Counter[bytes]",
 ) -> int:
     """Answer one chunk of a file and write it; return how many texts failed."""
     good = [text for _, text in chunk if isinstance(text, str)]
-    answers = iter(model.try_generate(good, truncate=truncate, **arguments))
+    answers = iter(model.try_generate(good, truncate=truncate, repeats=repeats, **arguments))
     warned: set[str] = set()
     num_failed = 0
     for place, text in chunk:
