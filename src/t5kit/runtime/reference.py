@@ -309,7 +309,9 @@ class ReferenceRuntime:
     ) -> StepOutput:
         scale = np.float32(self.config.d_model**-0.5 if self.config.scales_logits else 1.0)
         head_VD = self._weights["shared.weight" if self.config.is_tied else "lm_head.weight"]
-        logits_QV = (hidden_QD * scale) @ head_VD.T
+        logits_QV = np.stack(
+            [head_VD @ hidden_D for hidden_D in hidden_QD * scale]
+        )  # row by row: company changes no bit
         largest_Q = logits_QV.max(axis=-1)
         log_sum_exp_Q = largest_Q + np.log(np.exp(logits_QV - largest_Q[:, None]).sum(axis=-1))
         for row, row_edits in edits.items():
