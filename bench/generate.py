@@ -3,10 +3,10 @@
     make bench                  or, with the files of `make weights` fetched:
     python bench/generate.py [--quick] [--rounds N] [--threads N] [--dtypes float32,bfloat16] [--scenarios ...]
 
-64 texts, 128 tokens in at most, 32 out at most; ids in, ids out. Both systems run in one process by turns, so that whatever
-else the machine does meets both; the medians and their ratio count. Peak memory is measured in a process for each system.
-Hugging Face gets its batches sorted by length, as t5kit makes them, so that it pads as little as it can. Answers are
-compared with those in tests/golden/synopsis64.json (Hugging Face, float32, each text alone).
+64 texts, 128 tokens in at most, 32 out at most; ids in, ids out. Both systems run in one process by turns, so that
+whatever else the machine does meets both; the medians and their ratio count. Peak memory is measured in a process for
+each system. Hugging Face gets its batches sorted by length, as t5kit makes them, so that it pads as little as it can.
+Answers are compared with those in tests/golden/synopsis64.json (Hugging Face, float32, each text alone).
 
 One JSON line a result on stdout; a table at the end on stderr.
 """
@@ -160,7 +160,9 @@ def peak_memory_mb(system: str, dtype: str, scenario: str, threads: int) -> floa
     return float(out)
 
 
-def measure(dtype: str, names: Sequence[str], sequences: list[Ids], golden: dict[str, list[Ids]], rounds: int) -> list[dict[str, object]]:
+def measure(
+    dtype: str, names: Sequence[str], sequences: list[Ids], golden: dict[str, list[Ids]], rounds: int
+) -> list[dict[str, object]]:
     """Run every scenario by turns on both systems; emit and return a result for each scenario and system."""
     opened = {system: OPENERS[system](dtype) for system in SYSTEMS}
     results = []

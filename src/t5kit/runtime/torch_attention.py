@@ -1,7 +1,7 @@
 """Attention of many decoder rows over cached keys and values, read where they lie.
 
-A step's query tokens are dealt to the arena rows they look at: `QueryGroup` is the plan for one arena, made once and used by
-every layer and, while the same slots step, by every step.
+A step's query tokens are dealt to the arena rows they look at: `QueryGroup` is the plan for one arena, made once and
+used by every layer and, while the same slots step, by every step.
 
 Dimension letters: N query tokens of the step, G rows of a group, T query places a row, K keys, H heads, E head width,
 I all heads' width (H * E), L layers.
@@ -53,8 +53,8 @@ class QueryGroup:
     def keys_to_read(self, num_keys: int) -> int:
         """Return how many keys to read where `num_keys` mean something; the rest of them is masked.
 
-        Speed: products of one query read whole rows, which lie one behind the other: 60 times 128 keys take 0.22 ms, 124 of 128
-        keys 0.41 (the processor reads ahead until it meets a gap).
+        Speed: products of one query read whole rows, which lie one behind the other: 60 times 128 keys take 0.22 ms,
+        124 of 128 keys 0.41 (the processor reads ahead until it meets a gap).
         """
         if self.uses_products:
             return self.arena.capacity
@@ -100,7 +100,8 @@ class QueryPlan:
         *,
         num_heads: int,
     ) -> Tensor:
-        """Return attention's output [N, I]. Shapes, one a group: keys and values [G, H, K, E], bias [1|G, 1|H, 1|T, K]."""
+        """Return attention's output [N, I]. Shapes, one a group: keys and values [G, H, K, E], bias [1|G, 1|H, 1|T,
+        K]."""
         outputs = []
         for group, (k_GHKE, v_GHKE), bias in zip(self.groups, keys_values, biases, strict=True):
             o_GHTE = attend(group.queries(q_NI, num_heads), k_GHKE, v_GHKE, bias)

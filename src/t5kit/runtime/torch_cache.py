@@ -106,7 +106,8 @@ class KeyValuePool:
         self._arenas: dict[int, KeyValueArena] = {}
 
     def open(self, lengths: Sequence[int]) -> list[CacheEntry]:
-        """Return one entry of each length in tokens, which the caller has to write; in rows of that order in their arenas."""
+        """Return one entry of each length in tokens, which the caller has to write; in rows of that order in their
+        arenas."""
         self.version += 1
         entries = [CacheEntry(self._arena(self._size_class(length)), -1, length) for length in lengths]
         for arena, places in _by_arena(entries):
@@ -122,7 +123,8 @@ class KeyValuePool:
                 del self._arenas[arena.capacity]
 
     def move(self, entries: Sequence[CacheEntry], capacity: int) -> None:
-        """Move entries, with what they hold, into the arena for `capacity` tokens; those that are there already stay."""
+        """Move entries, with what they hold, into the arena for `capacity` tokens; those that are there already
+        stay."""
         target = self._arena(self._size_class(capacity))
         for arena, places in _by_arena(entries):
             if arena is not target:

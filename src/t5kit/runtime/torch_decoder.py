@@ -1,6 +1,6 @@
 """The decoder stack of the torch runtime: one pass over new tokens of some slots, and the plan that repeats it.
 
-Dimension letters: N new tokens, P computed rows (N, or a few equal ones where that is faster), D d_model, I all heads'
+Dimension letters: N new tokens, P computed rows (N and some that fill the products up), D d_model, I all heads'
 width, L layers, H heads, E head width, G rows of a group, T query places a row, K keys.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t5kit.config import T5Config
@@ -21,6 +22,7 @@ from t5kit.runtime.torch_weights import DecoderWeights
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each [G, H, K, E]."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NewTokens:
@@ -51,21 +53,17 @@ class DecoderPlan:
         config: T5Config,
         position_biases: Sequence[PositionBias],
         *,
-        fewest_rows: int,
         device: torch.device,
     ) -> None:
         self.num_tokens = new.num_tokens
-        # Speed: where a product of four rows is faster than of one, a lone token is computed as four equal ones.
-        self.num_repeats = fewest_rows if self.num_tokens == 1 else 1
         self._config = config
         self._entries = new.own
         self._lengths = new.lengths
         self._row_N = np.repeat(np.arange(len(new.lengths)), new.lengths)
         self._rank_N = np.arange(self.num_tokens) - (np.cumsum(new.lengths) - new.lengths)[self._row_N]
-        row_P = np.tile(self._row_N, self.num_repeats)
-        own = plan_queries([new.own[row] for row in row_P], device)
-        self._own = _OwnAttention(own, self.num_tokens, position_biases, device)
-        self._cross = _CrossAttention(plan_queries([new.prompts[row] for row in row_P], device))
+        own = plan_queries([new.own[row] for row in self._row_N.tolist()], device)
+        self._own = _OwnAttention(own, position_biases, device)
+        self._cross = _CrossAttention(plan_queries([new.prompts[row] for row in self._row_N.tolist()], device))
         self._capacities = np.array([entry.arena.capacity for entry in new.own])
 
     def has_room(self) -> bool:
@@ -76,17 +74,17 @@ class DecoderPlan:
         """Look up the slots' lengths: with them come the bias and the places of the new keys and values."""
         self._cross.weights = [] if keeps_weights else None
         lengths = self._past_lengths()
-        self._own.prepare(np.tile(lengths[self._row_N] + self._rank_N, self.num_repeats))
+        self._own.prepare(lengths[self._row_N] + self._rank_N)
 
     def attend_to_past(self, layer: int, qkv: Tensor) -> Tensor:
-        """Store the new keys and values and attend causally. Shapes: qkv [P, 3 I] -> [P, I]."""
+        """Store the new keys and values and attend causally. Shapes: qkv [N, 3 I] -> [N, I]."""
         inner, heads = self._config.inner_width, self._config.num_heads
-        self._own.write(layer, qkv[: self.num_tokens, inner:].view(self.num_tokens, 2, heads, -1))
+        self._own.write(layer, qkv[:, inner:].view(self.num_tokens, 2, heads, -1))
         return self._own.attend(layer, qkv[:, :inner], num_heads=heads)
 
-    def attend_to_prompt(self, layer: int, q_PI: Tensor) -> Tensor:
-        """Attend to the encoder's keys and values: [P, I] -> [P, I]."""
-        return self._cross.attend(layer, q_PI, num_heads=self._config.num_heads)
+    def attend_to_prompt(self, layer: int, q_NI: Tensor) -> Tensor:
+        """Attend to the encoder's keys and values: [N, I] -> [N, I]."""
+        return self._cross.attend(layer, q_NI, num_heads=self._config.num_heads)
 
     def cross_weights(self) -> list[np.ndarray]:
         """Return each slot's cross-attention [L, H, n, S] of the last pass."""
@@ -104,10 +102,8 @@ class DecoderPlan:
 class _OwnAttention:
     """Causal self-attention over the slots' own keys and values."""
 
-    def __init__(
-        self, plan: QueryPlan, num_tokens: int, position_biases: Sequence[PositionBias], device: torch.device
-    ) -> None:
-        self._plan, self._num_tokens, self._position_biases, self._device = plan, num_tokens, position_biases, device
+    def __init__(self, plan: QueryPlan, position_biases: Sequence[PositionBias], device: torch.device) -> None:
+        self._plan, self._position_biases, self._device = plan, position_biases, device
         self._num_keys = [-1] * len(plan.groups)
         self._views: list[list[KeysValues]] = [[]] * len(plan.groups)
         self._biases: list[Sequence[Tensor]] = []
@@ -117,17 +113,17 @@ class _OwnAttention:
         self._scattered: list[tuple[Tensor | None, Tensor, Tensor]] = []
         """Otherwise a group's tokens, their rows and their positions, each [n] int64."""
 
-    def prepare(self, positions_P: np.ndarray) -> None:
-        """Set up for query tokens at these positions, of which the first N are new."""
+    def prepare(self, positions_N: np.ndarray) -> None:
+        """Set up for new tokens at these positions."""
         self._biases = []
         for i, group in enumerate(self._plan.groups):
-            positions = positions_P[group.tokens]
+            positions = positions_N[group.tokens]
             num_keys = group.keys_to_read(int(positions.max()) + 1)
             if num_keys != self._num_keys[i]:
                 self._num_keys[i] = num_keys
                 self._views[i] = [] if group.row_index is not None else group.views(num_keys)
             self._biases.append([self._bias(table, group, positions, num_keys) for table in self._position_biases])
-        self._find_targets(positions_P[: self._num_tokens])
+        self._find_targets(positions_N)
 
     def write(self, layer: int, kv_N2HE: Tensor) -> None:
         """Store a layer's new keys and values."""
@@ -138,14 +134,14 @@ class _OwnAttention:
             new = kv_N2HE if tokens is None else kv_N2HE.index_select(0, tokens)
             group.arena.kv[layer].permute(1, 3, 0, 2, 4)[rows, positions] = new.to(group.arena.kv.dtype)
 
-    def attend(self, layer: int, q_PI: Tensor, *, num_heads: int) -> Tensor:
-        """Return [P, I]."""
+    def attend(self, layer: int, q_NI: Tensor, *, num_heads: int) -> Tensor:
+        """Return [N, I]."""
         keys_values = [
             views[layer] if views else group.gathered(layer, num_keys)
             for group, views, num_keys in zip(self._plan.groups, self._views, self._num_keys, strict=True)
         ]
         biases = [bias[layer if len(bias) > 1 else 0] for bias in self._biases]
-        return self._plan.attend(q_PI, keys_values, biases, num_heads=num_heads)
+        return self._plan.attend(q_NI, keys_values, biases, num_heads=num_heads)
 
     def _bias(self, table: PositionBias, group: QueryGroup, positions: np.ndarray, num_keys: int) -> Tensor:
         """Return [1|G, H, 1|T, K]."""
@@ -162,7 +158,7 @@ class _OwnAttention:
         )
 
     def _find_targets(self, positions: np.ndarray) -> None:
-        groups, num_tokens = self._plan.groups, self._num_tokens
+        groups, num_tokens = self._plan.groups, len(positions)
         first = groups[0]
         is_one_run = len(groups) == 1 and first.row_index is None
         rows = slice(first.first_row, first.first_row + first.num_rows)
@@ -172,7 +168,9 @@ class _OwnAttention:
             # [L, 2, H, N, E]: the tokens of one slot follow each other
             run = first.arena.kv[:, :, first.first_row, :, position : position + num_tokens]
             self._slabs = run.transpose(2, 3).unbind(0)
-        elif is_one_run and first.query_index is None and first.num_rows == num_tokens and (positions == position).all():
+        elif (
+            is_one_run and first.query_index is None and first.num_rows == num_tokens and (positions == position).all()
+        ):
             self._slabs = first.arena.kv[:, :, rows, :, position].unbind(0)
         else:
             for group in groups:
@@ -208,17 +206,17 @@ class _CrossAttention:
         self.weights: list[list[Tensor]] | None = None
         """If a list, it collects [G, H, T, K] for each layer and group."""
 
-    def attend(self, layer: int, q_PI: Tensor, *, num_heads: int) -> Tensor:
-        """Return [P, I]."""
+    def attend(self, layer: int, q_NI: Tensor, *, num_heads: int) -> Tensor:
+        """Return [N, I]."""
         keys_values = self._keys_values[layer]
         if self.weights is not None:
             self.weights.append(
                 [
-                    attention_weights(group.queries(q_PI, num_heads) @ k_GHKE.mT, mask)
+                    attention_weights(group.queries(q_NI, num_heads) @ k_GHKE.mT, mask)
                     for group, (k_GHKE, _), mask in zip(self._plan.groups, keys_values, self._masks, strict=True)
                 ]
             )
-        return self._plan.attend(q_PI, keys_values, self._masks, num_heads=num_heads)
+        return self._plan.attend(q_NI, keys_values, self._masks, num_heads=num_heads)
 
     def weights_of_rows(self, row_N: np.ndarray) -> list[np.ndarray]:
         """Return what was collected for each slot, [L, H, n, S], given the slot of each new token."""
@@ -226,9 +224,8 @@ class _CrossAttention:
         found: list[np.ndarray] = [np.empty(0)] * (int(row_N[-1]) + 1)
         for i, group in enumerate(self._plan.groups):
             weights_LGHTK = torch.stack([layer[i] for layer in self.weights]).float().cpu().numpy()
-            for row in np.unique(row_N[group.tokens[group.tokens < len(row_N)]]):
-                is_here = (group.tokens < len(row_N)) & (row_N[np.minimum(group.tokens, len(row_N) - 1)] == row)
-                at_row, at_place = np.divmod(group.places[is_here], group.num_places)
+            for row in np.unique(row_N[group.tokens]):
+                at_row, at_place = np.divmod(group.places[row_N[group.tokens] == row], group.num_places)
                 num_keys = group.arena.entries[group.rows[at_row[0]]].num_tokens
                 found[row] = weights_LGHTK[:, at_row, :, at_place, :num_keys].transpose(1, 2, 0, 3)
         return found
@@ -256,27 +253,35 @@ class Decoder:
 
     def plan(self, new: NewTokens) -> DecoderPlan:
         """Return the plan of a pass."""
-        fewest_rows, device = self._weights.layers[0].qkv.fewest_rows, self._embedding.device
-        return DecoderPlan(new, self._config, self._position_biases, fewest_rows=fewest_rows, device=device)
+        return DecoderPlan(new, self._config, self._position_biases, device=self._embedding.device)
 
     def cross_keys_values(self, states_ND: Tensor) -> Tensor:
         """Return every layer's keys and values of encoder states [N, D]: [N, L, 2, H, E]."""
         c = self._config
-        kv = self._weights.cross_kv(states_ND).to(self._attention_dtype)
-        return kv.view(len(states_ND), c.num_decoder_layers, 2, c.num_heads, c.d_kv)
+        kv = self._weights.cross_kv(_padded(states_ND, self._weights.cross_kv.padded_rows(len(states_ND))))
+        return as_dtype(kv[: len(states_ND)], self._attention_dtype).view(
+            len(states_ND), c.num_decoder_layers, 2, c.num_heads, c.d_kv
+        )
 
     def run(self, plan: DecoderPlan, tokens_N: Tensor, *, keeps_weights: bool = False) -> Tensor:
         """Feed tokens [N] (int64) as planned; return their states after the final norm, [N, D] float32."""
         weights, dtype = self._weights, self._attention_dtype
         plan.prepare(keeps_weights=keeps_weights)
+        num_tokens = len(tokens_N)
+        padded = weights.layers[0].qkv.padded_rows(num_tokens)
         with torch.autocast(self._embedding.device.type, enabled=False):
-            x_PD = self._embedding[tokens_N].float().repeat(plan.num_repeats, 1)
+            # Rows behind the tokens are zero and stay so: they only fill the products up.
+            x_PD = F.pad(self._embedding[tokens_N].float(), (0, 0, 0, padded - num_tokens))
             for i, layer in enumerate(weights.layers):
-                qkv = as_dtype(layer.qkv(layer.self_norm(x_PD)), dtype)
-                x_PD.add_(layer.self_o(plan.attend_to_past(i, qkv)))
-                q_PI = as_dtype(layer.cross_q(layer.cross_norm(x_PD)), dtype)
-                x_PD.add_(layer.cross_o(plan.attend_to_prompt(i, q_PI)))
+                qkv = as_dtype(layer.qkv(layer.self_norm(x_PD))[:num_tokens], dtype)
+                x_PD.add_(layer.self_o(_padded(plan.attend_to_past(i, qkv), padded)))
+                q_NI = as_dtype(layer.cross_q(layer.cross_norm(x_PD))[:num_tokens], dtype)
+                x_PD.add_(layer.cross_o(_padded(plan.attend_to_prompt(i, q_NI), padded)))
                 x_PD.add_(layer.feed_forward(layer.feed_forward_norm(x_PD)))
-            hidden_ND = weights.final_norm(x_PD[: plan.num_tokens])
+            hidden_ND = weights.final_norm(x_PD[:num_tokens])
         plan.advance()
         return hidden_ND
+
+
+def _padded(x_NI: Tensor, num_rows: int) -> Tensor:
+    return x_NI if len(x_NI) == num_rows else F.pad(x_NI, (0, 0, 0, num_rows - len(x_NI)))

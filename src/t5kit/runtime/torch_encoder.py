@@ -1,13 +1,14 @@
 """The encoder stack of the torch runtime: ragged texts laid end to end, so that nothing is computed for padding.
 
-Dimension letters: N tokens of all texts of a run, n texts of one length, S their length, D d_model, I all heads' width,
-H heads, E head width.
+Dimension letters: N tokens of all texts of a run, P computed rows (N and some that fill the products up), n texts of
+one length, S their length, D d_model, I all heads' width, H heads, E head width.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t5kit.config import T5Config
@@ -49,23 +50,29 @@ class Encoder:
     def _run(self, ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return final states [N, D] of texts laid end to end, equal lengths side by side."""
         counts = {length: lengths.count(length) for length in lengths}
-        x_ND = self._embedding[ids_N].float()  # T5: no sqrt(d_model) on the way in
+        num_tokens = len(ids_N)
+        padded = self._weights.layers[0].qkv.padded_rows(num_tokens)
+        # T5: no sqrt(d_model) on the way in. Rows behind the tokens are zero and stay so: they only fill the products
+        # up.
+        x_PD = F.pad(self._embedding[ids_N].float(), (0, 0, 0, padded - num_tokens))
+        outputs_PI = x_PD.new_zeros(padded, self._config.inner_width, dtype=self._attention_dtype)
         biases: dict[int, Tensor] = {}
         for i, layer in enumerate(self._weights.layers):
             if self._config.has_bias_per_layer:
                 biases.clear()
-            qkv = as_dtype(layer.qkv(layer.attention_norm(x_ND)), self._attention_dtype)
-            outputs, start = [], 0
+            qkv = as_dtype(layer.qkv(layer.attention_norm(x_PD)), self._attention_dtype)
+            start = 0
             for length, count in counts.items():
-                part = qkv[start : start + count * length].view(count, length, 3, self._config.num_heads, -1)
-                outputs.append(self._attend(i, part, biases))
+                here = slice(start, start + count * length)
+                outputs_PI[here] = self._attend(i, qkv[here].view(count, length, 3, self._config.num_heads, -1), biases)
                 start += count * length
-            x_ND.add_(layer.o(torch.cat(outputs) if len(outputs) > 1 else outputs[0]))
-            x_ND.add_(layer.feed_forward(layer.feed_forward_norm(x_ND)))
-        return self._weights.final_norm(x_ND)
+            x_PD.add_(layer.o(outputs_PI))
+            x_PD.add_(layer.feed_forward(layer.feed_forward_norm(x_PD)))
+        return self._weights.final_norm(x_PD[:num_tokens])
 
     def _attend(self, layer: int, qkv_nS3HE: Tensor, biases: dict[int, Tensor]) -> Tensor:
-        """Return attention's output [n * S, I] of n texts of one length; biases keep those that fit for later layers."""
+        """Return attention's output [n * S, I] of n texts of one length; biases keep those that fit for later
+        layers."""
         num_texts, length, _, num_heads, _ = qkv_nS3HE.shape
         q, k, v = qkv_nS3HE.permute(2, 0, 3, 1, 4).unbind(0)
         position_bias = self._biases[layer if self._config.has_bias_per_layer else 0]

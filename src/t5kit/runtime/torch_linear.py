@@ -21,8 +21,8 @@ def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
 class RmsNorm:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last axis, in float32.
 
-    Speed: off CUDA F.rms_norm is eight small operations, 10.5 us for four rows; as x / |x| with the constants moved into the
-    weight it is four, 5 us. A decoder of eight layers has 25 of them a step.
+    Speed: off CUDA F.rms_norm is eight small operations, 10.5 us for four rows; as x / |x| with the constants moved
+    into the weight it is four, 5 us. A decoder of eight layers has 25 of them a step.
     """
 
     def __init__(self, weight_D: Tensor, *, epsilon: float) -> None:
@@ -44,18 +44,18 @@ class Linear(Protocol):
 
     dtype: torch.dtype
     """Of the result; x is converted to it."""
-    fewest_rows: int
-    """Rows from which on a product is fast: one row alone is better multiplied as so many equal ones."""
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return x [N, I] times the weight, [N, O] in `dtype`."""
         ...
 
+    def padded_rows(self, num_rows: int) -> int:
+        """Return with how many rows a product of num_rows is best made."""
+        ...
+
 
 class DenseLinear:
     """A copy of the weight as PyTorch keeps it: on CUDA, and on processors without the forms below."""
-
-    fewest_rows = 1
 
     def __init__(self, weight_OI: Tensor) -> None:
         self.dtype = weight_OI.dtype
@@ -64,16 +64,19 @@ class DenseLinear:
     def __call__(self, x_NI: Tensor) -> Tensor:
         return F.linear(as_dtype(x_NI, self.dtype), self._weight_OI)
 
+    def padded_rows(self, num_rows: int) -> int:
+        return num_rows
+
 
 class HalfLinear:
-    """The weight in float16, x and the sums in float32: FBGEMM's form. Half the memory of float32 without its error or overflow.
+    """The weight in float16, x and the sums in float32: FBGEMM's form. Half the memory of float32 without its error or
+    overflow.
 
-    Speed: a head [32128, 512] takes 1.45 ms for one row, PackedLinear 3.3 (float32) and 1.9 (bfloat16, as four rows); from
-    some ten rows on it computes at float32's speed, half of bfloat16's (1 thread of Zen 4).
+    Speed: a head [32128, 512] takes 1.45 ms for one row, PackedLinear 3.3 (float32) and 1.9 (bfloat16, as four rows);
+    from some ten rows on it computes at float32's speed, half of bfloat16's (1 thread of Zen 4).
     """
 
     dtype = torch.float32
-    fewest_rows = 1
 
     def __init__(self, weight_OI: Tensor) -> None:
         self._weight = torch.ops.quantized.linear_prepack_fp16(weight_OI, None)
@@ -82,16 +85,17 @@ class HalfLinear:
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(as_dtype(x_NI, torch.float32), self._weight)
         return y
 
+    def padded_rows(self, num_rows: int) -> int:
+        return num_rows
+
 
 class PackedLinear:
     """The weight in oneDNN's blocked layout, reordered once at load.
 
     Speed: `F.linear` gives oneDNN or MKL the plain layout each time. On two Zen 4 cores an [1152, 512] map takes 131 us
-    instead of 225 (float32) and 57 instead of 118 (bfloat16) for four rows, and the head [32128, 512] 3.3 ms instead of 11.3
-    (float32, 1 thread). oneDNN reaches the memory's speed from three rows on.
+    instead of 225 (float32) and 57 instead of 118 (bfloat16) for four rows, and the head [32128, 512] 3.3 ms instead
+    of 11.3 (float32, 1 thread). oneDNN reaches the memory's speed from three rows on.
     """
-
-    fewest_rows = 4
 
     def __init__(self, weight_OI: Tensor) -> None:
         self.dtype = weight_OI.dtype
@@ -100,6 +104,18 @@ class PackedLinear:
     def __call__(self, x_NI: Tensor) -> Tensor:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(as_dtype(x_NI, self.dtype), self._weight, None, "none", [], "")
         return y
+
+    def padded_rows(self, num_rows: int) -> int:
+        """Return 4, 6, 8, then multiples of 4 up to 32, of 8 up to 128, and of an eighth to a sixteenth above.
+
+        oneDNN compiles a product for each number of rows it meets: about 0.6 ms and 0.4 MB each, which it keeps. Texts
+        of 1 to 150 tokens one by one made that 400 MB. It also multiplies four rows faster than one, and six as fast
+        as four.
+        """
+        if num_rows <= 8:
+            return max(4, num_rows + num_rows % 2)
+        step = 4 if num_rows <= 32 else max(8, (1 << (num_rows - 1).bit_length()) // 16)
+        return -(-num_rows // step) * step
 
     def activated(self, x_NI: Tensor, activation: str) -> Tensor:
         """Return activation(x W^T) [N, O], the non-linearity computed in float32 before the result is rounded."""
@@ -143,8 +159,9 @@ class FusedFeedForward:
         self._is_gated = is_gated
 
     def __call__(self, x_ND: Tensor) -> Tensor:
-        # Numerics: activation and gate are formed in float32 and rounded once. With bfloat16 weights 63 of 64 greedy answers
-        # of FLAN-T5-small are float32's then, as many as if only the weights were rounded; with bfloat16 gates 61.
+        # Numerics: activation and gate are formed in float32 and rounded once. With bfloat16 weights 63 of 64 greedy
+        # answers of FLAN-T5-small are float32's then, as many as if only the weights were rounded; with bfloat16 gates
+        # 61.
         inner = as_dtype(self._wi(x_ND), torch.float32)
         if not self._is_gated:
             return self._wo(self._activate(inner))
@@ -158,9 +175,7 @@ class PostOpFeedForward:
     Speed: wi of 128 rows takes 1.41 ms instead of 1.65 (bfloat16), 2.75 instead of 2.98 (float32, 1 thread).
     """
 
-    def __init__(
-        self, wi_0: PackedLinear, wi_1: PackedLinear | None, wo: PackedLinear, *, activation: str
-    ) -> None:
+    def __init__(self, wi_0: PackedLinear, wi_1: PackedLinear | None, wo: PackedLinear, *, activation: str) -> None:
         self._wi_0, self._wi_1, self._wo = wi_0, wi_1, wo
         self._activation = activation
 

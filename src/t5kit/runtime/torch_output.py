@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t5kit.runtime.edits import LogitEdits
@@ -45,9 +46,7 @@ class OutputHead:
             if here:
                 apply_edits_in_place(logits_QV, here, lse_Q)
             ids, values = top_candidates(logits_QV, need.top_k)
-            parts.append(
-                RowResults(ids, values, lse_Q.cpu().numpy(), logits_QV.cpu().numpy() if need.logits else None)
-            )
+            parts.append(RowResults(ids, values, lse_Q.cpu().numpy(), logits_QV.cpu().numpy() if need.logits else None))
         if len(parts) == 1:
             return parts[0]
         dense = [part.logits for part in parts if part.logits is not None]
@@ -73,8 +72,8 @@ class OutputHead:
             chunk = hidden_QD[first : first + num_rows]
             if self._scale != 1.0:
                 chunk = chunk * self._scale
-            repeated = chunk.expand(self._head.fewest_rows, -1) if len(chunk) == 1 else chunk
-            yield first, self._head(repeated)[: len(chunk)]
+            num_fillers = self._head.padded_rows(len(chunk)) - len(chunk)
+            yield first, self._head(F.pad(chunk, (0, 0, 0, num_fillers)) if num_fillers else chunk)[: len(chunk)]
 
 
 def log_sum_exp(logits_QV: Tensor) -> Tensor:
@@ -126,7 +125,8 @@ def apply_edits_in_place(logits_QV: Tensor, edits: Mapping[int, LogitEdits], log
 
 
 def top_candidates(logits_QV: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best ids [Q, k] int32 and logits, the lower id first where equal; -1 and -inf where fewer are left."""
+    """Return the k best ids [Q, k] int32 and logits, the lower id first where equal; -1 and -inf where fewer are
+    left."""
     num_rows, vocab_size = logits_QV.shape
     ids_QK = np.full((num_rows, k), -1, np.int32)
     values_QK = np.full((num_rows, k), -np.inf, np.float32)
@@ -144,7 +144,8 @@ def top_candidates(logits_QV: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 def _best(logits_QV: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return the best id and its logit, each [Q, 1]; PyTorch's max gives the first where several are equal.
 
-    Speed: the largest of each 128 first, then the best block's place: 0.10 ms for 32 rows of 32,128, one max over all 0.88 (1 thread).
+    Speed: the largest of each 128 first, then the best block's place: 0.10 ms for 32 rows of 32,128, one max over all
+    0.88 (1 thread).
     """
     num_rows, vocab_size = logits_QV.shape
     if vocab_size % _BLOCK:
@@ -165,8 +166,8 @@ def _best_few(logits_QV: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     num_rows, vocab_size = logits_QV.shape
     asked = min(k + 1, vocab_size)
     if vocab_size % _BLOCK == 0 and 4 * asked * _BLOCK <= vocab_size:
-        # Speed: the best k + 1 are within the k + 1 blocks of the largest maxima: 1.7 ms for 128 rows of 32,128 and k = 8
-        # instead of 5.3 (1 thread).
+        # Speed: the best k + 1 are within the k + 1 blocks of the largest maxima: 1.7 ms for 128 rows of 32,128 and k
+        # = 8 instead of 5.3 (1 thread).
         blocks_QNB = logits_QV.view(num_rows, -1, _BLOCK)
         block = blocks_QNB.amax(dim=-1).topk(asked, dim=-1).indices
         few = blocks_QNB.gather(1, block[..., None].expand(-1, -1, _BLOCK)).view(num_rows, -1)

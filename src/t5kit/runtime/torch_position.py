@@ -18,7 +18,8 @@ _FIRST_REACH = 512
 class PositionBias:
     """One table's bias for every distance: [H, 2 * reach + 1] at key position minus query position plus reach.
 
-    A decoder's bias is -inf for keys of the future, so it is the causal mask too. The reach grows with what is asked for.
+    A decoder's bias is -inf for keys of the future, so it is the causal mask too. The reach grows with what is asked
+    for.
     """
 
     def __init__(
@@ -41,9 +42,7 @@ class PositionBias:
         num_heads, num_distances = self._by_distance.shape
         # Query t sees key k at distance k - t: with the queries in reverse every row is the one above it, moved by one.
         start = self._reach - first_position - num_queries + 1
-        reversed_HTK = self._by_distance.as_strided(
-            (num_heads, num_queries, num_keys), (num_distances, 1, 1), start
-        )
+        reversed_HTK = self._by_distance.as_strided((num_heads, num_queries, num_keys), (num_distances, 1, 1), start)
         return reversed_HTK.flip(1)[None]
 
     def ragged(self, positions_GT: Tensor, num_keys: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The torch runtime: the `Runtime` protocol in PyTorch, on a processor or a GPU.
 
-Nothing is padded and nothing is moved that need not be: the encoder computes ragged texts end to end, keys and values lie in
-arenas that attention reads in place, and a step's plan is kept while the same slots step.
+Nothing is padded and nothing is moved that need not be: the encoder computes ragged texts end to end, keys and values
+lie in arenas that attention reads in place, and a step's plan is kept while the same slots step.
 
 Numerics: weights, and what is multiplied by them, are in the chosen dtype; the residual stream, norms, softmax, and the
 head with its logits are float32 in every dtype. In float16 `wo` is float32 too, where T5 overflows.
@@ -90,8 +90,8 @@ class TorchRuntime:
     arithmetic is slow there). device: "auto" is CUDA where there is one. threads: processor threads, None for PyTorch's
     choice; they are set for the whole process.
 
-    Raises: RequestError for unknown words, EngineError if the device is missing, the architecture cannot be run (LongT5), or
-    a tensor is missing or misshapen.
+    Raises: RequestError for unknown words, EngineError if the device is missing, the architecture cannot be run
+    (LongT5), or a tensor is missing or misshapen.
     """
 
     def __init__(
@@ -125,7 +125,9 @@ class TorchRuntime:
         state = module.state_dict()
         embedding = state["transformer.shared.weight" if module.config.is_classifier else "shared.weight"]
         if embedding.dtype not in _WORDS:
-            raise EngineError(f"The module is in {embedding.dtype}; the torch runtime computes in: {', '.join(_DTYPES)}.")
+            raise EngineError(
+                f"The module is in {embedding.dtype}; the torch runtime computes in: {', '.join(_DTYPES)}."
+            )
         runtime = cls.__new__(cls)
         with torch.inference_mode():
             runtime._build(
@@ -139,8 +141,8 @@ class TorchRuntime:
         weights = build_weights(config, store)
         device = weights.device
         self._device = device
-        # Speed: on a processor keys and values are float32 in every dtype: bfloat16 products of one row are no faster, and
-        # its scores would be rounded before the softmax.
+        # Speed: on a processor keys and values are float32 in every dtype: bfloat16 products of one row are no faster,
+        # and its scores would be rounded before the softmax.
         self._attention_dtype = torch.float32 if device.type == "cpu" else weights.dtype
         self.description = RuntimeDescription(
             engine="torch",
@@ -272,7 +274,11 @@ class TorchRuntime:
         for name, target, source in zip(slots, targets, sources, strict=True):
             if target.handle != source.handle:
                 raise EngineError(f"Slot {name} cannot continue a slot that stands on another prompt.")
-        moving = [(source.cache, target.cache) for source, target in zip(sources, targets, strict=True) if source is not target]
+        moving = [
+            (source.cache, target.cache)
+            for source, target in zip(sources, targets, strict=True)
+            if source is not target
+        ]
         if moving:
             self._own_pool.copy([source for source, _ in moving], [target for _, target in moving])
 
@@ -296,7 +302,9 @@ class TorchRuntime:
     def step(self, step: StepInput) -> StepOutput:
         self._check_open()
         check_step(step, self.config)
-        hidden_ND, attentions = self._feed(step.slots, step.tokens, step.lengths, keeps_weights=step.need.cross_attention)
+        hidden_ND, attentions = self._feed(
+            step.slots, step.tokens, step.lengths, keeps_weights=step.need.cross_attention
+        )
         if not step.need.all_positions and len(hidden_ND) > len(step.slots):
             hidden_ND = hidden_ND[torch.from_numpy(np.cumsum(step.lengths) - 1).to(self._device)]
         results = self._head.results(hidden_ND, step.edits, step.need)
@@ -397,7 +405,9 @@ class TorchRuntime:
         weights: list[list[np.ndarray]] = [[] for _ in states]
         for rows, counts, offset in self._passes(states, lengths):
             plan = self._decoder.plan(_new_tokens([states[row] for row in rows], counts))
-            where = np.concatenate([starts[row] + offset + np.arange(count) for row, count in zip(rows, counts, strict=True)])
+            where = np.concatenate(
+                [starts[row] + offset + np.arange(count) for row, count in zip(rows, counts, strict=True)]
+            )
             index = torch.from_numpy(where).to(self._device)
             hidden_ND[index] = self._decoder.run(plan, tokens_N[index], keeps_weights=keeps_weights)
             if keeps_weights:

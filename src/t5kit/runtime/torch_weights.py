@@ -5,9 +5,12 @@ Dimension letters: D d_model, I all heads' width (num_heads * d_kv), F d_ff, V v
 
 import dataclasses
 import math
+import mmap
+import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,19 +123,18 @@ class TensorStore:
         shapes = tensor_shapes(config)
         missing = [name for name in shapes if name not in tensors]
         if missing:
-            raise EngineError(
-                f"The torch runtime was given no tensor {missing[0]!r} ({len(missing)} missing in all)."
-            )
+            raise EngineError(f"The torch runtime was given no tensor {missing[0]!r} ({len(missing)} missing in all).")
         for name, shape in shapes.items():
             if tuple(tensors[name].shape) != shape:
                 raise EngineError(f"Tensor {name!r} is {list(tensors[name].shape)}; expected {list(shape)}.")
         self._tensors: dict[str, TensorView | Tensor] = {name: tensors[name] for name in shapes}
+        self._read: list[TensorView] = []
 
     def take(self, *names: str, dtype: torch.dtype | None = None, is_shared: bool = False) -> Tensor:
         """Return the named tensors one under the other, on the device, as `dtype` (the store's, unless given).
 
-        What is returned may lie in the caller's memory (a mapped file, a live module): copy what is kept. `is_shared` keeps
-        the tensors here for a second use.
+        What is returned may lie in the caller's memory (a mapped file, a live module): copy what is kept. `is_shared`
+        keeps the tensors here for a second use.
         """
         dtype = dtype or self.dtype
         parts = []
@@ -142,22 +144,45 @@ class TensorStore:
             if dtype is torch.float16:
                 _check_float16(part, name)
             parts.append(part.to(self.device, dtype))
+            if isinstance(stored, TensorView):
+                self._read.append(stored)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _forget_read_pages(self) -> None:
+        """Let the pages of mapped files go that tensors have been taken from, so that they do not count as our memory.
+
+        They stay in the system's file cache, and the mapping stays valid: whatever still reads it gets them back.
+        """
+        for view in self._read:
+            mapped = view.data.obj
+            if isinstance(mapped, mmap.mmap) and sys.platform == "linux":
+                begin = np.frombuffer(view.data, np.uint8).ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+                first, last = -(-begin // mmap.PAGESIZE), (begin + view.size_bytes) // mmap.PAGESIZE
+                if first < last:
+                    mapped.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+        self._read.clear()
 
     def embedding(self, name: str, *, is_shared: bool) -> Tensor:
         """Return the embedding [V, D]."""
-        return self.take(name, is_shared=is_shared).clone()
+        embedding_VD = self.take(name, is_shared=is_shared).clone()
+        self._forget_read_pages()
+        return embedding_VD
 
     def linear(self, *names: str, is_wo: bool = False) -> Linear:
-        """Return one map for the named weights, their outputs one after the other; `is_wo` marks the feed-forward's second."""
-        if self.dtype is not torch.float16:
-            return make_linear(self.take(*names))
-        if self._may_use_half():
+        """Return one map for the named weights, their outputs one after the other; `is_wo` marks the feed-forward's
+        second."""
+        dtype = self.dtype
+        is_half = dtype is torch.float16 and self._may_use_half()
+        if is_half:
             for name in names:
                 _check_float16(self._tensors[self._prefix + name], name)
-            return HalfLinear(self.take(*names, dtype=torch.float32))
         # T5: in float16 the sums of wo leave the range (T5_FACTS "fp16"; Hugging Face keeps wo in float32 too).
-        return make_linear(self.take(*names, dtype=torch.float32 if is_wo else torch.float16))
+        if is_half or (dtype is torch.float16 and is_wo):
+            dtype = torch.float32
+        weight_OI = self.take(*names, dtype=dtype)
+        linear = HalfLinear(weight_OI) if is_half else make_linear(weight_OI)
+        self._forget_read_pages()
+        return linear
 
     def head(self, name: str, *, is_shared: bool) -> Linear:
         """Return the head, whose logits are float32 in every dtype.
@@ -166,10 +191,12 @@ class TensorStore:
         FLAN-T5-small are float32's then, 63 with float32 logits.
         """
         weight_VD = self.take(name, dtype=torch.float32, is_shared=is_shared)
-        # Speed: float16 has three bits more than bfloat16 and half the bytes of float32; a reduced model's head is read in it.
-        if self.dtype is not torch.float32 and self._may_use_half() and weight_VD.abs().max() <= _MAX_FLOAT16:
-            return HalfLinear(weight_VD)
-        return make_linear(weight_VD)
+        # Speed: float16 has three bits more than bfloat16 and half the bytes of float32; a reduced model's head is
+        # read in it.
+        is_half = self.dtype is not torch.float32 and self._may_use_half() and weight_VD.abs().max() <= _MAX_FLOAT16
+        head = HalfLinear(weight_VD) if is_half else make_linear(weight_VD)
+        self._forget_read_pages()
+        return head
 
     def _may_use_half(self) -> bool:
         return self.device.type == "cpu" and has_half_linear()
