@@ -9,6 +9,7 @@ import os
 import sys
 from typing import NoReturn, TextIO, cast
 
+from t5kit.cli.interrupts import interrupts_end_at_once
 from t5kit.errors import T5kitError
 
 
@@ -16,7 +17,8 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         _prepare_streams()
-        from t5kit.cli.app import run  # here: loading the verbs takes long enough to be interrupted
+        with interrupts_end_at_once():
+            from t5kit.cli.app import run  # here: loading the verbs takes long enough to be interrupted
 
         exit_code = run()
         sys.stdout.flush()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from t5kit.cli.interrupts import interrupts_end_at_once
 from t5kit.errors import RequestError
 
 if TYPE_CHECKING:
@@ -59,18 +60,19 @@ def load_model(
     max_input_tokens: int = 4096,
 ) -> "Model":
     """Return the model that the options name."""
-    from t5kit.api import Model
+    with interrupts_end_at_once():
+        from t5kit.api import Model
 
-    return Model.from_pretrained(
-        name,
-        engine=engine,  # type: ignore[arg-type]  # checked there, with the list of what is allowed
-        weights=weights,  # type: ignore[arg-type]
-        threads=threads,
-        device=device,
-        revision=revision,
-        offline=offline or None,
-        max_input_tokens=max_input_tokens,
-    )
+        return Model.from_pretrained(
+            name,
+            engine=engine,  # type: ignore[arg-type]  # checked there, with the list of what is allowed
+            weights=weights,  # type: ignore[arg-type]
+            threads=threads,
+            device=device,
+            revision=revision,
+            offline=offline or None,
+            max_input_tokens=max_input_tokens,
+        )
 
 
 def check_one_input(texts: list[str], input: Path | None) -> None:
