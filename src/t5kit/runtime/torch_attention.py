@@ -100,8 +100,10 @@ class QueryPlan:
         *,
         num_heads: int,
     ) -> Tensor:
-        """Return attention's output [N, I]. Shapes, one a group: keys and values [G, H, K, E], bias [1|G, 1|H, 1|T,
-        K]."""
+        """Return attention's output [N, I].
+
+        Shapes, one of each a group: keys and values [G, H, K, E], bias [1|G, 1|H, 1|T, K].
+        """
         outputs = []
         for group, (k_GHKE, v_GHKE), bias in zip(self.groups, keys_values, biases, strict=True):
             o_GHTE = attend(group.queries(q_NI, num_heads), k_GHKE, v_GHKE, bias)

@@ -106,8 +106,10 @@ class KeyValuePool:
         self._arenas: dict[int, KeyValueArena] = {}
 
     def open(self, lengths: Sequence[int]) -> list[CacheEntry]:
-        """Return one entry of each length in tokens, which the caller has to write; in rows of that order in their
-        arenas."""
+        """Return an entry for each length in tokens, which the caller has to write.
+
+        Those of one arena stand there in this order.
+        """
         self.version += 1
         entries = [CacheEntry(self._arena(self._size_class(length)), -1, length) for length in lengths]
         for arena, places in _by_arena(entries):
@@ -123,8 +125,7 @@ class KeyValuePool:
                 del self._arenas[arena.capacity]
 
     def move(self, entries: Sequence[CacheEntry], capacity: int) -> None:
-        """Move entries, with what they hold, into the arena for `capacity` tokens; those that are there already
-        stay."""
+        """Move entries, with what they hold, into the larger arena for `capacity` tokens, if they are not there."""
         target = self._arena(self._size_class(capacity))
         for arena, places in _by_arena(entries):
             if arena is not target:
@@ -143,10 +144,12 @@ class KeyValuePool:
             strangers = [member for member in members if member.arena is not arena]
             if strangers:
                 self.close(strangers)
+                for stranger in strangers:
+                    stranger.num_tokens = 0  # what it held is overwritten: its new row has to be finite all along
                 self._arena(arena.capacity).append(strangers)
             members[0].arena.write(members, tokens)
-        for target, length in zip(targets, lengths, strict=True):
-            target.num_tokens = length
+            for i in places:
+                targets[i].num_tokens = lengths[i]  # now: rows may move for the next group, with all that they hold
 
     def clear(self) -> None:
         """Free everything."""

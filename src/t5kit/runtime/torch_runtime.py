@@ -27,7 +27,8 @@ from t5kit.runtime.torch_cache import CacheEntry, CacheShape, KeyValuePool, powe
 from t5kit.runtime.torch_decoder import Decoder, DecoderPlan, NewTokens
 from t5kit.runtime.torch_encoder import Encoder
 from t5kit.runtime.torch_output import OutputHead
-from t5kit.runtime.torch_weights import TensorStore, Weights, build_weights, prevailing_dtype
+from t5kit.runtime.torch_store import TensorStore, prevailing_dtype
+from t5kit.runtime.torch_weights import Weights, build_weights
 from t5kit.runtime.validation import (
     CLOSED,
     check_distinct,
@@ -103,6 +104,7 @@ class TorchRuntime:
         device: str = "auto",
         threads: int | None = None,
     ) -> None:
+        _check_architecture(config)
         if weights != "auto" and weights not in _DTYPES:
             raise RequestError(f"weights = {weights!r} must be one of: auto, {', '.join(_DTYPES)}.")
         views = {view.name: view for view in tensors}
@@ -122,6 +124,7 @@ class TorchRuntime:
 
         The weights are copied: later training steps do not change this runtime, and its use does not disturb training.
         """
+        _check_architecture(module.config)
         state = module.state_dict()
         embedding = state["transformer.shared.weight" if module.config.is_classifier else "shared.weight"]
         if embedding.dtype not in _WORDS:
@@ -476,6 +479,14 @@ class TorchRuntime:
         if state is None:
             raise EngineError(f"Slot {slot} is not open in this runtime.")
         return state
+
+
+def _check_architecture(config: T5Config) -> None:
+    if config.encoder_attention != "full":
+        raise EngineError(
+            f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, but runs "
+            "full attention only."
+        )
 
 
 def _new_tokens(states: Sequence[_Slot], lengths: np.ndarray) -> NewTokens:

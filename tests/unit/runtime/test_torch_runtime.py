@@ -8,6 +8,7 @@ import pytest
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
 from t5kit.model.loading import load_model
+from t5kit.runtime import torch_linear, torch_store
 from t5kit.runtime.torch_runtime import TorchRuntime
 from t5kit.testing.runtime_conformance import RuntimeConformance, prompts
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
@@ -37,6 +38,21 @@ class TestTorchRuntimeFloat16(RuntimeConformance):
 
     def make_runtime(self, config: T5Config, tensors: Iterable[TensorView]) -> TorchRuntime:
         return TorchRuntime(config, tensors, weights="float16", device="cpu")
+
+
+class TestTorchRuntimeWithoutPackedForms(RuntimeConformance):
+    """As on processors that lack oneDNN and FBGEMM, and in the layout of CUDA."""
+
+    tolerance = 3e-5
+
+    @pytest.fixture(autouse=True)
+    def _no_packed_forms(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch_linear, "can_pack", lambda dtype: False)
+        monkeypatch.setattr(torch_store, "can_pack", lambda dtype: False)
+        monkeypatch.setattr(torch_store, "has_half_linear", lambda: False)
+
+    def make_runtime(self, config: T5Config, tensors: Iterable[TensorView]) -> TorchRuntime:
+        return TorchRuntime(config, tensors, weights="float32", device="cpu")
 
 
 @pytest.mark.parametrize("family", sorted(TINY_CONFIGS))
