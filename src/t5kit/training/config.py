@@ -6,11 +6,17 @@ from typing import Literal
 
 from t5kit.errors import ConfigError
 
+Precision = Literal["bfloat16", "float32"]
+DropoutConvention = Literal["none", "length"]
+BestIs = Literal["lowest", "highest"]
 SmoothingConvention = Literal["t5x", "mesh"]
 OptimizerName = Literal["adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon"]
 ScheduleName = Literal["constant", "inverse_sqrt", "inverse_sqrt_cooldown", "cosine", "linear"]
 MuonScale = Literal["match_rms_adamw", "original"]
 
+PRECISIONS = ("bfloat16", "float32")
+DROPOUT_CONVENTIONS = ("none", "length")
+BEST_IS = ("lowest", "highest")
 SMOOTHING_CONVENTIONS = ("t5x", "mesh")
 OPTIMIZERS = ("adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon")
 SCHEDULES = ("constant", "inverse_sqrt", "inverse_sqrt_cooldown", "cosine", "linear")
@@ -272,3 +278,74 @@ class ScheduleConfig:
                     f"schedule.{field.name} = {getattr(self, field.name)} has no effect with schedule.name = "
                     f"{self.name!r}; only {' and '.join(names)} read it. Remove it, or change the name."
                 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a step is computed: what changes speed, memory and rounding, and nothing else.
+
+    Raises: ConfigError on construction, naming the field, when a value is out of range.
+    """
+
+    precision: Precision = "bfloat16"
+    """bfloat16: products run on bfloat16 copies of float32 master weights. float32: everything does."""
+    dropout_broadcast: DropoutConvention = "length"
+    """length: one mask for all positions of a sequence, as T5 was trained. none: every element its own (Hugging
+    Face)."""
+    microbatch_rows: int = 0
+    """Rows computed at one time on one process; 0: all of its rows. Only memory and speed depend on it."""
+    recomputes_layers: bool = False
+    """Gradient checkpointing: keep a block's input alone, and compute its inside again in the backward pass."""
+    is_compiled: bool = False
+    """Run the blocks through torch.compile: a slow first step for faster later ones."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
+    num_threads: int = 0
+    """Processor threads of one process; 0: PyTorch's default."""
+
+    def __post_init__(self) -> None:
+        _check_choice("compute.precision", self.precision, PRECISIONS)
+        _check_choice("compute.dropout_broadcast", self.dropout_broadcast, DROPOUT_CONVENTIONS)
+        _check_integer("compute.microbatch_rows", self.microbatch_rows, least=0)
+        _check_integer("compute.num_threads", self.num_threads, least=0, most=4096)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long a run is, when it looks at itself, and what it keeps.
+
+    Raises: ConfigError on construction, naming the field, when a value is out of range or would have no effect.
+    """
+
+    num_steps: int
+    """Updates of the whole run; >= 1."""
+    seed: int = 0
+    """Everything random follows from it: initial weights, order, phrasings, corruption, dropout."""
+    log_every: int = 10
+    """Steps between two lines of metrics, each a mean over its steps; >= 1."""
+    evaluate_every: int = 0
+    """Steps between two evaluations; 0: at the end alone."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; >= 1. The last step always makes one."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept, beside the best one; >= 1."""
+    best_metric: str = "loss"
+    """Metric of the evaluations by which the best checkpoint is chosen."""
+    best_is: BestIs = "lowest"
+    """Which way that metric is better."""
+    patience: int = 0
+    """Evaluations in a row without a new best after which the run stops early; 0: never."""
+    max_skipped_in_a_row: int = 20
+    """Updates with non-finite gradients in a row after which the run stops with an error; >= 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped_in_a_row"):
+            _check_integer(f"training.{name}", getattr(self, name), least=1)
+        for name in ("seed", "evaluate_every", "patience"):
+            _check_integer(f"training.{name}", getattr(self, name), least=0)
+        _check_choice("training.best_is", self.best_is, BEST_IS)
+        if self.patience and not self.evaluate_every:
+            raise ConfigError(
+                f"training.patience = {self.patience} counts evaluations, and training.evaluate_every is 0. Set that "
+                "too, or remove it."
+            )
