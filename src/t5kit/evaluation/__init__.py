@@ -1,0 +1,1 @@
+"""Answers and likelihoods of a model -> scores with intervals, comparisons and reports; torch-free."""
