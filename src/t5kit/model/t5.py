@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from t5kit.config import Head, T5Config
 from t5kit.errors import ConfigError, EngineError, RequestError
@@ -94,8 +95,20 @@ class DecoderBlock(nn.Module):
         return cast(CrossAttentionLayer, self.layer[1]).EncDecAttention.keys_values(encoder_hidden_BSD)
 
 
+def run_block(block: nn.Module, *inputs: Tensor | None, recomputes: bool) -> tuple[Tensor, Tensor]:
+    """Return block(*inputs); where `recomputes`, its inside is computed again in the backward pass, same dropout."""
+    if recomputes and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
+
+
 class EncoderStack(nn.Module):
-    """The encoder's blocks and final norm, over embedded tokens."""
+    """The encoder's blocks and final norm, over embedded tokens.
+
+    recomputes_layers: while training, keep a block's inputs alone and compute its inside again for the gradients.
+    """
+
+    recomputes_layers = False
 
     def __init__(self, config: T5Config, dropout_broadcast: DropoutBroadcast) -> None:
         super().__init__()
@@ -109,12 +122,17 @@ class EncoderStack(nn.Module):
         """Return the hidden states [B, S, D]; visible is a boolean mask over [B, H, S, S] (masks.py)."""
         x_BSD, bias = self.dropout(_residual(x_BSD)), None
         for block in self.block:
-            x_BSD, bias = block(x_BSD, bias, visible)
+            x_BSD, bias = run_block(block, x_BSD, bias, visible, recomputes=self.recomputes_layers)
         return self.dropout(self.final_layer_norm(x_BSD))
 
 
 class DecoderStack(nn.Module):
-    """The decoder's blocks and final norm, over embedded tokens."""
+    """The decoder's blocks and final norm, over embedded tokens.
+
+    recomputes_layers: while training, keep a block's inputs alone and compute its inside again for the gradients.
+    """
+
+    recomputes_layers = False
 
     def __init__(self, config: T5Config, dropout_broadcast: DropoutBroadcast) -> None:
         super().__init__()
@@ -131,7 +149,9 @@ class DecoderStack(nn.Module):
         cross_bias = additive_mask(cross_visible, attention_dtype(encoder_hidden_BSD))
         x_BTD, bias = self.dropout(_residual(x_BTD)), None
         for block in self.block:
-            x_BTD, bias = block(x_BTD, bias, visible, encoder_hidden_BSD, cross_bias)
+            x_BTD, bias = run_block(
+                block, x_BTD, bias, visible, encoder_hidden_BSD, cross_bias, recomputes=self.recomputes_layers
+            )
         return self.dropout(self.final_layer_norm(x_BTD))
 
     def step(self, x_BTD: Tensor, visible: Tensor, cache: DecoderCacheState, cross_visible: Tensor | None) -> Tensor:
@@ -244,6 +264,32 @@ class T5EncoderDecoder(T5Encoder):
         cross_visible = visible_keys(decoder_segment_ids, encoder_segment_ids, cross_attention_mask)
         return self.decoder(self.shared(decoder_input_ids), visible, encoder_hidden, cross_visible)
 
+    def hidden(
+        self,
+        *,
+        encoder_input_ids: Tensor,
+        decoder_input_ids: Tensor,
+        encoder_segment_ids: Tensor | None = None,
+        decoder_segment_ids: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        cross_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the decoder's hidden states [B, T, D] of a batch; arguments as `encode` and `decode` describe them."""
+        encoder_hidden = self.encode(
+            encoder_input_ids,
+            encoder_segment_ids=encoder_segment_ids,
+            encoder_attention_mask=encoder_attention_mask,
+        )
+        return self.decode(
+            decoder_input_ids,
+            encoder_hidden,
+            decoder_segment_ids=decoder_segment_ids,
+            encoder_segment_ids=encoder_segment_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            cross_attention_mask=cross_attention_mask,
+        )
+
     @torch.no_grad()
     def start_cache(
         self, encoder_hidden: Tensor, *, capacity: int, encoder_segment_ids: Tensor | None = None
@@ -329,16 +375,12 @@ class T5(T5EncoderDecoder):
         cross_attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Return the logits [B, T, V] of a batch; arguments as `encode` and `decode` describe them."""
-        encoder_hidden = self.encode(
-            encoder_input_ids,
+        decoder_hidden = self.hidden(
+            encoder_input_ids=encoder_input_ids,
+            decoder_input_ids=decoder_input_ids,
             encoder_segment_ids=encoder_segment_ids,
-            encoder_attention_mask=encoder_attention_mask,
-        )
-        decoder_hidden = self.decode(
-            decoder_input_ids,
-            encoder_hidden,
             decoder_segment_ids=decoder_segment_ids,
-            encoder_segment_ids=encoder_segment_ids,
+            encoder_attention_mask=encoder_attention_mask,
             decoder_attention_mask=decoder_attention_mask,
             cross_attention_mask=cross_attention_mask,
         )
