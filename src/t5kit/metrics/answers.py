@@ -5,7 +5,8 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
-from t5kit.metrics.pairs import References, check_pairs, percent
+from t5kit.metrics.items import ItemScores, mean_scores
+from t5kit.metrics.pairs import References, check_pairs
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -13,8 +14,13 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def exact_match(references: References, predictions: Sequence[str]) -> dict[str, float]:
     """Return the percentage of predictions equal to one of their references, outer spaces aside."""
+    return exact_match_items(references, predictions).total()
+
+
+def exact_match_items(references: References, predictions: Sequence[str]) -> ItemScores:
+    """Return `exact_match` item by item."""
     check_pairs(references, predictions, "exact_match")
-    return {"exact_match": _mean_of_best(references, predictions, lambda a, b: float(a.strip() == b.strip()))}
+    return mean_scores({"exact_match": _best(references, predictions, lambda a, b: float(a.strip() == b.strip()))})
 
 
 def squad(references: References, predictions: Sequence[str]) -> dict[str, float]:
@@ -22,13 +28,20 @@ def squad(references: References, predictions: Sequence[str]) -> dict[str, float
 
     Source: the SQuAD 1.1 evaluation; t5/evaluation/qa_utils.py.
     """
+    return squad_items(references, predictions).total()
+
+
+def squad_items(references: References, predictions: Sequence[str]) -> ItemScores:
+    """Return `squad` item by item."""
     check_pairs(references, predictions, "squad")
-    return {
-        "exact_match": _mean_of_best(
-            references, predictions, lambda a, b: float(normalize_answer(a) == normalize_answer(b))
-        ),
-        "f1": _mean_of_best(references, predictions, token_f1),
-    }
+    return mean_scores(
+        {
+            "exact_match": _best(
+                references, predictions, lambda a, b: float(normalize_answer(a) == normalize_answer(b))
+            ),
+            "f1": _best(references, predictions, token_f1),
+        }
+    )
 
 
 def normalize_answer(text: str) -> str:
@@ -43,9 +56,9 @@ def token_f1(reference: str, prediction: str) -> float:
     return 2.0 * common / (len(expected) + len(got)) if common else 0.0
 
 
-def _mean_of_best(references: References, predictions: Sequence[str], score: Callable[[str, str], float]) -> float:
-    best = [
+def _best(references: References, predictions: Sequence[str], score: Callable[[str, str], float]) -> list[float]:
+    """Return each item's best score over its references."""
+    return [
         max(score(one, prediction) for one in accepted)
         for accepted, prediction in zip(references, predictions, strict=True)
     ]
-    return percent(sum(best) / len(best))

@@ -1,20 +1,20 @@
 """Bootstrap confidence intervals and the paired comparison of two systems.
 
 Works for any statistic of a choice of items: `mean_of` for metrics that are means over items, `score_of` for those of
-a whole corpus, such as BLEU.
+a whole corpus, such as BLEU; and for all numbers of a metric at once, on the same resamplings, by its `ItemScores`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from t5kit.errors import DataError, RequestError
+from t5kit.metrics.items import Indices, ItemScores, ScoresOf
 from t5kit.metrics.pairs import References
 
-Indices = npt.NDArray[np.int64]
 Statistic = Callable[[Indices], float]
 """The value over the items at some indices [N], of which some may repeat."""
 
@@ -63,8 +63,17 @@ def bootstrap(
     confidence: float = 0.95,
 ) -> Interval:
     """Return the statistic over all items with its percentile interval over num_samples resamplings."""
-    drawn = _draw(num_items, num_samples, confidence, rng)
-    return _interval(statistic(np.arange(num_items)), np.array([statistic(row) for row in drawn]), confidence)
+    scores = ItemScores(num_items, lambda indices: {"": statistic(indices)})
+    return bootstrap_scores(scores, rng=rng, num_samples=num_samples, confidence=confidence)[""]
+
+
+def bootstrap_scores(
+    scores: ItemScores, *, rng: np.random.Generator, num_samples: int = 1000, confidence: float = 0.95
+) -> dict[str, Interval]:
+    """Return every number over all items with its percentile interval over num_samples resamplings."""
+    _check(scores.num_items, num_samples, confidence)
+    samples = _samples(scores.of, scores.num_items, num_samples, rng)
+    return {name: _interval(value, samples[name], confidence) for name, value in scores.total().items()}
 
 
 def paired_bootstrap(
@@ -80,23 +89,64 @@ def paired_bootstrap(
 
     Source: Koehn 2004, "Statistical significance tests for machine translation evaluation".
     """
-    drawn = _draw(num_items, num_samples, confidence, rng)
-    differences = np.array([system_a(row) - system_b(row) for row in drawn])
-    everything = np.arange(num_items)
-    observed = system_a(everything) - system_b(everything)
-    # Under equality the resampled differences scatter around zero as they now scatter around the observed one.
-    extreme = int((np.abs(differences - observed) >= abs(observed)).sum())
-    return PairedComparison(_interval(observed, differences, confidence), (extreme + 1) / (num_samples + 1))
+    left = ItemScores(num_items, lambda indices: {"": system_a(indices)})
+    right = ItemScores(num_items, lambda indices: {"": system_b(indices)})
+    return paired_bootstrap_scores(left, right, rng=rng, num_samples=num_samples, confidence=confidence)[""]
 
 
-def _draw(num_items: int, num_samples: int, confidence: float, rng: np.random.Generator) -> Indices:
+def paired_bootstrap_scores(
+    scores_a: ItemScores,
+    scores_b: ItemScores,
+    *,
+    rng: np.random.Generator,
+    num_samples: int = 1000,
+    confidence: float = 0.95,
+) -> dict[str, PairedComparison]:
+    """Return `paired_bootstrap` for every number that both have; the items must be the same, in the same order.
+
+    Raises: DataError if there are not as many items on both sides.
+    """
+    if scores_a.num_items != scores_b.num_items:
+        raise DataError(
+            f"the paired bootstrap got {scores_a.num_items} and {scores_b.num_items} items; expected the same items."
+        )
+    _check(scores_a.num_items, num_samples, confidence)
+
+    def differences_of(indices: Indices) -> dict[str, float]:
+        values_a, values_b = scores_a.of(indices), scores_b.of(indices)
+        return {name: value - values_b[name] for name, value in values_a.items() if name in values_b}
+
+    samples = _samples(differences_of, scores_a.num_items, num_samples, rng)
+    observed = differences_of(np.arange(scores_a.num_items))
+    comparisons = {}
+    for name, difference in observed.items():
+        # Under equality the resampled differences scatter around zero as they now scatter around the observed one.
+        extreme = int((np.abs(samples[name] - difference) >= abs(difference)).sum())
+        interval = _interval(difference, samples[name], confidence)
+        comparisons[name] = PairedComparison(interval, (extreme + 1) / (num_samples + 1))
+    return comparisons
+
+
+def _samples(
+    of: ScoresOf, num_items: int, num_samples: int, rng: np.random.Generator
+) -> Mapping[str, npt.NDArray[np.float64]]:
+    """Return every number over num_samples resamplings, each [num_samples]."""
+    drawn = [of(indices) for indices in _drawn(num_items, num_samples, rng)]
+    return {name: np.array([values[name] for values in drawn]) for name in drawn[0]}
+
+
+def _drawn(num_items: int, num_samples: int, rng: np.random.Generator) -> Iterator[Indices]:
+    for _ in range(num_samples):
+        yield rng.integers(num_items, size=num_items)
+
+
+def _check(num_items: int, num_samples: int, confidence: float) -> None:
     if num_items < 1:
         raise DataError("the bootstrap got nothing to resample; expected at least one item.")
     if num_samples < 1 or not 0.0 < confidence < 1.0:
         raise RequestError(
             f"num_samples = {num_samples} must be at least 1 and confidence = {confidence} between 0 and 1."
         )
-    return rng.integers(num_items, size=(num_samples, num_items))
 
 
 def _interval(value: float, samples: npt.NDArray[np.float64], confidence: float) -> Interval:

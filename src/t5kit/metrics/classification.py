@@ -1,6 +1,7 @@
 """Accuracy, F1 and Matthews' correlation of label texts; a text that is no label is a wrong answer, never left out."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from t5kit.errors import DataError, DependencyError
+from t5kit.metrics.items import Indices, ItemScores, mean_scores
 from t5kit.metrics.pairs import References, check_pairs, only_references, percent
 
 
@@ -43,9 +45,14 @@ class ClassificationReport:
 
 def accuracy(references: References, predictions: Sequence[str]) -> dict[str, float]:
     """Return the percentage of predictions among their references, compared as they stand."""
+    return accuracy_items(references, predictions).total()
+
+
+def accuracy_items(references: References, predictions: Sequence[str]) -> ItemScores:
+    """Return `accuracy` item by item."""
     check_pairs(references, predictions, "accuracy")
-    right = sum(prediction in accepted for accepted, prediction in zip(references, predictions, strict=True))
-    return {"accuracy": percent(right / len(predictions))}
+    right = [prediction in accepted for accepted, prediction in zip(references, predictions, strict=True)]
+    return mean_scores({"accuracy": right})
 
 
 def classification_report(
@@ -86,6 +93,25 @@ def classification_f1(references: References, predictions: Sequence[str]) -> dic
     return {"accuracy": report.accuracy, "macro_f1": report.macro_f1, "micro_f1": report.micro_f1}
 
 
+def classification_f1_items(references: References, predictions: Sequence[str]) -> ItemScores:
+    """Return `classification_f1` prepared for any choice of items; the labels are those of the chosen references."""
+    expected_N, predicted_N, num_classes = _numbered(references, predictions, "classification_f1")
+
+    def of(indices: Indices) -> dict[str, float]:
+        expected, predicted = expected_N[indices], predicted_N[indices]
+        is_right = expected == predicted
+        support_C = np.bincount(expected, minlength=num_classes)
+        both_C = np.bincount(expected[is_right], minlength=num_classes)
+        is_label_C = support_C > 0
+        either_C = support_C + np.bincount(predicted, minlength=num_classes)
+        right = percent(is_right.mean())
+        # What is no label of these items is only ever a miss; over all classes micro F1 is accuracy.
+        macro = percent(float((2.0 * both_C[is_label_C] / either_C[is_label_C]).mean()))
+        return {"accuracy": right, "macro_f1": macro, "micro_f1": right}
+
+    return ItemScores(len(expected_N), of)
+
+
 def macro_f1(references: References, predictions: Sequence[str], *, labels: Sequence[str]) -> dict[str, float]:
     """Return the mean F1 over all the given labels, whether they occur or not (CB: t5's mean_multiclass_f1)."""
     return {"macro_f1": classification_report(references, predictions, labels=labels).macro_f1}
@@ -117,6 +143,25 @@ def matthews(references: References, predictions: Sequence[str]) -> dict[str, fl
     return {"matthews_correlation": percent(metrics.matthews_corrcoef(expected, list(predictions)))}
 
 
+def matthews_items(references: References, predictions: Sequence[str]) -> ItemScores:
+    """Return `matthews` prepared for any choice of items.
+
+    Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    """
+    expected_N, predicted_N, num_classes = _numbered(references, predictions, "matthews")
+
+    def of(indices: Indices) -> dict[str, float]:
+        expected_C = np.bincount(expected_N[indices], minlength=num_classes).astype(np.float64)
+        predicted_C = np.bincount(predicted_N[indices], minlength=num_classes).astype(np.float64)
+        num_right = float((expected_N[indices] == predicted_N[indices]).sum())
+        size = float(len(indices))
+        covariance = num_right * size - float(expected_C @ predicted_C)
+        spread = (size**2 - float(expected_C @ expected_C)) * (size**2 - float(predicted_C @ predicted_C))
+        return {"matthews_correlation": percent(covariance / math.sqrt(spread)) if spread > 0.0 else 0.0}
+
+    return ItemScores(len(expected_N), of)
+
+
 def all_right_in_group(
     references: References, predictions: Sequence[str], *, groups: Sequence[str]
 ) -> dict[str, float]:
@@ -139,6 +184,15 @@ def rank_accuracy(scores: Sequence[npt.NDArray[Any]], right: Sequence[int]) -> d
         )
     hits = sum(int(np.argmax(row)) == answer for row, answer in zip(scores, right, strict=True))
     return {"accuracy": percent(hits / len(right))}
+
+
+def _numbered(
+    references: References, predictions: Sequence[str], metric: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Return the classes of references [N] and predictions [N], and how many there are; every text is a class."""
+    expected = only_references(references, predictions, metric)
+    classes, numbers = np.unique([*expected, *predictions], return_inverse=True)
+    return numbers[: len(expected)], numbers[len(expected) :], len(classes)
 
 
 def _sklearn_metrics(metric: str) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from t5kit.errors import DataError
+from t5kit.metrics.items import Indices, ItemScores
 from t5kit.metrics.pairs import References, only_references, percent
 
 UNREADABLE = -1.0
@@ -16,15 +17,25 @@ Numbers = npt.NDArray[np.float64]
 
 def correlations(references: References, predictions: Sequence[str]) -> dict[str, float]:
     """Return Pearson's and Spearman's correlation in percent; 0 where either side does not vary."""
+    return correlations_items(references, predictions).total()
+
+
+def correlations_items(references: References, predictions: Sequence[str]) -> ItemScores:
+    """Return `correlations` prepared for any choice of items."""
     expected_N = np.array([_number(text) for text in only_references(references, predictions, "correlations")])
     if np.isnan(expected_N).any():
         raise DataError("correlations: a reference is no number; expected texts like 3.8.")
     predicted_N = np.array([_number(text) for text in predictions])
     predicted_N = np.where(np.isnan(predicted_N), UNREADABLE, predicted_N)
-    return {
-        "pearson": percent(pearson(expected_N, predicted_N)),
-        "spearman": percent(pearson(average_ranks(expected_N), average_ranks(predicted_N))),
-    }
+
+    def of(indices: Indices) -> dict[str, float]:
+        expected, predicted = expected_N[indices], predicted_N[indices]
+        return {
+            "pearson": percent(pearson(expected, predicted)),
+            "spearman": percent(pearson(average_ranks(expected), average_ranks(predicted))),
+        }
+
+    return ItemScores(len(expected_N), of)
 
 
 def pearson(left_N: Numbers, right_N: Numbers) -> float:
