@@ -20,7 +20,7 @@ ORDER = (
 """Stages from low to high. A module imports only its own stage and lower ones; `testing` may see everything."""
 
 TORCH_ROOMS = ("t5kit.model", "t5kit.training", "t5kit.runtime.torch", "t5kit.checkpoint.torch_bin")
-"""Only modules whose name starts with one of these load torch when they are imported."""
+"""Only modules whose name starts with one of these load torch when they are imported; their config.py does not."""
 
 BEYOND_THE_WALL = {"torch", "torchvision", "transformers", "accelerate", "peft", "captum", "tensorflow", "jax"}
 """Libraries that are, or bring, a deep-learning framework."""
@@ -49,7 +49,7 @@ class Module:
 
     @property
     def is_in_torch_room(self) -> bool:
-        return self.name.startswith(TORCH_ROOMS) and self.path.name != "__init__.py"
+        return self.name.startswith(TORCH_ROOMS) and self.path.name not in ("__init__.py", "config.py")
 
     def at(self, found: Import) -> str:
         return f"{self.path.relative_to(SRC)}:{found.line} imports {found.target}"

@@ -1,0 +1,66 @@
+"""What a recipe says of its data: tasks, mixture, lengths and batches, as plain data."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from t5kit.data.loading import BatchConfig
+from t5kit.errors import ConfigError
+from t5kit.tasks.config import MixtureConfig, TaskConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The data of a run.
+
+    Raises: ConfigError on construction, naming the field, when a value is out of range.
+    """
+
+    dir: str = "."
+    """Folder that the tasks' files are named from."""
+    tasks: Mapping[str, TaskConfig]
+    """The tasks by names of your own: [data.tasks.g2p]."""
+    mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
+    """How often each task gives the next example."""
+    batch_rows: int = 32
+    """Rows of a batch, over all processes; >= 1."""
+    encoder_length: int = 512
+    """Encoder positions of a row, EOS included; >= 1 (T5: 512)."""
+    target_length: int = 114
+    """Target positions of a row, EOS included; >= 1 (T5 pre-training: 114)."""
+    arrangement: Literal["packed", "bucketed"] = "packed"
+    """packed: rows of full length hold several examples. bucketed: one example a row, batches of similar lengths,
+    padded to their longest."""
+    too_long: Literal["truncate", "drop"] = "truncate"
+    """Examples over the lengths: cut before EOS, or left out; both are counted."""
+    window_batches: int = 16
+    """Batches arranged together; >= 1. More: less padding, and shuffled over a wider window."""
+    length_multiple: int = 8
+    """bucketed: padded lengths are multiples of this; >= 1."""
+    num_epochs: int = 0
+    """Passes over the data after which the run ends, if training.num_steps does not end it before; 0: no bound."""
+    num_workers: int = 0
+    """Processes that make examples beside the training; the order of the data does not depend on it."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError("data.tasks names no task. Add one: [data.tasks.NAME] with train = [FILES].")
+        if not any(task.train for task in self.tasks.values()):
+            raise ConfigError("data.tasks: no task has train files, so there is nothing to learn from.")
+        for name in ("num_epochs", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"data.{name} = {getattr(self, name)} must be at least 0.")
+        _ = self.batches  # checks them
+
+    @property
+    def batches(self) -> BatchConfig:
+        """How examples become batches."""
+        return BatchConfig(
+            batch_rows=self.batch_rows,
+            encoder_length=self.encoder_length,
+            target_length=self.target_length,
+            arrangement=self.arrangement,
+            too_long=self.too_long,
+            window_batches=self.window_batches,
+            length_multiple=self.length_multiple,
+        )

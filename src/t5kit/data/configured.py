@@ -1,0 +1,83 @@
+"""A run's data as its recipe says it: tasks opened and mixed, batches to train on and batches to evaluate on."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from t5kit.data.batch import Batch
+from t5kit.data.config import DataConfig
+from t5kit.data.loading import BatchLoader
+from t5kit.data.streams import MixedStream
+from t5kit.data.workers import BlockMaker
+from t5kit.errors import ConfigError
+from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, open_task
+from t5kit.tasks.mixture import Mixture, proportional_rates, rates_by_name
+from t5kit.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The batches of a run, with what makes them; use it as a context, or `close` it."""
+
+    mixture: Mixture[OpenedTask]
+    """The tasks that training draws from."""
+    maker: BlockMaker
+    loader: BatchLoader
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self.maker.close()
+
+    def __enter__(self) -> "TrainingData":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_tasks(config: DataConfig, *, seed: int, splits: Sequence[str] = (TRAIN, DEV)) -> tuple[OpenedTask, ...]:
+    """Return the recipe's tasks with these splits. Raises: ConfigError, DataError"""
+    folder = Path(config.dir).expanduser()
+    return tuple(open_task(name, task, folder, seed=seed, splits=splits) for name, task in config.tasks.items())
+
+
+def make_mixture(config: DataConfig, tasks: Sequence[OpenedTask]) -> Mixture[OpenedTask]:
+    """Return the tasks that have train records and a rate above 0. Raises: ConfigError if there is none."""
+    if config.mixture.kind == "fixed":
+        rates = rates_by_name([task.name for task in tasks], config.mixture.rates)
+        for task, rate in zip(tasks, rates, strict=True):
+            if rate and TRAIN not in task.task.splits:
+                raise ConfigError(
+                    f"data.mixture.rates.{task.name} = {rate}, but the task has no train files. Name some, or set 0."
+                )
+    else:
+        sizes = [task.size for task in tasks]
+        rates = proportional_rates(sizes, maximum=config.mixture.maximum, temperature=config.mixture.temperature)
+    drawn = [(task, rate) for task, rate in zip(tasks, rates, strict=True) if rate]
+    if not drawn:
+        raise ConfigError("data.mixture: every rate is 0, so there is nothing to learn from.")
+    return Mixture(tuple(task for task, _ in drawn), tuple(rate for _, rate in drawn))
+
+
+def training_data(config: DataConfig, tasks: Sequence[OpenedTask], tokenizer: Tokenizer, *, seed: int) -> TrainingData:
+    """Return the batches that a run trains on. Raises: ConfigError, DataError"""
+    mixture = make_mixture(config, tasks)
+    sources = [
+        task.examples(TRAIN, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length)
+        for task in mixture.members
+    ]
+    maker = BlockMaker(sources, seed=seed, is_shuffled=True, num_workers=config.num_workers)
+    stream = MixedStream(maker, mixture.rates, seed=seed, num_epochs=config.num_epochs or None)
+    return TrainingData(mixture, maker, BatchLoader(stream, config.batches, seed=seed))
+
+
+def evaluation_batches(
+    config: DataConfig, task: OpenedTask, tokenizer: Tokenizer, *, split: str = DEV, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield a split once, in batches of training's own lengths and rows; the same ones at every call.
+
+    An objective corrupts the same tokens every time.
+    """
+    source = task.examples(split, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length)
+    with BlockMaker([source], seed=seed, is_shuffled=False, num_workers=0) as maker:
+        yield from BatchLoader(MixedStream(maker, [1.0], seed=seed, num_epochs=1), config.batches, seed=seed)

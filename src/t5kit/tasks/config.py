@@ -1,0 +1,141 @@
+"""What a recipe says of its tasks: plain data, made into tasks by `configured.py`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from t5kit.errors import ConfigError
+
+FileFormat = Literal["by_name", "text", "tsv", "csv", "jsonl", "parquet"]
+ObjectiveName = Literal["span_corruption", "iid", "masking", "prefix_lm", "full_lm", "deshuffling", "ul2"]
+MixtureKind = Literal["proportional", "fixed"]
+
+SPANNED_OBJECTIVES = ("span_corruption",)
+NOISY_OBJECTIVES = ("span_corruption", "iid", "masking")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemplateConfig:
+    """One phrasing: what the model reads and what it is to write, with a record's fields in braces."""
+
+    prompt: str = "{input}"
+    """Such as "review: {text}"."""
+    target: str = "{target}"
+    """Such as "{label}"."""
+    labels: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """field -> its value -> the words for it: labels.label = {0 = "negative", 1 = "positive"}."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """A self-supervised objective over running text.
+
+    Raises: ConfigError on construction, naming the field, when a value is out of range or would have no effect.
+    """
+
+    name: ObjectiveName = "span_corruption"
+    """span_corruption (T5's), iid, masking (BERT's), prefix_lm, full_lm, deshuffling or ul2 (a mixture of seven)."""
+    noise_density: float = 0.15
+    """span_corruption, iid, masking: share of tokens hidden, above 0 and below 1."""
+    mean_span_length: float = 3.0
+    """span_corruption: tokens, >= 1 (mT5: 3, ByT5: 20)."""
+    piece_length: int = 0
+    """Tokens of text in one example; 0: as many as fill data.encoder_length."""
+    field: str = "text"
+    """The record's field that holds the text."""
+
+    def __post_init__(self) -> None:
+        if self.piece_length < 0:
+            raise ConfigError(f"objective.piece_length = {self.piece_length} must be at least 0 (0: by the length).")
+        for name, readers in (("noise_density", NOISY_OBJECTIVES), ("mean_span_length", SPANNED_OBJECTIVES)):
+            default = {field.name: field.default for field in dataclasses.fields(self)}[name]
+            if self.name not in readers and getattr(self, name) != default:
+                raise ConfigError(
+                    f"objective.{name} = {getattr(self, name)} has no effect with objective.name = {self.name!r}; only "
+                    f"{', '.join(readers)} read it. Remove it, or change the objective."
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task: its files, how a record becomes prompt and target, and its metrics.
+
+    Raises: ConfigError on construction when a value is out of range or would have no effect.
+    """
+
+    train: tuple[str, ...] = ()
+    """Files, patterns ("part-*.jsonl.gz") and folders, below data.dir."""
+    dev: tuple[str, ...] = ()
+    """The same, for choosing."""
+    test: tuple[str, ...] = ()
+    """The same, for the last word; training never opens them."""
+    held_out: int = 0
+    """Records taken out of train, drawn by the seed, to be dev where there is none; 0: none."""
+    format: FileFormat = "by_name"
+    """text, tsv, csv, jsonl or parquet; by_name: the files' names tell."""
+    columns: tuple[str, ...] = ()
+    """Names for the columns of files without a header; TSV without them: ["input", "target"]."""
+    has_header: bool | None = None
+    """Whether the first line names the columns; absent: CSV yes, TSV no."""
+    form: str = ""
+    """A ready task of the T5 paper, such as "glue/mrpc": templates, labels and metrics follow from it."""
+    templates: tuple[TemplateConfig, ...] = ()
+    """Phrasings; training draws one a record, evaluation takes the first. Without any: "{input}" -> "{target}"."""
+    prefix: str = ""
+    """Put before every prompt: "summarize: "."""
+    references: str = ""
+    """A field with the list of all texts that count as right."""
+    metrics: tuple[str, ...] = ()
+    """Such as ["rouge"]; a ready task brings its own."""
+    objective: ObjectiveConfig | None = None
+    """Set for a task of running text; templates and metrics are then not used."""
+    num_examples: int = 0
+    """Size that proportional mixing takes this task to have; 0: its records."""
+
+    def __post_init__(self) -> None:
+        for name in ("held_out", "num_examples"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"task.{name} = {getattr(self, name)} must be at least 0.")
+        if self.held_out and self.dev:
+            raise ConfigError(f"task.held_out = {self.held_out} has no effect beside task.dev. Remove one of the two.")
+        if self.columns and self.has_header:
+            raise ConfigError("task.columns names columns that task.has_header = true says the files name themselves.")
+        if self.form and self.templates:
+            raise ConfigError(f"task.form = {self.form!r} brings its templates; remove task.templates or the form.")
+        if self.objective:
+            given = [n for n in ("form", "templates", "prefix", "references", "metrics") if getattr(self, n)]
+            if given:
+                raise ConfigError(
+                    f"task.{given[0]} has no effect beside task.objective: its examples are made of text."
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """How often each task gives the next example; with one task, nothing of it matters.
+
+    Raises: ConfigError on construction, naming the field, when a value is out of range or would have no effect.
+    """
+
+    kind: MixtureKind = "proportional"
+    """proportional: by size, min(n, maximum)^(1 / temperature). fixed: by data.mixture.rates."""
+    maximum: float = float("inf")
+    """proportional: no task counts as larger; > 0 (the paper's multi-task runs: 2^19)."""
+    temperature: float = 1.0
+    """proportional: > 0; high ones tend to equal rates (the paper: 2, with maximum 2^21)."""
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """fixed: task -> relative rate; 0: only evaluated."""
+
+    def __post_init__(self) -> None:
+        if not self.maximum > 0.0 or not self.temperature > 0.0:
+            raise ConfigError(
+                f"data.mixture.maximum = {self.maximum} and data.mixture.temperature = {self.temperature} must be "
+                "above 0."
+            )
+        if (self.kind == "fixed") != bool(self.rates):
+            raise ConfigError(
+                f"data.mixture.kind = {self.kind!r} with {len(self.rates)} data.mixture.rates: rates belong to "
+                '"fixed", and to that alone.'
+            )
+        if self.kind == "fixed" and (self.maximum != float("inf") or self.temperature != 1.0):
+            raise ConfigError('data.mixture.maximum and .temperature have no effect with data.mixture.kind = "fixed".')

@@ -1,0 +1,197 @@
+"""Tasks as a recipe says them: files opened, templates made, records held out."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from t5kit.errors import ConfigError, DataError, RequestError
+from t5kit.metrics import metric_named
+from t5kit.sources import Record, RecordTable, read_table
+from t5kit.tasks.config import ObjectiveConfig, TaskConfig, TemplateConfig
+from t5kit.tasks.example_sources import DenoisingExamples, ExampleSource, PairExamples
+from t5kit.tasks.objectives import (
+    Deshuffling,
+    FullLanguageModeling,
+    IidDenoising,
+    Masking,
+    MixtureOfDenoisers,
+    Objective,
+    PrefixLanguageModeling,
+    SpanCorruption,
+)
+from t5kit.tasks.objectives.mixture_of_denoisers import UL2_DENOISERS
+from t5kit.tasks.paper_tasks import paper_task
+from t5kit.tasks.task import Task, TaskForm
+from t5kit.tasks.templates import Fields, Template
+from t5kit.text.tokenizer import Tokenizer
+
+DEFAULT_COLUMNS = ("input", "target")
+"""Names of a headerless file's columns, where a recipe gives none."""
+TRAIN, DEV, TEST = "train", "dev", "test"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class SelectedTable:
+    """Some records of a table, under numbers of their own."""
+
+    table: RecordTable
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.table[int(self.indices[index])]
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedColumns:
+    """A form's preparation for files without a header: columns get names before anything else reads them."""
+
+    names: tuple[str, ...]
+    form: TaskForm
+
+    def __call__(self, fields: Fields) -> Fields:
+        """Return the fields by name; those that have names already go through. Raises: DataError"""
+        if "0" in fields:
+            if len(fields) != len(self.names):
+                raise DataError(f"has {len(fields)} column(s), expected {len(self.names)}: {', '.join(self.names)}.")
+            fields = dict(zip(self.names, fields.values(), strict=True))
+        return self.form.prepare(fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedTask:
+    """A task with its records; either a form (supervised) or an objective (running text)."""
+
+    task: Task
+    objective: ObjectiveConfig | None
+    config: TaskConfig
+
+    @property
+    def name(self) -> str:
+        """The recipe's name for it."""
+        return self.task.name
+
+    @property
+    def size(self) -> int:
+        """Examples that proportional mixing takes it to have; 0 without train records."""
+        table = self.task.splits.get(TRAIN)
+        return 0 if table is None else self.config.num_examples or len(table)
+
+    def examples(self, split: str, tokenizer: Tokenizer, *, encoder_length: int, target_length: int) -> ExampleSource:
+        """Return the examples of a split; the lengths say how much text fills an example of an objective."""
+        table = self.task.split(split)
+        if self.objective is None:
+            return PairExamples(self.task.form, table, tokenizer)
+        objective = make_objective(self.objective, tokenizer)
+        piece_length = self.objective.piece_length or default_piece_length(
+            objective, encoder_length=encoder_length, target_length=target_length
+        )
+        return DenoisingExamples(table, tokenizer, objective, piece_length, field=self.objective.field)
+
+
+def open_task(
+    name: str, config: TaskConfig, folder: Path, *, seed: int, splits: Sequence[str] = (TRAIN, DEV)
+) -> OpenedTask:
+    """Return a task with the records of these splits, as far as the recipe names files for them.
+
+    Raises: ConfigError (with the setting's path) for unknown forms and metrics and a held-out part that leaves nothing;
+    DataError for files that cannot be read.
+    """
+    try:
+        form = TaskForm((Template(f"{{{config.objective.field}}}"),)) if config.objective else make_form(config)
+    except (ConfigError, RequestError) as error:
+        raise ConfigError(f"data.tasks.{name}: {error}") from error
+    tables: dict[str, RecordTable] = {}
+    for split in splits:
+        files = getattr(config, split)
+        if files:
+            tables[split] = _read(files, config, folder)
+    if config.held_out and TRAIN in tables:
+        tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
+        if DEV in splits:
+            tables[DEV] = held_out
+    return OpenedTask(Task(name, form, tables), config.objective, config)
+
+
+def make_form(config: TaskConfig) -> TaskForm:
+    """Return the form of a supervised task. Raises: ConfigError, RequestError for unknown names and bad templates."""
+    if config.form:
+        form = paper_task(config.form)
+    else:
+        templates = [Template(t.prompt, t.target, t.labels) for t in config.templates or (TemplateConfig(),)]
+        form = TaskForm(tuple(templates), references_field=config.references or None)
+    if config.prefix:
+        prefix = config.prefix.replace("{", "{{").replace("}", "}}")
+        form = dataclasses.replace(
+            form, templates=tuple(dataclasses.replace(t, prompt=prefix + t.prompt) for t in form.templates)
+        )
+    if config.metrics:
+        form = dataclasses.replace(form, metrics=tuple(metric_named(name) for name in config.metrics))
+    if config.references and config.form:
+        form = dataclasses.replace(form, references_field=config.references)
+    if config.has_header:
+        return form
+    return dataclasses.replace(form, prepare=NamedColumns(config.columns or DEFAULT_COLUMNS, form))
+
+
+def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer) -> Objective:
+    """Return the objective of a task of running text."""
+    match config.name:
+        case "span_corruption":
+            return SpanCorruption(config.noise_density, config.mean_span_length)
+        case "iid":
+            return IidDenoising(config.noise_density)
+        case "masking":
+            return Masking(config.noise_density)
+        case "prefix_lm":
+            return PrefixLanguageModeling()
+        case "full_lm":
+            return FullLanguageModeling()
+        case "deshuffling":
+            return Deshuffling()
+        case "ul2":
+            modes = {denoiser.mode for denoiser in UL2_DENOISERS}
+            return MixtureOfDenoisers({mode: tokenizer.encode(mode, add_eos=False) for mode in sorted(modes)})
+
+
+def default_piece_length(objective: Objective, *, encoder_length: int, target_length: int) -> int:
+    """Return how many tokens of text fill an example: both sides fit, whatever the objective draws.
+
+    T5's span corruption fills the encoder: 512 -> 568 tokens, with targets of 114.
+    """
+    if isinstance(objective, SpanCorruption):
+        return objective.raw_length(encoder_length)
+    if isinstance(objective, FullLanguageModeling):
+        return target_length - 1
+    if isinstance(objective, IidDenoising):
+        return encoder_length - 1
+    longest_mode = 0
+    if isinstance(objective, MixtureOfDenoisers):
+        longest_mode = max(len(ids) for ids in objective.mode_ids.values())
+    return min(encoder_length - longest_mode, target_length) - 1
+
+
+def hold_out(table: RecordTable, num_held_out: int, *, name: str, seed: int) -> tuple[SelectedTable, SelectedTable]:
+    """Return the table without and with only num_held_out records, drawn by the seed, both in their order.
+
+    Raises: ConfigError if nothing would be left.
+    """
+    if num_held_out >= len(table):
+        raise ConfigError(
+            f"data.tasks.{name}.held_out = {num_held_out:,} leaves nothing of {len(table):,} train records."
+        )
+    is_held_out = np.zeros(len(table), np.bool_)
+    is_held_out[np.random.Generator(np.random.Philox(seed)).choice(len(table), num_held_out, replace=False)] = True
+    return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
+
+
+def _read(files: Sequence[str], config: TaskConfig, folder: Path) -> RecordTable:
+    return read_table(
+        [folder / file for file in files],
+        format=None if config.format == "by_name" else config.format,
+        has_header=config.has_header,
+    )
