@@ -1,8 +1,9 @@
-"""Folders that are whole or absent: written beside their place under another name, then renamed into it."""
+"""Folders and files that are whole or absent: written beside their place under another name, then renamed into it."""
 
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from t5kit.errors import CheckpointError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LEFT_OVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.(?P<ending>partial|replaced|removed)")
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -46,6 +48,52 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # somebody else may have used it meanwhile
                 parent.rmdir()
         raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that is the old one or the new one, whenever the process or the machine stops.
+
+    Raises: CheckpointError with one sentence for no space or no permission; the old file is then untouched.
+    """
+    temporary = _sibling(path, "partial")
+    try:
+        with _worded(path):
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _flush_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that is whole or absent at every instant: renamed away first, then emptied."""
+    with _worded(path):
+        aside = _sibling(path, "removed")
+        path.rename(aside)
+        shutil.rmtree(aside)
+
+
+def recover_folder(parent: Path) -> None:
+    """Clear away what writers that were killed left in `parent`: nobody may be writing there.
+
+    A folder that was renamed aside to be replaced, and never was, gets its name back; unfinished ones are removed.
+    Raises: CheckpointError with one sentence for no permission.
+    """
+    with _worded(parent):
+        for entry in sorted(parent.iterdir()):
+            found = _LEFT_OVER.fullmatch(entry.name)
+            if found is None:
+                continue
+            if found["ending"] == "replaced" and not (parent / found["name"]).exists():
+                entry.rename(parent / found["name"])
+            elif entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
