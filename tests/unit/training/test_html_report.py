@@ -1,0 +1,269 @@
+"""The run report, parsed: well formed, whole, self-contained, and true to the metrics file."""
+
+import html.parser
+import json
+import math
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5kit.errors import DataError
+from t5kit.training.html_report import RunReport, write_report
+from t5kit.training.line_chart import MAX_POINTS, Axis, line_chart, linear_ticks, number_text, thinned, tick_text
+from t5kit.training.run_history import Series, read_run
+
+VOID = {"meta", "line", "circle", "path", "br"}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class Page(html.parser.HTMLParser):
+    """A page's elements with their attributes and their text; unbalanced tags fail."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text_of: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+            self.text_of.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.text_of[self._open[-1]][-1] += data
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished run of 40 steps with evaluations every 10; the best rougeL is at step 30."""
+    run = tmp_path / "a <run> & more"
+    run.mkdir()
+    lines = []
+    for step in range(2, 41, 2):
+        line = {"kind": "train", "step": step, "loss": 5 / step, "accuracy": step / 50, "lr": 1e-3, "global_norm": 1.5}
+        line |= {"z_loss": 0.0, "clip_factor": 1.0, "num_skipped": int(step == 8), "encoder_tokens": 900}
+        lines.append({**line, "target_tokens": 100, "seconds": 0.5, "tokens_per_second": 2000.0})
+        if step % 10 == 0:
+            lines.append({"kind": "evaluation", "step": step, "loss": 6 / step, "rougeL": 30 - abs(30 - step)})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "recipe.toml").write_text('# what </pre><script>alert("x")</script> it is\n[training]\nnum_steps = 40\n')
+    training = '[training]\nnum_steps = 40\nbest_metric = "rougeL"\nbest_is = "highest"\n'
+    (run / "resolved.toml").write_text(training + "[optimizer.adafactor]\nbeta1 = 0.0\n")
+    starts = [{"torch": "2.0", "num_threads": 1}, {"torch": "2.13.0", "num_threads": 2}]
+    (run / "environment.json").write_text(json.dumps(starts))
+    (run / "result.json").write_text(json.dumps({"num_steps": 40, "stopped_early": False}))
+    (run / "data.json").write_text(json.dumps({"synopsis": {"records": 52105}}))
+    sample = {"prompt": "summarize: <img src=https://example.org/x.png>", "target": "t", "prediction": "p & q"}
+    (run / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    return run
+
+
+def page_of(folder: Path) -> tuple[str, Page]:
+    text = write_report(folder).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_the_report_is_one_page_that_asks_for_nothing_else(folder: Path) -> None:
+    text, page = page_of(folder)
+    tags = {tag for tag, _ in page.found}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "image", "use", "a"}
+    assert not any(name in ("src", "href", "xlink:href", "style") for _, found in page.found for name in found)
+    assert "url(" not in text and "@import" not in text
+    assert set(re.findall(r'https?://[^"<>& ]+', text)) == {"http://www.w3.org/2000/svg", "https://example.org/x.png"}
+    policy = next(found["content"] for tag, found in page.found if found.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_every_text_of_the_run_is_shown_as_text(folder: Path) -> None:
+    _, page = page_of(folder)
+    assert page.text_of["h1"] == ["a <run> & more"]
+    assert page.text_of["pre"][0].startswith('# what </pre><script>alert("x")</script>')
+    assert "summarize: <img src=https://example.org/x.png>" in page.text_of["th"]
+
+
+def test_the_curves_are_drawn_with_titles_and_the_numbers_behind_them(folder: Path) -> None:
+    text, page = page_of(folder)
+    titles = page.text_of["figcaption"]
+    assert titles == ["Loss", "Dev rougeL", "Accuracy", "Gradient norm", "Learning rate", "Tokens per second"]
+    charts = [ElementTree.fromstring(svg) for svg in re.findall(r'<svg class="chart" .*?</svg>', text, re.DOTALL)]
+    assert [chart.findtext(f"{SVG}title") for chart in charts] == titles
+    assert charts[0].findtext(f"{SVG}desc").startswith("train: from 2.5 at step 2 to 0.125 at step 40; dev: from 0.6")
+    assert all(len(chart.get("aria-labelledby").split()) == 2 for chart in charts)
+    identities = [found["id"] for _, found in page.found if "id" in found]
+    assert len(set(identities)) == len(identities), "names that labels refer to are used once"
+    assert page.text_of["summary"].count("Numbers") == len(charts)
+    assert sum(len(chart.findall(f"{SVG}path")) for chart in charts) == 7, "loss has two curves"
+    captions = page.text_of["caption"]
+    assert "Loss, train" in captions and "Loss, dev" in captions and "Metrics on the dev data" in captions
+
+
+def test_the_key_figures_are_the_runs(folder: Path) -> None:
+    _, page = page_of(folder)
+    figures = dict(zip(page.text_of["dt"], page.text_of["dd"], strict=True))
+    assert figures == {
+        "best dev rougeL, step 30": "30",
+        "last dev rougeL": "20",
+        "last train loss": "0.125",
+        "last train accuracy": "0.8",
+        "spent in training steps": "10 s",
+        "tokens, padding aside": "20,000",
+        "tokens per second": "2,000",
+        "updates skipped": "1",
+    }
+    assert page.text_of["p"] == ["40 of 40 steps. Started 2 times."]
+    assert "30 (best)" in page.text_of["th"]
+    cells = page.text_of["td"]
+    assert {"2.13.0", "52105", "0"} <= set(cells), "environment of the last start, data, settings"
+
+
+def test_an_unfinished_run_with_a_torn_line_has_a_report(folder: Path) -> None:
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:7]) + '{"kind": "tra')
+    for name in ("result.json", "environment.json", "data.json", "samples.jsonl", "recipe.toml"):
+        (folder / name).unlink()
+    _, page = page_of(folder)
+    assert page.text_of["p"] == ["12 of 40 steps, not finished. 1 metric line(s) could not be read."]
+    assert page.text_of["h2"] == ["Curves", "Evaluations", "Recipe"]
+
+
+def test_values_that_are_not_finite_are_gaps_and_said(folder: Path) -> None:
+    lines = [{"kind": "train", "step": n, "loss": None if n == 3 else float(n)} for n in range(1, 6)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, page = page_of(folder)
+    assert "not finite" in page.text_of["td"]
+    (path,) = re.findall(r'<path class="curve s0" d="([^"]*)"', re.sub(r'<ul class="legend">.*?</ul>', "", text))
+    assert path.count("M") == 2, "two stretches"
+
+
+def test_the_last_line_of_a_step_counts(folder: Path) -> None:
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 40, "loss": 7.0}) + "\n")
+    run = read_run(folder)
+    assert run.train[-1]["loss"] == 7.0
+    assert [line["step"] for line in run.train] == list(range(2, 41, 2))
+
+
+def test_a_folder_without_metrics_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no run folder: it has no metrics\.jsonl"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("resolved.toml", "= 3"), ("data.json", "[1]"), ("result.json", "{")])
+def test_a_broken_file_is_named(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(DataError, match=re.escape(name)):
+        write_report(folder)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write_report(folder).read_bytes()
+
+    def fail(self: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(DataError, match="cannot be written \\(No space left"):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
+    assert not list(folder.glob(".*partial"))
+
+
+def test_the_hook_writes_the_report_at_the_end_whichever_way(folder: Path) -> None:
+    for end in (lambda hook: hook.finished(None), lambda hook: hook.stopped("a signal")):
+        hook = RunReport()
+        hook.started(SimpleNamespace(folder=SimpleNamespace(path=folder)), 0)
+        end(hook)
+        assert (folder / "report.html").is_file()
+        (folder / "report.html").unlink()
+
+
+def test_the_hook_of_a_run_that_stopped_before_its_first_metrics_writes_nothing(tmp_path: Path) -> None:
+    hook = RunReport()
+    hook.started(SimpleNamespace(folder=SimpleNamespace(path=tmp_path)), 0)
+    hook.stopped("a signal")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_is_made_without_torch(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\nfrom t5kit.training.html_report import write_report\n"
+        "write_report(Path(sys.argv[1])); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+ANY_FLOATS = st.lists(st.floats(width=64, allow_nan=True, allow_infinity=True), min_size=1, max_size=40)
+
+
+@given(ANY_FLOATS, st.booleans())
+def test_any_values_give_a_drawing_within_its_frame(values: list[float], starts_at_zero: bool) -> None:
+    series = Series("train", list(range(1, len(values) + 1)), [abs(v) for v in values] if starts_at_zero else values)
+    text = line_chart([series], title="T", description="<&>", starts_at_zero=starts_at_zero)
+    if not text:
+        assert not any(math.isfinite(value) and abs(value) <= 1e100 for value in values)
+        return
+    chart = ElementTree.fromstring(text)
+    numbers = [float(n) for path in chart.iter(f"{SVG}path") for n in re.findall(r"-?[\d.]+", path.get("d"))]
+    numbers += [float(dot.get(name)) for dot in chart.iter(f"{SVG}circle") for name in ("cx", "cy")]
+    assert numbers and all(0 <= number <= 460 for number in numbers)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000))
+def test_thinning_keeps_the_order_and_the_extremes(values: list[float]) -> None:
+    points = thinned(Series("train", list(range(len(values))), values))
+    assert len(points) <= MAX_POINTS + 2
+    assert [step for step, _ in points] == sorted(step for step, _ in points)
+    assert {min(values), max(values)} <= {value for _, value in points}
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_and_within_the_axis(low: float, width: float) -> None:
+    ticks = linear_ticks(low, low + width)
+    assert 2 <= len(ticks) <= 8
+    assert all(low - 1e-6 * width - 1e-9 <= tick <= low + width + 1e-6 * width + 1e-9 for tick in ticks)
+
+
+def test_axes_place_their_ends_and_logarithms() -> None:
+    assert [Axis(2.0, 6.0).share(v) for v in (2, 4, 6)] == [0, 0.5, 1]
+    assert [Axis(1.0, 100.0, is_logarithmic=True).share(v) for v in (1, 10, 100)] == [0, 0.5, 1]
+    assert Axis(0.5, 200.0, is_logarithmic=True).ticks() == [1, 10, 100]
+    assert linear_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+
+
+def test_numbers_are_short() -> None:
+    shown = {
+        0: "0",
+        12000: "12k",
+        1500: "1500",
+        2.5e6: "2.5M",
+        5e-4: "5e-4",
+        0.25: "0.25",
+        -30: "-30",
+        0.1 + 0.2: "0.3",
+    }
+    assert {value: tick_text(value) for value in shown} == shown
+    assert [number_text(v) for v in (1234567.0, 12.3456, 0.00012, math.nan)] == [
+        "1,234,567",
+        "12.35",
+        "0.00012",
+        "not finite",
+    ]
