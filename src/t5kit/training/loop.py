@@ -146,8 +146,9 @@ def _evaluate(run: TrainingRun, state: TrainingState, stop: StopRequest, watcher
             measured = {name: float(value) for name, value in run.evaluate(state.step).items()}
     except EvaluationCut:
         return state
-    metrics = decided_by_first(measured | {"seconds": time.perf_counter() - start})
+    metrics = decided_by_first(measured)
     evaluated = state.after_evaluation(metrics, run.config)
+    metrics |= {"seconds": time.perf_counter() - start}
     run.folder.append_metrics("evaluation", state.step, metrics)
     watchers.tell("evaluated", state.step, metrics)
     return evaluated

@@ -136,6 +136,7 @@ class RunFolder:
 
     def _go_on(self, resolved: str, environment: Environment) -> None:
         recover_folder(self.path)
+        self.checkpoints.mkdir(exist_ok=True)
         recover_folder(self.checkpoints)
         old, new = (_flat_toml(text, self.path / RESOLVED) for text in (self._read(RESOLVED), resolved))
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
