@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from t5kit.tasks import PairExamples, TaskForm, Template
 from t5kit.testing.tiny import TINY_CONFIGS
 from t5kit.text import ByteTokenizer
 from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
-from t5kit.training.schedules import make_schedule
 
 if TYPE_CHECKING:
     from t5kit.training.hooks import Hook, TrainingRun
@@ -58,6 +57,7 @@ def tiny_run(
     from t5kit.training.optimizers import ModelOptimizer
     from t5kit.training.parallel import Parallel
     from t5kit.training.run_folder import RESOLVED, RunFolder
+    from t5kit.training.schedules import make_schedule
     from t5kit.training.step import TrainingStep
 
     optimizer, schedule = optimizer or OptimizerConfig(), schedule or ScheduleConfig()
@@ -84,7 +84,7 @@ def tiny_run(
         sums = step.evaluate(held_out)
         return {"loss": float(sums.mean()), "accuracy": float(sums.correct_sum / sums.count)}
 
-    sections = {"training": config, "compute": compute, "optimizer": optimizer, "schedule": schedule}
+    sections: dict[str, Any] = {"training": config, "compute": compute, "optimizer": optimizer, "schedule": schedule}
     resolved = "".join(_toml(name, dataclasses.asdict(section)) for name, section in sections.items())
     environment = this_environment(seed=config.seed)
     if (path / RESOLVED).exists():
