@@ -1,0 +1,174 @@
+"""Prompts -> answers and likelihoods, over any runtime: that of a folder, or of a live module in training."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+import t5kit.errors
+from t5kit.decoding import DecodingOptions, answer_text
+from t5kit.errors import EngineError, RequestError, T5kitError
+from t5kit.runtime import Runtime
+from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished, StaticScheduler
+from t5kit.text import Tokenizer
+
+Progress = Callable[[int], None]
+"""Is told how many more prompts or pairs are done."""
+
+PAIRS_AT_ONCE = 64
+"""Pairs scored at once: bounds memory, lets neighbouring pairs share an encoded prompt."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What was written for one prompt."""
+
+    text: str
+    is_cut: bool = False
+    """It ended at max_new_tokens, not where the model would have ended it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely one target is."""
+
+    log_probability: float
+    """Natural, summed over the target's tokens."""
+    num_tokens: int
+    """EOS included."""
+
+
+class Answerer(Protocol):
+    """A model as evaluation sees it; what it cannot do for one text is an error in that text's place."""
+
+    def answer(self, prompts: Sequence[str], progress: Progress) -> list[Answer | T5kitError]:
+        """Return an answer for each prompt, in order."""
+        ...
+
+    def likelihoods(
+        self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
+    ) -> list[Likelihood | T5kitError]:
+        """Return how likely each target is after the prompt at its place."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class RuntimeAnswerer:
+    """Answers by a runtime.
+
+    options are shared by all prompts. max_input_tokens: prompts are cut to so many tokens, EOS kept; 0: none is cut.
+    batch_rows: most sequences decoded at one time.
+    """
+
+    runtime: Runtime
+    tokenizer: Tokenizer
+    options: DecodingOptions = dataclasses.field(default_factory=DecodingOptions)
+    max_input_tokens: int = 0
+    batch_rows: int = 256
+
+    def answer(self, prompts: Sequence[str], progress: Progress) -> list[Answer | T5kitError]:
+        encoded = self._encode(prompts)
+        answers: list[Answer | T5kitError] = [ids if isinstance(ids, T5kitError) else Answer("") for ids in encoded]
+        scheduler = StaticScheduler(
+            self.runtime, detokenizer_factory=self.tokenizer.detokenizer, max_batch_rows=self.batch_rows
+        )
+        scheduler.submit(
+            [
+                GenerationRequest(request_id=number, encoder_input_ids=ids, options=self.options)
+                for number, ids in enumerate(encoded)
+                if not isinstance(ids, T5kitError)
+            ]
+        )
+        progress(sum(isinstance(ids, T5kitError) for ids in encoded))
+        try:
+            while scheduler.has_work:
+                for event in scheduler.step():
+                    if isinstance(event, RequestFinished):
+                        answers[event.request_id] = self._answer_of(event)
+                        progress(1)
+                    elif isinstance(event, RequestFailed):
+                        answers[event.request_id] = _error_of(event)
+                        progress(1)
+        finally:
+            scheduler.close()
+        return answers
+
+    def likelihoods(
+        self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
+    ) -> list[Likelihood | T5kitError]:
+        return likelihoods_of(self.runtime, self._encode(prompts), self._encode(targets, is_cut=False), progress)
+
+    def _answer_of(self, event: RequestFinished) -> Answer:
+        best = event.hypotheses[0]
+        text = answer_text(best.token_ids, self.tokenizer.detokenizer(), self.options.stop_strings)
+        return Answer(text, is_cut=best.finish_reason == "length")
+
+    def _encode(self, texts: Sequence[str], *, is_cut: bool = True) -> list[np.ndarray | T5kitError]:
+        """Return ids [S] of each text, EOS in, or why it cannot be taken."""
+        try:
+            encoded = self.tokenizer.encode_batch(texts)
+        except T5kitError as error:
+            if len(texts) == 1:
+                return [error]
+            return [ids for text in texts for ids in self._encode([text], is_cut=is_cut)]
+        most = self.max_input_tokens
+        if not is_cut or not most:
+            return list(encoded)
+        return [ids if len(ids) <= most else np.append(ids[: most - 1], ids[-1:]) for ids in encoded]
+
+
+def likelihoods_of(
+    runtime: Runtime,
+    prompts: Sequence[np.ndarray | T5kitError],
+    targets: Sequence[np.ndarray | T5kitError],
+    progress: Progress,
+) -> list[Likelihood | T5kitError]:
+    """Return how likely each target is after its prompt; equal prompts that are near each other are encoded once.
+
+    Shapes: prompts[i] [S_i], targets[i] [T_i] int32, EOS in; an error stands for a text that cannot be taken, and
+    comes back in the pair's place.
+    Raises: EngineError if a likelihood is not finite, or for what the runtime itself cannot do.
+    """
+    results: list[Likelihood | T5kitError] = [Likelihood(0.0, 0)] * len(prompts)
+    pairs = []
+    for place, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        if isinstance(prompt, T5kitError):
+            results[place] = prompt
+        elif isinstance(target, T5kitError):
+            results[place] = target
+        else:
+            pairs.append((place, prompt, target))
+    progress(len(prompts) - len(pairs))
+    handles: dict[bytes, int] = {}
+    try:
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            chunk = pairs[start : start + PAIRS_AT_ONCE]
+            needed = {prompt.tobytes(): prompt for _, prompt, _ in chunk}
+            runtime.release([handles.pop(key) for key in [key for key in handles if key not in needed]])
+            new = {key: prompt for key, prompt in needed.items() if key not in handles}
+            handles.update(zip(new, runtime.encode(list(new.values())), strict=True))
+            rows = runtime.score([handles[prompt.tobytes()] for _, prompt, _ in chunk], [ids for _, _, ids in chunk])
+            for (place, _, ids), row in zip(chunk, rows, strict=True):
+                results[place] = Likelihood(_finite(float(row.sum(dtype=np.float64))), len(ids))
+            progress(len(chunk))
+    finally:
+        runtime.release(list(handles.values()))
+    return results
+
+
+def _finite(log_probability: float) -> float:
+    if not np.isfinite(log_probability):
+        raise EngineError(
+            "The model gave a likelihood that is not finite. Its weights are damaged, or overflow in this precision."
+        )
+    return log_probability
+
+
+def _error_of(failure: RequestFailed) -> T5kitError:
+    """Return what a request failed of; what is no fault of the request itself is raised."""
+    error_class = getattr(t5kit.errors, failure.error_type, T5kitError)
+    error: T5kitError = error_class(failure.error)
+    if not isinstance(error, RequestError):
+        raise error
+    return error

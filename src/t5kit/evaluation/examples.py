@@ -1,0 +1,119 @@
+"""Records -> what is asked and what counts as right, each prompt with all of its references."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from t5kit.errors import DataError
+from t5kit.evaluation.config import RepeatedPrompts
+from t5kit.sources import BadRecord, MemoryTable, RecordTable
+from t5kit.sources.tables import NUM_SHOWN
+from t5kit.tasks import TaskForm, TextPair
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationExample:
+    """One prompt to be answered, which counts once."""
+
+    prompt: str
+    references: tuple[str, ...]
+    """Texts that count as right, at least one."""
+    targets: tuple[str, ...]
+    """What its records hold as their target, whole, one a record: what perplexity is about."""
+    place: str
+    """Of its first record."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSet:
+    """Examples, and what became of all records."""
+
+    examples: tuple[EvaluationExample, ...]
+    num_records: int
+    """Records read, bad ones among them."""
+    num_repeated: int
+    """Records whose prompt an earlier record has too."""
+    num_left_out: int
+    """Examples beyond max_examples."""
+    num_bad: int
+    bad: tuple[BadRecord, ...]
+    """The first of the bad records."""
+
+
+def evaluation_set(
+    form: TaskForm,
+    table: RecordTable,
+    *,
+    repeated_prompts: RepeatedPrompts = "each",
+    reference_separator: str = "",
+    max_examples: int = 0,
+    seed: int = 0,
+) -> EvaluationSet:
+    """Return the examples of a table by a form's first phrasing, in the table's order.
+
+    repeated_prompts, reference_separator: as in TaskEvaluationConfig. max_examples: so many are drawn by the seed (0:
+    all are taken); more of them by the same seed hold the fewer. Bad records, those that reading the table found among
+    them, are counted and kept with their places.
+    Raises: DataError if no record gives an example.
+    """
+    bad: list[BadRecord] = []
+    pairs: list[TextPair] = []
+    for index in range(len(table)):
+        pair = form.pair(table[index])
+        if isinstance(pair, TextPair):
+            pairs.append(pair)
+        else:
+            bad.append(pair)
+    num_bad, first_bad = len(bad), bad
+    if isinstance(table, MemoryTable):
+        num_bad += table.report.num_bad
+        first_bad = [*table.report.bad, *bad]
+    if not pairs:
+        raise DataError(f"no record can be evaluated; {num_bad} are bad, first: {first_bad[0].error}")
+    found = _examples(pairs, is_grouped=repeated_prompts == "group", separator=reference_separator)
+    chosen = _chosen(len(found), max_examples, seed)
+    return EvaluationSet(
+        examples=tuple(found[index] for index in chosen),
+        num_records=len(pairs) + num_bad,
+        num_repeated=len(pairs) - len({pair.prompt for pair in pairs}),
+        num_left_out=len(found) - len(chosen),
+        num_bad=num_bad,
+        bad=tuple(first_bad[:NUM_SHOWN]),
+    )
+
+
+def _examples(pairs: Iterable[TextPair], *, is_grouped: bool, separator: str) -> list[EvaluationExample]:
+    groups: dict[str | int, list[TextPair]] = {}
+    for number, pair in enumerate(pairs):
+        groups.setdefault(pair.prompt if is_grouped else number, []).append(pair)
+    return [
+        EvaluationExample(
+            prompt=group[0].prompt,
+            references=tuple(
+                dict.fromkeys(
+                    accepted
+                    for pair in group
+                    for reference in pair.references
+                    for accepted in _alternatives(reference, separator)
+                )
+            ),
+            targets=tuple(pair.target for pair in group),
+            place=group[0].place,
+        )
+        for group in groups.values()
+    ]
+
+
+def _alternatives(text: str, separator: str) -> list[str]:
+    """Return the texts that a reference stands for: "was/were" -> "was", "were"; a text of separators alone stays."""
+    if not separator:
+        return [text]
+    return [part.strip() for part in text.split(separator) if part.strip()] or [text]
+
+
+def _chosen(num_found: int, max_examples: int, seed: int) -> list[int]:
+    if max_examples == 0 or max_examples >= num_found:
+        return list(range(num_found))
+    order = np.random.Generator(np.random.Philox(seed)).permutation(num_found)
+    return sorted(order[:max_examples].tolist())
