@@ -14,14 +14,18 @@ import t5kit.errors
 from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.engines import Engine, Weights, open_runtime
+from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
 from t5kit.decoding.checks import check_options
 from t5kit.decoding.stops import StopTextStream
 from t5kit.errors import EngineError, RequestError, T5kitError
+from t5kit.evaluation.config import RepeatedPrompts
+from t5kit.evaluation.report import EvaluationReport
 from t5kit.runtime import Runtime
 from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished, StaticScheduler, TokensGenerated
+from t5kit.sources.records import Format
 from t5kit.text import Tokenizer, load_tokenizer
 
 Pooling = Literal["mean", "first", "last", "max"]
@@ -290,6 +294,49 @@ class Model:
         if normalize:
             vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)
         return vectors_ND[0] if isinstance(texts, str) else vectors_ND
+
+    def evaluate(
+        self,
+        data: EvaluationData,
+        metrics: Sequence[str] | None = None,
+        *,
+        input: str = "",
+        target: str = "",
+        format: Format | None = None,
+        split: str = "test",
+        repeated_prompts: RepeatedPrompts = "each",
+        reference_separator: str = "",
+        choices: Sequence[str] = (),
+        is_length_normalized: bool = False,
+        max_examples: int = 0,
+        num_bootstrap_samples: int = 1000,
+        confidence: float = 0.95,
+        evaluation_seed: int = 0,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> EvaluationReport:
+        """Return the scores of the model's answers on `data`, with bootstrap intervals and every single answer.
+
+        data: a file, glob or folder, rows (mappings, or pairs of input and target), or a Task with its `split`.
+        metrics: names such as "rouge", and "perplexity"; None takes a task's own. input, target: a column, or a
+        template such as "summarize: {text}"; a target column may be a list of accepted texts.
+        repeated_prompts: "group" counts records of one prompt once, with all their targets accepted.
+        reference_separator: splits a target into accepted texts. choices: answer by the likeliest of these texts
+        (is_length_normalized: a token) instead of generating. max_examples: so many drawn by evaluation_seed, 0 all.
+        num_bootstrap_samples: 0 gives no intervals. Other keywords are those of `generate`.
+        Raises: RequestError, DataError, EngineError, DependencyError for a metric whose library is missing.
+
+        Example: model.evaluate("dev.tsv", ["rouge"], num_beams=4).scores["rougeL"]
+        """
+        examples, scoring = examples_and_scoring(
+            data, metrics, input=input, target=target, format=format, split=split, repeated_prompts=repeated_prompts,
+            reference_separator=reference_separator, choices=choices, is_length_normalized=is_length_normalized,
+            max_examples=max_examples, seed=evaluation_seed,
+        )  # fmt: skip
+        bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
+        return evaluate_model(
+            self, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
+        )
 
     def save_pretrained(self, path: str | Path, *, dtype: str = "as_is", overwrite: bool = False) -> None:
         """Write the model as a folder that t5kit and transformers load: weights, config, tokenizer, generation

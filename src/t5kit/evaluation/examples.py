@@ -1,7 +1,7 @@
 """Records -> what is asked and what counts as right, each prompt with all of its references."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class EvaluationExample:
     """Texts that count as right, at least one."""
     targets: tuple[str, ...]
     """What its records hold as their target, whole, one a record: what perplexity is about."""
+    index: int
+    """Of its first record in the table."""
     place: str
     """Of its first record."""
 
@@ -58,11 +60,11 @@ def evaluation_set(
     Raises: DataError if no record gives an example.
     """
     bad: list[BadRecord] = []
-    pairs: list[TextPair] = []
+    pairs: list[tuple[int, TextPair]] = []
     for index in range(len(table)):
         pair = form.pair(table[index])
         if isinstance(pair, TextPair):
-            pairs.append(pair)
+            pairs.append((index, pair))
         else:
             bad.append(pair)
     num_bad, first_bad = len(bad), bad
@@ -76,33 +78,33 @@ def evaluation_set(
     return EvaluationSet(
         examples=tuple(found[index] for index in chosen),
         num_records=len(pairs) + num_bad,
-        num_repeated=len(pairs) - len({pair.prompt for pair in pairs}),
+        num_repeated=len(pairs) - len({pair.prompt for _, pair in pairs}),
         num_left_out=len(found) - len(chosen),
         num_bad=num_bad,
         bad=tuple(first_bad[:NUM_SHOWN]),
     )
 
 
-def _examples(pairs: Iterable[TextPair], *, is_grouped: bool, separator: str) -> list[EvaluationExample]:
-    groups: dict[str | int, list[TextPair]] = {}
-    for number, pair in enumerate(pairs):
-        groups.setdefault(pair.prompt if is_grouped else number, []).append(pair)
-    return [
-        EvaluationExample(
-            prompt=group[0].prompt,
-            references=tuple(
-                dict.fromkeys(
-                    accepted
-                    for pair in group
-                    for reference in pair.references
-                    for accepted in _alternatives(reference, separator)
-                )
-            ),
-            targets=tuple(pair.target for pair in group),
-            place=group[0].place,
+def _examples(pairs: Sequence[tuple[int, TextPair]], *, is_grouped: bool, separator: str) -> list[EvaluationExample]:
+    groups: dict[str | int, list[tuple[int, TextPair]]] = {}
+    for index, pair in pairs:
+        groups.setdefault(pair.prompt if is_grouped else index, []).append((index, pair))
+    examples = []
+    for group in groups.values():
+        index, first = group[0]
+        references = [text for _, pair in group for text in pair.references]
+        examples.append(
+            EvaluationExample(
+                prompt=first.prompt,
+                references=tuple(
+                    dict.fromkeys(accepted for text in references for accepted in _alternatives(text, separator))
+                ),
+                targets=tuple(pair.target for _, pair in group),
+                index=index,
+                place=first.place,
+            )
         )
-        for group in groups.values()
-    ]
+    return examples
 
 
 def _alternatives(text: str, separator: str) -> list[str]:

@@ -1,0 +1,165 @@
+"""Model.evaluate: a loaded model's answers on anyone's data, scored."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from t5kit.api.arguments import GenerationArguments
+from t5kit.errors import EngineError, RequestError, T5kitError
+from t5kit.evaluation.answering import Answer, Likelihood, Progress, likelihoods_of
+from t5kit.evaluation.config import RepeatedPrompts
+from t5kit.evaluation.evaluator import Bootstrap, Scoring, evaluate, named_metrics, scoring_of
+from t5kit.evaluation.examples import EvaluationSet, evaluation_set
+from t5kit.evaluation.pair_form import pair_form
+from t5kit.evaluation.report import EvaluationReport
+from t5kit.sources import MemoryTable, read_table
+from t5kit.sources.records import Format
+from t5kit.sources.tables import table_of
+from t5kit.tasks import Task
+
+if TYPE_CHECKING:
+    from t5kit.api.model import Model
+
+EvaluationData = str | Path | Iterable[Mapping[str, object] | tuple[str, str | Sequence[str]]] | Task
+"""A file, glob or folder; rows of fields or of (input, target or targets); or a task."""
+
+PROMPTS_AT_ONCE = 1024
+"""Prompts of like length given to the scheduler together, so that progress can be told."""
+
+
+class ModelAnswerer:
+    """A Model as evaluation sees it: its own defaults, limits and options."""
+
+    def __init__(self, model: "Model", *, truncate: bool, options: GenerationArguments) -> None:
+        model.check_options(**options)
+        self._model = model
+        self._truncate = truncate
+        self._options = options
+
+    def answer(self, prompts: Sequence[str], progress: Progress) -> list[Answer | T5kitError]:
+        order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+        answers: list[Answer | T5kitError] = [Answer("")] * len(prompts)
+        for start in range(0, len(order), PROMPTS_AT_ONCE):
+            places = order[start : start + PROMPTS_AT_ONCE]
+            found = self._model.try_generate(
+                [prompts[place] for place in places], truncate=self._truncate, **self._options
+            )
+            for place, completions in zip(places, found, strict=True):
+                if isinstance(completions, EngineError):
+                    raise completions
+                answers[place] = (
+                    completions
+                    if isinstance(completions, T5kitError)
+                    else Answer(completions[0].text, is_cut=completions[0].finish_reason == "length")
+                )
+            progress(len(places))
+        return answers
+
+    def likelihoods(
+        self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
+    ) -> list[Likelihood | T5kitError]:
+        model = self._model
+        return likelihoods_of(
+            model.runtime,
+            model._encode_each(prompts, truncate=self._truncate),
+            model._encode_each(targets, truncate=False),
+            progress,
+        )
+
+
+def no_progress(number: int) -> None:
+    """Tell nobody."""
+
+
+def bootstrap_of(num_samples: int, confidence: float, seed: int) -> Bootstrap | None:
+    """Return how intervals are made; None for 0 samples."""
+    if num_samples == 0 and not isinstance(num_samples, bool):
+        return None
+    return Bootstrap(num_samples=num_samples, confidence=confidence, seed=seed)
+
+
+def evaluate_model(
+    model: "Model",
+    examples: EvaluationSet,
+    scoring: Scoring,
+    *,
+    truncate: bool,
+    bootstrap: Bootstrap | None,
+    progress: Progress,
+    options: GenerationArguments,
+) -> EvaluationReport:
+    """Return a model's report on prepared examples. Raises: RequestError for a wrong option, before any work."""
+    answerer = ModelAnswerer(model, truncate=truncate, options=options)
+    return evaluate(examples, answerer, scoring, bootstrap=bootstrap, progress=progress)
+
+
+def examples_and_scoring(
+    data: EvaluationData,
+    metrics: Sequence[str] | None,
+    *,
+    input: str,
+    target: str,
+    format: Format | None,
+    split: str,
+    repeated_prompts: RepeatedPrompts,
+    reference_separator: str,
+    choices: Sequence[str],
+    is_length_normalized: bool,
+    max_examples: int,
+    seed: int,
+) -> tuple[EvaluationSet, Scoring]:
+    """Return what `Model.evaluate` is asked about; its docstring explains the words.
+
+    Raises: RequestError for words that are unknown, out of range, or without effect; DataError for unusable data.
+    """
+    if repeated_prompts not in get_args(RepeatedPrompts):
+        raise RequestError(f"repeated_prompts = {repeated_prompts!r} must be one of: each, group.")
+    for name, value in (("max_examples", max_examples), ("seed", seed)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise RequestError(f"{name} = {value!r} must be an integer of at least 0.")
+    if isinstance(choices, str) or len(set(choices)) != len(choices) or len(choices) == 1:
+        raise RequestError(f"choices = {choices!r} must be at least two different texts.")
+    if is_length_normalized and not choices:
+        raise RequestError("is_length_normalized has no effect without choices. Give those, or drop it.")
+    words: dict[str, Any] = {"choices": choices, "is_length_normalized": is_length_normalized}
+    if isinstance(data, Task):
+        if input or target:
+            raise RequestError("A task makes its own prompts; input and target are for files and rows. Drop them.")
+        form, table = data.form, data.split(split)
+    else:
+        form, table = pair_form(input, target), _table(data, format)
+    if metrics is None:
+        if not form.metrics:
+            raise RequestError("metrics is missing; expected a list of names such as ['rouge'].")
+        scoring = Scoring(metrics=named_metrics(form.metrics), read_prediction=form.read_prediction, **words)
+    else:
+        scoring = scoring_of(metrics, read_prediction=form.read_prediction, **words)
+    examples = evaluation_set(
+        form,
+        table,
+        repeated_prompts=repeated_prompts,
+        reference_separator=reference_separator,
+        max_examples=max_examples,
+        seed=seed,
+    )
+    return examples, scoring
+
+
+def _table(data: object, format: Format | None) -> MemoryTable:
+    if isinstance(data, str | Path):
+        return read_table(data, format=format)
+    if not isinstance(data, Iterable) or isinstance(data, bytes | Mapping):
+        raise RequestError(
+            f"data is {type(data).__name__}; expected a file, rows of fields, pairs of (input, target), or a task."
+        )
+    return table_of(_rows(data), name="row")
+
+
+def _rows(data: Iterable[object]) -> Iterator[Mapping[str, object]]:
+    for number, row in enumerate(data, 1):
+        if isinstance(row, Mapping):
+            yield row
+        elif isinstance(row, tuple | list) and len(row) == 2:
+            yield {"input": row[0], "target": row[1]}
+        else:
+            raise RequestError(f"row {number} is {row!r:.60}; expected a mapping of fields, or (input, target).")

@@ -1,0 +1,67 @@
+"""Any file with prompts and right answers as a task form, by column names or templates."""
+
+import dataclasses
+from typing import ClassVar
+
+from t5kit.errors import DataError
+from t5kit.tasks import TaskForm, Template
+from t5kit.tasks.templates import Fields
+
+INPUT_COLUMNS = ("input", "source", "prompt")
+"""Where the prompt is looked for if nothing is said; the first that a record has."""
+TARGET_COLUMNS = ("target", "references")
+"""The same for what is right."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PairColumns:
+    """Makes {"prompt", "target", "references"} of a record.
+
+    input, target: the name of a field, a template such as "summarize: {text}", or "" for the usual names. The first two
+    columns of a file without a header are input and target, besides their numbers "0" and "1". A target field may be a
+    list of texts, which then all count as right.
+    """
+
+    input: str = ""
+    target: str = ""
+
+    usual: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (INPUT_COLUMNS, TARGET_COLUMNS)
+
+    def __call__(self, fields: Fields) -> Fields:
+        """Return the prepared fields. Raises: DataError naming the field that is missing or no text."""
+        if "0" in fields:
+            fields = {**fields, **dict(zip(("input", "target"), fields.values(), strict=False))}
+        inputs, targets = self.usual
+        (prompt, *others) = _texts(fields, self.input, inputs)
+        if others:
+            raise DataError(f"field {self.input or inputs[0]!r} is a list, expected one text.")
+        references = _texts(fields, self.target, targets)
+        return {"prompt": prompt, "target": references[0], "references": references}
+
+
+def pair_form(input: str = "", target: str = "") -> TaskForm:
+    """Return the form of records with a prompt and a target; see PairColumns.
+
+    Raises: ConfigError for a template that is none.
+    """
+    for word in (input, target):
+        if "{" in word:
+            Template(word)
+    return TaskForm(
+        (Template("{prompt}", "{target}"),), prepare=PairColumns(input, target), references_field="references"
+    )
+
+
+def _texts(fields: Fields, word: str, usual: tuple[str, ...]) -> list[str]:
+    """Return the texts that a word stands for in a record: one, or those of a field that is a list."""
+    if "{" in word:
+        return [Template(word).render(fields)[0]]
+    name = word or next((name for name in usual if name in fields), usual[0])
+    if name not in fields:
+        present = ", ".join(list(fields)[:8]) or "none"
+        raise DataError(f"has no field {name!r}; it has: {present}.")
+    value = fields[name]
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(isinstance(text, str | int | float) for text in values):
+        raise DataError(f"field {name!r} is {value!r:.60}, expected text, a number, or a list of at least one text.")
+    return [str(text) for text in values]
