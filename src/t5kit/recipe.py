@@ -51,7 +51,7 @@ class RunConfig:
         if self.vocabulary.source == "model" and not self.model.start:
             raise ConfigError(
                 'vocabulary.source = "model" takes the vocabulary of model.start, and there is none: a fresh model '
-                'needs its own. Set vocabulary.source = "unigram" with a size, "symbols", "bytes", or "folder" with a path.'
+                'needs its own. Set vocabulary.source = "unigram" with a size, or "symbols", "bytes", or "folder".'
             )
         if self.vocabulary.source != "model" and self.model.start:
             raise ConfigError(

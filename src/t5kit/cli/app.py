@@ -3,7 +3,7 @@
 import typer
 
 import t5kit
-from t5kit.cli import convert, embed, generate, inspect, score, tokenizer
+from t5kit.cli import config, convert, embed, generate, inspect, score, tokenizer, train
 
 app = typer.Typer(
     name="t5kit",
@@ -19,6 +19,8 @@ app.command("score", short_help="Log-probabilities of given targets.")(score.sco
 app.command("embed", short_help="Encoder vectors of texts.")(embed.embed)
 app.command("inspect", short_help="What a model folder is, and why it is thought so.")(inspect.inspect)
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
+app.command("train", short_help="A recipe to a trained model; resumes what was stopped.")(train.train)
+app.add_typer(config.app, name="config")
 app.add_typer(tokenizer.app, name="tokenizer")
 
 _UsageProblem = typer.BadParameter.__mro__[2]

@@ -20,7 +20,10 @@ class Settings:
 
     file: TomlFile
     values: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    """As they were written."""
     overridden: frozenset[KeyPath]
+    """The keys they set."""
 
     def place(self, path: KeyPath) -> str:
         """Return where a key was said; see `binding.Place`."""
@@ -33,7 +36,7 @@ def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Read a recipe file and lay overrides over it. Raises: ConfigError."""
     file = load_toml(path)
     parsed = [parse_override(text) for text in overrides]
-    return Settings(file, _laid_over(file.values, parsed), frozenset(path for path, _ in parsed))
+    return Settings(file, _laid_over(file.values, parsed), tuple(overrides), frozenset(path for path, _ in parsed))
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

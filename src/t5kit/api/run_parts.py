@@ -1,0 +1,101 @@
+"""What a recipe's sections stand for, up to the model's weights: the start, the vocabulary, the architecture."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5kit.checkpoint import CheckpointFolder, open_folder, resolve
+from t5kit.checkpoint.atomic import atomic_folder
+from t5kit.config import Head, T5Config
+from t5kit.data.vocabulary import make_vocabulary
+from t5kit.errors import ConfigError, TokenizerError
+from t5kit.model.config import ModelConfig
+from t5kit.recipe import RunConfig
+from t5kit.tasks.configured import OpenedTask
+from t5kit.text import ByteTokenizer, Tokenizer, load_tokenizer
+from t5kit.text.config import MADE_SOURCES, VocabularyConfig
+from t5kit.text.loading import MODEL_NAMES
+
+VOCABULARY_FOLDER = "vocabulary"
+"""Where a run folder keeps the vocabulary that it made."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunParts:
+    """What a run trains, before anything weighs."""
+
+    start: CheckpointFolder | None
+    """The folder whose weights training goes on from; None for fresh ones."""
+    tokenizer: Tokenizer
+    architecture: T5Config
+
+
+def open_parts(config: RunConfig, tasks: Sequence[OpenedTask], *, run_folder: Path | None) -> RunParts:
+    """Return what a recipe trains; a vocabulary that is made of the tasks' records is kept in run_folder, if given.
+
+    Raises: ConfigError where sizes contradict each other; what opening a model folder, a vocabulary or data raises.
+    """
+    start = open_start(config.model)
+    tokenizer = open_vocabulary(config.vocabulary, tasks, start, seed=config.training.seed, run_folder=run_folder)
+    if start is None:
+        architecture = config.model.fresh(
+            num_ids=tokenizer.vocab_size, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id
+        )
+    else:
+        architecture = config.model.started(start.config)
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise TokenizerError(
+            f"the tokenizer knows {tokenizer.vocab_size} ids, but the model has only {architecture.vocab_size} "
+            "embedding rows. The tokenizer files belong to another model."
+        )
+    if architecture.decoder_start_id:
+        raise ConfigError(
+            f"the model starts decoding with the id {architecture.decoder_start_id}; training knows T5's start alone: 0."
+        )
+    return RunParts(start, tokenizer, architecture)
+
+
+def open_start(config: ModelConfig) -> CheckpointFolder | None:
+    """Return the folder of model.start, fetched from the Hub where it names one; None for fresh weights.
+
+    Raises: ConfigError for a head that writes no text; ModelNotFoundError, CheckpointError.
+    """
+    if not config.start:
+        return None
+    folder = open_folder(resolve(config.start, revision=config.revision or None))
+    if folder.config.head is not Head.LANGUAGE_MODEL:
+        raise ConfigError(
+            f"model.start = {config.start!r} has the head {folder.config.head.value!r}; a run trains language models."
+        )
+    return folder
+
+
+def open_vocabulary(
+    config: VocabularyConfig,
+    tasks: Sequence[OpenedTask],
+    start: CheckpointFolder | None,
+    *,
+    seed: int,
+    run_folder: Path | None,
+) -> Tokenizer:
+    """Return a run's vocabulary; one that is made of the tasks' records is made once and kept in run_folder.
+
+    Raises: TokenizerError, ConfigError, DataError
+    """
+    if start is not None:
+        return load_tokenizer(start.path)
+    if config.source == "bytes":
+        return ByteTokenizer()
+    if config.source == "folder":
+        path = Path(config.path).expanduser()
+        return load_tokenizer(path if path.exists() else resolve(config.path))
+    assert config.source in MADE_SOURCES, "RunConfig says so"
+    kept = None if run_folder is None else run_folder / VOCABULARY_FOLDER
+    if kept is not None and any((kept / name).exists() for name in MODEL_NAMES):
+        return load_tokenizer(kept)
+    tokenizer = make_vocabulary(config, tasks, seed=seed)
+    if kept is None:
+        return tokenizer
+    with atomic_folder(kept) as folder:
+        tokenizer.save(folder)
+    return load_tokenizer(kept)  # what a resumed run will have
