@@ -30,7 +30,7 @@ from t5kit.checkpoint import open_folder
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
 from t5kit.runtime.native import NativeRuntime
-from t5kit.scheduling import GenerationRequest, RequestFinished, StaticScheduler
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFinished
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "synopsis64.json"
@@ -52,7 +52,7 @@ def open_t5kit(weights: str, threads: int) -> Generate:
 
     def generate(texts: Sequence[Ids], num_beams: int) -> list[Ids]:
         options = DecodingOptions(max_new_tokens=MAX_NEW_TOKENS, num_beams=num_beams)
-        scheduler = StaticScheduler(runtime)
+        scheduler = ContinuousScheduler(runtime)
         scheduler.submit(
             [
                 GenerationRequest(request_id=i, encoder_input_ids=np.array(ids, np.int32), options=options)

@@ -31,7 +31,7 @@ import torch
 from t5kit.checkpoint import open_folder
 from t5kit.decoding import DecodingOptions
 from t5kit.runtime.torch_runtime import TorchRuntime
-from t5kit.scheduling import GenerationRequest, RequestFinished, StaticScheduler
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFinished
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "synopsis64.json"
@@ -108,7 +108,7 @@ def open_t5kit(dtype: str) -> Callable[[Scenario], Generate]:
             answers: dict[int, Ids] = {}
             calls = [sequences] if scenario.batch_size > 1 else [[ids] for ids in sequences]
             for call in calls:
-                scheduler = StaticScheduler(runtime, max_batch_rows=scenario.batch_size * scenario.num_beams)
+                scheduler = ContinuousScheduler(runtime, max_batch_rows=scenario.batch_size * scenario.num_beams)
                 scheduler.submit(
                     [
                         GenerationRequest(

@@ -18,7 +18,7 @@ import numpy as np
 
 from t5kit.config import preset
 from t5kit.decoding import DecodingOptions
-from t5kit.scheduling import GenerationRequest, StaticScheduler
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest
 from t5kit.testing.null_runtime import NullRuntime
 
 NUM_TEXTS = 64
@@ -55,7 +55,7 @@ def requests(name: str, options: DecodingOptions) -> list[GenerationRequest]:
 
 def ms_per_step(name: str, options: DecodingOptions) -> float:
     """Return the mean time of a step of one run, from the eleventh step on."""
-    scheduler = StaticScheduler(NullRuntime(preset("flan_t5_small"), max_rows=256))
+    scheduler = ContinuousScheduler(NullRuntime(preset("flan_t5_small"), max_rows=256))
     scheduler.submit(requests(name, options))
     num_steps = NUM_STEPS if "sampling, top_p" not in name else NUM_STEPS // 10
     for _ in range(10):
@@ -67,7 +67,7 @@ def ms_per_step(name: str, options: DecodingOptions) -> float:
 
 
 def ms_per_batch(name: str, options: DecodingOptions) -> float:
-    scheduler = StaticScheduler(NullRuntime(preset("flan_t5_small"), max_rows=256, mean_length=MEAN_LENGTH))
+    scheduler = ContinuousScheduler(NullRuntime(preset("flan_t5_small"), max_rows=256, mean_length=MEAN_LENGTH))
     batch = requests(name, options)
     start = time.perf_counter()
     scheduler.submit(batch)

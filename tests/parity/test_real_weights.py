@@ -13,7 +13,7 @@ from t5kit.decoding import DecodingOptions
 from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.runtime.native import NativeRuntime
 from t5kit.runtime.torch_runtime import TorchRuntime
-from t5kit.scheduling import GenerationRequest, RequestFinished, StaticScheduler
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFinished
 
 pytestmark = pytest.mark.weights
 
@@ -53,7 +53,7 @@ def num_equal(runtime: Runtime, rows: list[dict[str, Any]], *, num_beams: int, k
         GenerationRequest(request_id=i, encoder_input_ids=np.array(row["encoder_ids"], np.int32), options=options)
         for i, row in enumerate(rows)
     ]
-    scheduler = StaticScheduler(runtime)
+    scheduler = ContinuousScheduler(runtime)
     scheduler.submit(requests)
     answers: dict[int, list[int]] = {}
     while scheduler.has_work:

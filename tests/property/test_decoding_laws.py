@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import itertools
+import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,14 @@ from hypothesis import strategies as st
 from t5kit.decoding import DecodingOptions, Hypothesis, answer_text
 from t5kit.errors import RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
-from t5kit.scheduling import Event, GenerationRequest, RequestFailed, RequestFinished, StaticScheduler, TokensGenerated
+from t5kit.scheduling import (
+    ContinuousScheduler,
+    Event,
+    GenerationRequest,
+    RequestFailed,
+    RequestFinished,
+    TokensGenerated,
+)
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, run, tensors_that_end
 from t5kit.testing.counting_runtime import CountingRuntime
@@ -36,11 +45,11 @@ prompts = st.lists(token_ids, max_size=12).map(lambda ids: np.array([*ids, 1], n
 @st.composite
 def options(draw: st.DrawFn) -> DecodingOptions:
     """Any options that can be fulfilled together."""
-    said: dict[str, object] = {"max_new_tokens": draw(st.integers(1, 7))}
+    said: dict[str, Any] = {"max_new_tokens": draw(st.integers(1, 7))}
     match draw(st.sampled_from(["greedy", "beam", "diverse", "sampling"])):
         case "beam":
             said["num_beams"] = draw(st.integers(2, 4))
-            said["num_return_sequences"] = draw(st.integers(1, said["num_beams"]))  # type: ignore[call-overload]
+            said["num_return_sequences"] = draw(st.integers(1, said["num_beams"]))
         case "diverse":
             groups, width = draw(st.integers(2, 3)), draw(st.integers(1, 2))
             said |= {
@@ -61,7 +70,7 @@ def options(draw: st.DrawFn) -> DecodingOptions:
         said["length_penalty_formula"] = draw(st.sampled_from(["power", "paper"]))
         said["early_stopping"] = draw(st.sampled_from([False, True, "never"]))
     if draw(st.booleans()):
-        said["min_new_tokens"] = draw(st.integers(0, said["max_new_tokens"]))  # type: ignore[call-overload]
+        said["min_new_tokens"] = draw(st.integers(0, said["max_new_tokens"]))
     if draw(st.booleans()):
         said["repetition_penalty"] = draw(st.sampled_from([0.7, 1.3, 2.0]))
     if draw(st.booleans()):
@@ -73,14 +82,14 @@ def options(draw: st.DrawFn) -> DecodingOptions:
         said["logit_bias"] = tuple(biased)
     if draw(st.integers(0, 3)) == 0:
         longest = said["max_new_tokens"]
-        said["forced_prefix_ids"] = tuple(draw(st.lists(token_ids, min_size=1, max_size=longest)))  # type: ignore[arg-type]
+        said["forced_prefix_ids"] = tuple(draw(st.lists(token_ids, min_size=1, max_size=longest)))
     if draw(st.integers(0, 3)) == 0:
         said["stop_strings"] = tuple(
             draw(st.lists(st.text("0123456789<>", min_size=1, max_size=3), min_size=1, max_size=2))
         )
     if draw(st.integers(0, 4)) == 0:
         said["forced_eos"] = True
-    return DecodingOptions(**said)  # type: ignore[arg-type]
+    return DecodingOptions(**said)
 
 
 def requests(pairs: Sequence[tuple[np.ndarray, DecodingOptions]], *, streams: bool = False) -> list[GenerationRequest]:
@@ -95,9 +104,9 @@ def requests(pairs: Sequence[tuple[np.ndarray, DecodingOptions]], *, streams: bo
     ]
 
 
-def answer(runtime: Runtime, made: Sequence[GenerationRequest], **limits: int) -> list[Event]:
+def answer(runtime: Runtime, made: Sequence[GenerationRequest], **limits: Any) -> list[Event]:
     counting = CountingRuntime(runtime)
-    events = run(StaticScheduler(counting, detokenizer_factory=NumberDetokenizer, **limits), made)
+    events = run(ContinuousScheduler(counting, detokenizer_factory=NumberDetokenizer, **limits), made)
     assert counting.has_nothing_open
     final = [event for event in events if not isinstance(event, TokensGenerated)]
     assert sorted(event.request_id for event in final) == sorted(request.request_id for request in made)
@@ -128,17 +137,60 @@ def hypotheses(events: Sequence[Event]) -> list[tuple[int, Hypothesis]]:
     runtime=runtimes,
     pairs=st.lists(st.tuples(prompts, options()), min_size=2, max_size=5),
     max_batch_rows=st.sampled_from([6, 10, 256]),
+    max_encoder_tokens=st.sampled_from([1, 12, 40, 2048]),
+    max_prompt_tokens=st.sampled_from([1, 20, 65536]),
     order=st.randoms(use_true_random=False),
 )
 def test_an_answer_depends_on_its_own_request_only(
-    runtime: Runtime, pairs: list[tuple[np.ndarray, DecodingOptions]], max_batch_rows: int, order: object
+    runtime: Runtime,
+    pairs: list[tuple[np.ndarray, DecodingOptions]],
+    max_batch_rows: int,
+    max_encoder_tokens: int,
+    max_prompt_tokens: int,
+    order: random.Random,
 ) -> None:
     made = requests(pairs)
-    together = comparable(answer(runtime, made, max_batch_rows=max_batch_rows))
+    together = comparable(
+        answer(
+            runtime,
+            made,
+            max_batch_rows=max_batch_rows,
+            max_encoder_tokens=max_encoder_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+    )
     alone = [comparable(answer(runtime, [request])) for request in made]
     assert together == functools.reduce(lambda a, b: a | b, alone)
-    order.shuffle(made)  # type: ignore[attr-defined]
+    order.shuffle(made)
     assert comparable(answer(runtime, made)) == together
+
+
+@laws
+@given(
+    runtime=runtimes,
+    pairs=st.lists(st.tuples(prompts, options()), min_size=2, max_size=6),
+    max_batch_rows=st.sampled_from([6, 256]),
+    moments=st.randoms(use_true_random=False),
+)
+def test_requests_may_come_and_go_at_any_step(
+    runtime: Runtime, pairs: list[tuple[np.ndarray, DecodingOptions]], max_batch_rows: int, moments: random.Random
+) -> None:
+    made = requests(pairs)
+    alone = functools.reduce(lambda a, b: a | b, (comparable(answer(runtime, [request])) for request in made))
+    counting = CountingRuntime(runtime)
+    working = ContinuousScheduler(counting, detokenizer_factory=NumberDetokenizer, max_batch_rows=max_batch_rows)
+    to_come, cancelled, events = list(made), set[int](), list[Event]()
+    while to_come or working.has_work:
+        while to_come and moments.random() < 0.5:
+            working.submit([to_come.pop(moments.randrange(len(to_come)))])
+        if moments.random() < 0.1 and working.alive_ids:
+            cancelled.add(moments.choice(working.alive_ids))
+            working.cancel(max(cancelled))
+        events += working.step()
+    assert counting.has_nothing_open
+    answered = comparable(events)
+    assert answered == {number: alone[number] for number in answered}
+    assert set(alone) - set(answered) <= cancelled
 
 
 @laws
@@ -247,4 +299,4 @@ def test_hypotheses_are_distinct_and_best_first(runtime: Runtime, prompt: np.nda
 def test_wrong_options_never_pass_construction() -> None:
     for wrong in ({"num_beams": 0}, {"top_p": 0.0}, {"min_new_tokens": 9, "max_new_tokens": 3}):
         with pytest.raises(RequestError):
-            DecodingOptions(**wrong)  # type: ignore[arg-type]
+            DecodingOptions(**wrong)

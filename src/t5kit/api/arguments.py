@@ -13,7 +13,7 @@ from t5kit.api.folder_defaults import folder_words, merged
 from t5kit.decoding import DecodingOptions
 from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula
 from t5kit.errors import CheckpointError, RequestError
-from t5kit.scheduling.static import DEFAULT_MAX_BATCH_ROWS
+from t5kit.scheduling.continuous import DEFAULT_MAX_BATCH_ROWS
 from t5kit.text import Tokenizer
 
 

@@ -20,12 +20,15 @@ class Strategy:
     kind: Literal["greedy", "sampling", "beam"]
     num_beams: int = 1
     num_beam_groups: int = 1
+    needs_logits: bool = False
+    """Samples from the whole vocabulary. Such rows are fed apart from others: a step that gives dense logits may round
+    the log-sum-exp in another way than one that does not, and no answer may depend on its company."""
 
 
 def strategy_of(options: DecodingOptions) -> Strategy:
     """Return the strategy that these options ask for."""
     if options.does_sample:
-        return Strategy(kind="sampling")
+        return Strategy(kind="sampling", needs_logits=options.top_k == 0)
     if options.num_beams == 1:
         return Strategy(kind="greedy")
     return Strategy(kind="beam", num_beams=options.num_beams, num_beam_groups=options.num_beam_groups)

@@ -1,5 +1,7 @@
 """From requests to events, ids in and ids out: which prompts are encoded when, and which rows are fed together."""
 
+from t5kit.scheduling.continuous import ContinuousScheduler
+from t5kit.scheduling.memory import request_bytes
 from t5kit.scheduling.requests import (
     Event,
     GenerationRequest,
@@ -9,9 +11,11 @@ from t5kit.scheduling.requests import (
     TokensGenerated,
 )
 from t5kit.scheduling.scheduler import Scheduler
-from t5kit.scheduling.static import StaticScheduler
+
+StaticScheduler = ContinuousScheduler  # until evaluation/ names it so
 
 __all__ = [
+    "ContinuousScheduler",
     "Event",
     "GenerationRequest",
     "RequestFailed",
@@ -20,4 +24,5 @@ __all__ = [
     "StaticScheduler",
     "Timings",
     "TokensGenerated",
+    "request_bytes",
 ]

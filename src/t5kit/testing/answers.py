@@ -8,7 +8,14 @@ from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions, DetokenizerFactory, Hypothesis
 from t5kit.runtime import Runtime
-from t5kit.scheduling import Event, GenerationRequest, RequestFailed, RequestFinished, StaticScheduler
+from t5kit.scheduling import (
+    ContinuousScheduler,
+    Event,
+    GenerationRequest,
+    RequestFailed,
+    RequestFinished,
+    Scheduler,
+)
 from t5kit.testing.tiny import random_tensors
 
 
@@ -51,7 +58,7 @@ def random_prompts(config: T5Config, lengths: Sequence[int], *, seed: int = 0) -
     return prompts
 
 
-def run(scheduler: StaticScheduler, requests: Sequence[GenerationRequest]) -> list[Event]:
+def run(scheduler: Scheduler, requests: Sequence[GenerationRequest]) -> list[Event]:
     """Submit requests and return all events, in the order they came."""
     scheduler.submit(requests)
     events: list[Event] = []
@@ -74,7 +81,7 @@ def answers(
         GenerationRequest(request_id=number, encoder_input_ids=prompt, options=each)
         for number, (prompt, each) in enumerate(zip(prompts, per_prompt, strict=True))
     ]
-    scheduler = StaticScheduler(runtime, detokenizer_factory=detokenizer_factory, max_batch_rows=max_batch_rows)
+    scheduler = ContinuousScheduler(runtime, detokenizer_factory=detokenizer_factory, max_batch_rows=max_batch_rows)
     found: dict[int, tuple[Hypothesis, ...]] = {}
     for event in run(scheduler, requests):
         assert not isinstance(event, RequestFailed), event

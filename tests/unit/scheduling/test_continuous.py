@@ -1,7 +1,9 @@
-"""The static scheduler: every request is answered or fails by itself, and nothing is left open."""
+"""Continuous batching: every request is answered or fails by itself, rows are refilled, and nothing is left open."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ from t5kit.decoding import DecodingOptions
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import StepInput, StepOutput
 from t5kit.scheduling import (
+    ContinuousScheduler,
     Event,
     GenerationRequest,
     RequestFailed,
     RequestFinished,
-    StaticScheduler,
     TokensGenerated,
+    request_bytes,
 )
+from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, run
 from t5kit.testing.counting_runtime import CountingRuntime
 
@@ -41,8 +45,8 @@ def requests(
     ]
 
 
-def scheduler(runtime: CountingRuntime, **limits: int) -> StaticScheduler:
-    return StaticScheduler(runtime, detokenizer_factory=NumberDetokenizer, **limits)
+def scheduler(runtime: CountingRuntime, **limits: Any) -> ContinuousScheduler:
+    return ContinuousScheduler(runtime, detokenizer_factory=NumberDetokenizer, **limits)
 
 
 def ids_by_request(events: Sequence[Event]) -> dict[int, list[list[int]]]:
@@ -117,13 +121,120 @@ def test_the_encoder_is_given_chunks_of_bounded_size(runtime: CountingRuntime, m
 
 def test_later_submissions_come_later(runtime: CountingRuntime) -> None:
     made = requests(random_prompts(runtime.config, [3, 4, 20, 21]))
-    waiting = scheduler(runtime, max_batch_rows=2)
-    waiting.submit(made[:2])
-    waiting.submit(made[2:])
-    order = []
-    while waiting.has_work:
-        order += [event.request_id for event in waiting.step()]
-    assert sorted(order[:2]) == [0, 1]
+    working = scheduler(runtime, max_batch_rows=2)
+    working.submit(made[:2])
+    working.submit(made[2:])
+    events = []
+    while working.has_work:
+        events += working.step()
+    queued = {event.request_id: event.timings.queued_s for event in events if isinstance(event, RequestFinished)}
+    assert max(queued[0], queued[1]) < min(queued[2], queued[3])
+
+
+def test_a_finished_answer_frees_its_row_for_the_next_prompt_at_once(runtime: CountingRuntime) -> None:
+    short, long = (DecodingOptions(max_new_tokens=n, min_new_tokens=n) for n in (2, 9))
+    made = requests(random_prompts(runtime.config, [9, 8, 7, 6, 5]), [long, short, short, short, short])
+    working = scheduler(runtime, max_batch_rows=2)
+    working.submit(made)
+    while working.has_work:
+        working.step()
+    assert runtime.num_steps == 9  # the four short ones run one after another beside the long one
+    assert runtime.num_rows == 9 + 4 * 2
+
+
+def test_running_answers_are_fed_between_two_encoder_runs(runtime: CountingRuntime) -> None:
+    options = DecodingOptions(max_new_tokens=20, min_new_tokens=20)
+    working = scheduler(runtime, max_encoder_tokens=40)
+    working.submit(requests(random_prompts(runtime.config, [20] * 10), [options]))
+    encoded: list[int] = []
+    rows: list[int] = []
+    while len(encoded) < 6:
+        fed = runtime.num_rows
+        working.step()
+        encoded.append(runtime.num_encoded)
+        rows.append(runtime.num_rows - fed)
+    assert encoded == [2, 4, 6, 8, 10, 10]  # no run takes more than 40 tokens
+    assert rows == [2, 4, 6, 8, 10, 10]  # and everyone admitted is fed in every step
+    working.close()
+
+
+def test_few_short_prompts_wait_until_an_encoder_run_is_worth_while(runtime: CountingRuntime) -> None:
+    lengths = itertools.cycle([6, 7, 8, 9])
+    options = [DecodingOptions(max_new_tokens=n, min_new_tokens=n) for n in itertools.islice(lengths, 48)]
+    chunks: list[int] = []
+
+    class Recording(CountingRuntime):
+        def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+            chunks.append(len(sequences))
+            return super().encode(sequences)
+
+    recording = Recording(runtime)
+    events = run(scheduler(recording, max_batch_rows=16), requests(random_prompts(runtime.config, [4] * 48), options))
+    assert len(ids_by_request(events)) == 48
+    assert min(chunks[:-1]) >= 4  # a quarter of the rows
+
+
+def test_limits_hold_at_every_step(runtime: CountingRuntime) -> None:
+    config = runtime.config
+    options = [MIXED[0], MIXED[1], MIXED[4], MIXED[2]]
+    made = requests(random_prompts(config, [3, 40, 17, 5, 30, 9, 22, 2, 11, 28]), options)
+    most = 2 * max(request_bytes(config, len(each.encoder_input_ids), each.options) for each in made)
+    working = scheduler(runtime, max_batch_rows=9, max_prompt_tokens=60, max_cache_bytes=most)
+    working.submit(made)
+    by_id = {request.request_id: request for request in made}
+    events: list[Event] = []
+    num_together = 0
+    while working.has_work:
+        events += working.step()
+        done = {event.request_id for event in events}
+        alive = [by_id[request_id] for request_id in working.alive_ids if request_id not in done]
+        num_together = max(num_together, len(alive))
+        assert len(runtime.open_slot_ids) <= 9
+        assert sum(len(each.encoder_input_ids) for each in alive) <= 60
+        assert sum(request_bytes(config, len(each.encoder_input_ids), each.options) for each in alive) <= most
+    assert len(ids_by_request(events)) == len(made)
+    assert num_together > 1
+    assert runtime.has_nothing_open
+
+
+def test_a_prompt_longer_than_all_limits_on_tokens_goes_alone(runtime: CountingRuntime) -> None:
+    made = requests(random_prompts(runtime.config, [30, 5, 31, 4]))
+    events = run(scheduler(runtime, max_prompt_tokens=10, max_encoder_tokens=10), made)
+    assert sorted(ids_by_request(events)) == [0, 1, 2, 3]
+
+
+def test_a_request_that_can_never_fit_into_memory_is_told_what_it_takes(runtime: CountingRuntime) -> None:
+    made = requests(random_prompts(runtime.config, [5, 5]), [GREEDY, DecodingOptions(max_new_tokens=8000, num_beams=8)])
+    fits = request_bytes(runtime.config, 5, GREEDY)
+    events = run(scheduler(runtime, max_cache_bytes=fits), made)
+    assert list(ids_by_request(events)) == [0]
+    (failed,) = (event for event in events if isinstance(event, RequestFailed))
+    assert failed.error_type == "RequestError"
+    assert f"{request_bytes(runtime.config, 5, made[1].options):,} bytes" in failed.error
+    assert "max_cache_bytes" in failed.error
+
+
+def test_the_estimate_is_keys_and_values_of_all_layers_in_float32() -> None:
+    config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], num_decoder_layers=3, num_heads=2, d_kv=64)
+    # 3 layers x 2 heads x (64 + 64) numbers x 4 bytes a token; pages of 16 tokens
+    assert request_bytes(config, 17, DecodingOptions(max_new_tokens=16, num_beams=4)) == 3072 * (32 + 4 * 16)
+
+
+def test_rows_that_need_no_dense_logits_never_share_a_step_with_those_that_do(
+    runtime: CountingRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs: list[tuple[int, bool]] = []
+    step = CountingRuntime.step
+
+    def recording(self: CountingRuntime, fed: StepInput) -> StepOutput:
+        needs.append((len(fed.slots), fed.need.logits))
+        return step(self, fed)
+
+    monkeypatch.setattr(CountingRuntime, "step", recording)
+    long = {"max_new_tokens": 5, "min_new_tokens": 5}
+    options = [DecodingOptions(**long), DecodingOptions(**long, does_sample=True, seed=1)]  # type: ignore[arg-type]
+    run(scheduler(runtime), requests(random_prompts(runtime.config, [5, 6, 7]), options))
+    assert needs == [(2, False), (1, True)] * 5
 
 
 def test_streams_join_to_the_answers_and_end_with_them(runtime: CountingRuntime) -> None:
@@ -172,7 +283,7 @@ def test_requests_that_cannot_be_answered_fail_alone(runtime: CountingRuntime) -
 
 def test_stop_strings_without_a_detokenizer_are_refused(runtime: CountingRuntime) -> None:
     (request,) = requests(random_prompts(runtime.config, [3]), [DecodingOptions(stop_strings=("x",))])
-    (event,) = run(StaticScheduler(runtime), [request])
+    (event,) = run(ContinuousScheduler(runtime), [request])
     assert isinstance(event, RequestFailed)
     assert "detokenizer" in event.error
 
@@ -267,7 +378,7 @@ def test_an_id_in_use_is_refused_and_one_that_is_done_is_not(runtime: CountingRu
 
 def test_timings_add_up(runtime: CountingRuntime) -> None:
     times = itertools.count(100)
-    working = StaticScheduler(runtime, max_batch_rows=1, clock=lambda: float(next(times)))
+    working = ContinuousScheduler(runtime, max_batch_rows=1, clock=lambda: float(next(times)))
     events = run(working, requests(random_prompts(runtime.config, [5, 4])))
     for event in events:
         assert isinstance(event, RequestFinished)
@@ -279,7 +390,13 @@ def test_timings_add_up(runtime: CountingRuntime) -> None:
 
 
 def test_nonsense_limits_are_refused(runtime: CountingRuntime) -> None:
-    for limits in ({"max_batch_rows": 0}, {"max_encoder_tokens": 0}):
+    for limits in (
+        {"max_batch_rows": 0},
+        {"max_encoder_tokens": 0},
+        {"max_prompt_tokens": -1},
+        {"max_cache_bytes": 0},
+        {"max_batch_rows": 2.5},
+    ):
         with pytest.raises(RequestError):
             scheduler(runtime, **limits)
 

@@ -1,0 +1,458 @@
+"""Continuous batching: a finished answer's rows are free at once, and the next prompt takes them.
+
+Every step does two things at most: it encodes one chunk of waiting prompts into the rows that are free, and feeds all
+rows alive once. A chunk is bounded, so that running answers never wait for a long encoder run; and it is not made for
+two short prompts, because an encoder run reads all of the encoder's weights.
+
+Results do not depend on any of this: a row's arithmetic is the same in any company (the runtime protocol), and a
+search's answer depends on its own request only.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from t5kit.decoding import (
+    DetokenizerFactory,
+    Failed,
+    Found,
+    NewTokens,
+    Search,
+    SearchRequest,
+    Strategy,
+    check_options,
+    make_search,
+    num_rows,
+    strategy_of,
+)
+from t5kit.errors import RequestError, T5kitError
+from t5kit.runtime import Runtime, StepInput
+from t5kit.runtime.validation import check_ids
+from t5kit.scheduling.memory import answer_bytes, prompt_bytes
+from t5kit.scheduling.merging import merge_steps, split_output
+from t5kit.scheduling.requests import (
+    Event,
+    GenerationRequest,
+    RequestFailed,
+    RequestFinished,
+    Timings,
+    TokensGenerated,
+)
+
+DEFAULT_MAX_BATCH_ROWS = 256
+"""64 texts of 4 beams."""
+DEFAULT_MAX_ENCODER_TOKENS = 2048
+"""One encoder run: 16 texts of 128 tokens."""
+DEFAULT_MAX_PROMPT_TOKENS = 65_536
+"""Encoded prompts alive together: 1.6 GB of cross-attention caches of T5-small, 128 texts of 512 tokens."""
+_WORTHWHILE_SHARE = 4
+"""While answers run, prompts wait until they are this part of a chunk, or this part of the rows is free."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Job:
+    """One request on its way."""
+
+    request: GenerationRequest
+    prompt: np.ndarray
+    """[S] int32."""
+    key: bytes
+    """Equal for equal prompts."""
+    strategy: Strategy
+    num_rows: int
+    answer_bytes: int
+    submitted_s: float
+    encode_started_s: float = 0.0
+    encode_s: float = 0.0
+    first_token_s: float | None = None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Encoded:
+    """A prompt that has been through the encoder."""
+
+    handle: int
+    num_tokens: int
+    num_bytes: int
+    num_users: int = 0
+    """Jobs alive that decode from it."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Used:
+    """What is taken of each limit."""
+
+    rows: int = 0
+    prompt_tokens: int = 0
+    cache_bytes: int = 0
+
+
+class ContinuousScheduler:
+    """The `Scheduler` protocol with continuous batching.
+
+    Requests submitted together are sorted by length, longest first, so that an encoder run holds prompts of like length
+    and equal prompts stand together; those submitted later come later, and no request overtakes another that waits for
+    room. Equal prompts alive at the same time are encoded once. Greedy, sampled and beam requests, with any options,
+    run side by side.
+
+    Limits: max_batch_rows rows at a time (a beam or a sample is one); max_encoder_tokens an encoder run (count times
+    longest; a longer prompt goes alone); max_prompt_tokens of encoded prompts alive together (a longer one goes alone);
+    max_cache_bytes of caches (`t5kit.scheduling.memory` tells beforehand what a request takes at most; one that alone
+    takes more is refused; None: no limit). `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        detokenizer_factory: DetokenizerFactory | None = None,
+        max_batch_rows: int = DEFAULT_MAX_BATCH_ROWS,
+        max_encoder_tokens: int = DEFAULT_MAX_ENCODER_TOKENS,
+        max_prompt_tokens: int = DEFAULT_MAX_PROMPT_TOKENS,
+        max_cache_bytes: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        limits = {
+            "max_batch_rows": max_batch_rows,
+            "max_encoder_tokens": max_encoder_tokens,
+            "max_prompt_tokens": max_prompt_tokens,
+            "max_cache_bytes": 1 if max_cache_bytes is None else max_cache_bytes,
+        }
+        for name, limit in limits.items():
+            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+                raise RequestError(f"{name} = {limit!r} must be an integer of at least 1.")
+        self._runtime = runtime
+        self._detokenizer_factory = detokenizer_factory
+        self._max_batch_rows = max_batch_rows
+        self._max_encoder_tokens = max_encoder_tokens
+        self._max_prompt_tokens = max_prompt_tokens
+        self._max_cache_bytes = max_cache_bytes
+        self._clock = clock
+        self._waiting: collections.OrderedDict[int, _Job] = collections.OrderedDict()
+        """In the order of their turn."""
+        self._alive: dict[int, _Job] = {}
+        self._without_token: list[_Job] = []
+        """Alive, and not stepped yet."""
+        self._searches: dict[Strategy, Search] = {}
+        self._encoded: dict[bytes, _Encoded] = {}
+        """Prompts that jobs alive use, and the unused ones."""
+        self._unused: set[bytes] = set()
+        """Encoded prompts without a user; only that of the next waiting request outlives a step."""
+        self._used = _Used()
+        self._refused: list[RequestFailed] = []
+        """Failures that no step has reported yet."""
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._alive or self._refused)
+
+    @property
+    def alive_ids(self) -> list[int]:
+        """The requests that have been encoded and are not done, in the order they were admitted."""
+        return list(self._alive)
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        ids = [request.request_id for request in requests]
+        in_use = [each for each in ids if each in self._waiting or each in self._alive]
+        if in_use or len(set(ids)) < len(ids):
+            repeated = in_use or [each for each, count in collections.Counter(ids).items() if count > 1]
+            raise RequestError(f"request_id {repeated[0]} is in use; ids must be unique among the requests alive.")
+        now = self._clock()
+        jobs = []
+        checked: dict[tuple[int, bool], RequestError | None] = {}  # requests usually share one options object
+        for request in requests:
+            key = (id(request.options), request.is_streamed)
+            if key not in checked:
+                checked[key] = self._options_fault(request)
+            error = checked[key] or self._prompt_fault(request)
+            if error is None:
+                jobs.append(self._job(request, now))
+            else:
+                self._refused.append(_failure(request.request_id, error))
+        first_places: dict[bytes, int] = {}
+        for place, job in enumerate(jobs):
+            first_places.setdefault(job.key, place)
+        jobs.sort(key=lambda job: (-len(job.prompt), first_places[job.key]))
+        self._waiting.update((job.request.request_id, job) for job in jobs)
+
+    def step(self) -> list[Event]:
+        events: list[Event] = list(self._refused)
+        self._refused.clear()
+        jobs = self._next_jobs()
+        if jobs:
+            self._encode_and_admit(jobs, events)
+        if self._alive:
+            self._advance(events)
+        return events
+
+    def cancel(self, request_id: int) -> None:
+        job = self._alive.get(request_id)
+        if job is not None:
+            self._searches[job.strategy].cancel(request_id)
+            self._end(job)
+        elif self._waiting.pop(request_id, None) is None:
+            return
+        self._release_unused()
+
+    def close(self) -> None:
+        for request_id in [*self._waiting, *self._alive]:
+            self.cancel(request_id)
+        self._searches.clear()
+        self._refused.clear()
+
+    # Taking in
+
+    def _job(self, request: GenerationRequest, now: float) -> _Job:
+        prompt = np.ascontiguousarray(request.encoder_input_ids, np.int32)
+        options = request.options
+        return _Job(
+            request,
+            prompt,
+            prompt.tobytes(),
+            strategy_of(options),
+            num_rows(options),
+            answer_bytes(self._runtime.config, options),
+            now,
+        )
+
+    def _options_fault(self, request: GenerationRequest) -> RequestError | None:
+        rows = num_rows(request.options)
+        try:
+            check_options(
+                request.options,
+                self._runtime.config,
+                has_detokenizer=self._detokenizer_factory is not None,
+                is_streamed=request.is_streamed,
+            )
+        except RequestError as error:
+            return error
+        if rows > self._max_batch_rows:
+            return RequestError(
+                f"num_beams or num_return_sequences asks for {rows} rows, more than max_batch_rows = "
+                f"{self._max_batch_rows} of this scheduler. Ask for fewer, or raise max_batch_rows if memory allows."
+            )
+        return None
+
+    def _prompt_fault(self, request: GenerationRequest) -> RequestError | None:
+        config = self._runtime.config
+        try:
+            check_ids(request.encoder_input_ids, config, "encoder_input_ids")
+        except RequestError as error:
+            return error
+        if not isinstance(request.sample_stream, int) or not 0 <= request.sample_stream < 2**64:
+            return RequestError(f"sample_stream = {request.sample_stream!r} must be an integer in [0, 2^64).")
+        if self._max_cache_bytes is not None:
+            num_tokens = len(request.encoder_input_ids)
+            needed = prompt_bytes(config, num_tokens) + answer_bytes(config, request.options)
+            if needed > self._max_cache_bytes:
+                return RequestError(
+                    f"A prompt of {num_tokens:,} tokens with {num_rows(request.options)} answers of at most "
+                    f"{request.options.max_new_tokens:,} tokens can take {needed:,} bytes of caches, more than "
+                    f"max_cache_bytes = {self._max_cache_bytes:,}. Lower max_new_tokens or num_beams, shorten the "
+                    "text, or raise max_cache_bytes."
+                )
+        return None
+
+    def _next_jobs(self) -> list[_Job]:
+        """Return the waiting jobs, in their order, that are to be encoded and admitted now; none of them is moved."""
+        if not self._waiting or self._used.rows >= self._max_batch_rows:
+            return []
+        would_use = dataclasses.replace(self._used)
+        jobs: list[_Job] = []
+        new: dict[bytes, int] = {}
+        longest, is_chunk_full = 0, False
+        for job in self._waiting.values():
+            is_new = job.key not in self._encoded and job.key not in new
+            would_use.rows += job.num_rows
+            would_use.cache_bytes += job.answer_bytes
+            if is_new:
+                would_use.prompt_tokens += len(job.prompt)
+                would_use.cache_bytes += prompt_bytes(self._runtime.config, len(job.prompt))
+            if (self._alive or jobs) and not self._has_room(would_use):
+                break
+            if is_new:
+                longest = max(longest, len(job.prompt))
+                if new and (len(new) + 1) * longest > self._max_encoder_tokens:
+                    is_chunk_full = True
+                    break
+                new[job.key] = len(job.prompt)
+            jobs.append(job)
+        is_worthwhile = (
+            not self._alive
+            or not new
+            or is_chunk_full
+            or len(jobs) == len(self._waiting)
+            or sum(new.values()) * _WORTHWHILE_SHARE >= self._max_encoder_tokens
+            or (self._max_batch_rows - self._used.rows) * _WORTHWHILE_SHARE >= self._max_batch_rows
+        )
+        return jobs if is_worthwhile else []
+
+    def _has_room(self, used: _Used) -> bool:
+        return (
+            used.rows <= self._max_batch_rows
+            and used.prompt_tokens <= self._max_prompt_tokens
+            and (self._max_cache_bytes is None or used.cache_bytes <= self._max_cache_bytes)
+        )
+
+    def _encode_and_admit(self, jobs: Sequence[_Job], events: list[Event]) -> None:
+        """Encode the prompts of waiting jobs in one run and admit the jobs.
+
+        If the runtime refuses, each prompt is tried alone, so that only the one at fault is lost.
+        """
+        by_prompt: dict[bytes, list[_Job]] = {}
+        for job in jobs:
+            by_prompt.setdefault(job.key, []).append(self._waiting.pop(job.request.request_id))
+        chunks: list[Sequence[_Job]] = [jobs]
+        while chunks:
+            chunk = chunks.pop()
+            error = self._try_to_admit(chunk)
+            if error is not None and len(chunk) == len(jobs) and len(by_prompt) > 1:
+                chunks += list(by_prompt.values())[::-1]
+            elif error is not None:
+                events += [_failure(job.request.request_id, error) for job in chunk]
+        self._release_unused()
+
+    def _try_to_admit(self, jobs: Sequence[_Job]) -> T5kitError | None:
+        """Encode what is new of the jobs' prompts and give the jobs to their searches; return why that cannot be."""
+        config = self._runtime.config
+        new = {job.key: job.prompt for job in jobs if job.key not in self._encoded}
+        started_s = self._clock()
+        try:
+            handles = self._runtime.encode(list(new.values())) if new else []
+        except T5kitError as error:
+            return error
+        ended_s = self._clock()
+        for (key, prompt), handle in zip(new.items(), handles, strict=True):
+            self._encoded[key] = _Encoded(handle, len(prompt), prompt_bytes(config, len(prompt)))
+            self._used.prompt_tokens += len(prompt)
+            self._used.cache_bytes += self._encoded[key].num_bytes
+            self._unused.add(key)
+        by_strategy: dict[Strategy, list[SearchRequest]] = {}
+        for job in jobs:
+            self._begin(job)
+            job.encode_started_s, job.encode_s = started_s, ended_s - started_s
+            by_strategy.setdefault(job.strategy, []).append(_search_request(job, self._encoded[job.key].handle))
+        try:
+            for strategy, requests in by_strategy.items():
+                self._search(strategy).admit(requests)
+        except T5kitError as error:
+            for job in jobs:
+                self._search(job.strategy).cancel(job.request.request_id)
+                self._end(job)
+            return error
+        self._without_token += jobs
+        return None
+
+    def _begin(self, job: _Job) -> None:
+        self._alive[job.request.request_id] = job
+        self._used.rows += job.num_rows
+        self._used.cache_bytes += job.answer_bytes
+        self._encoded[job.key].num_users += 1
+        self._unused.discard(job.key)
+
+    def _end(self, job: _Job) -> None:
+        """Forget a job that was alive; its prompt may be unused then."""
+        del self._alive[job.request.request_id]
+        self._used.rows -= job.num_rows
+        self._used.cache_bytes -= job.answer_bytes
+        self._encoded[job.key].num_users -= 1
+        if not self._encoded[job.key].num_users:
+            self._unused.add(job.key)
+
+    def _release_unused(self) -> None:
+        """Release the encoded prompts that no job alive uses, but not that of the next waiting job."""
+        if not self._unused:
+            return
+        upcoming = next(iter(self._waiting.values()), None)
+        released = [key for key in self._unused if upcoming is None or key != upcoming.key]
+        self._unused.difference_update(released)
+        gone = [self._encoded.pop(key) for key in released]
+        self._used.prompt_tokens -= sum(each.num_tokens for each in gone)
+        self._used.cache_bytes -= sum(each.num_bytes for each in gone)
+        if gone:
+            self._runtime.release([each.handle for each in gone])
+
+    def _search(self, strategy: Strategy) -> Search:
+        if strategy not in self._searches:
+            self._searches[strategy] = make_search(
+                strategy, self._runtime, detokenizer_factory=self._detokenizer_factory
+            )
+        return self._searches[strategy]
+
+    # Going on
+
+    def _advance(self, events: list[Event]) -> None:
+        """Feed the rows of all searches and hand each its part of the result.
+
+        Searches that need dense logits are fed apart: with int8 weights the log-sum-exp of a step with them is exact
+        and that of one without is screened, and no answer's bits may depend on what its neighbours ask for.
+        """
+        with_logits: dict[Strategy, StepInput] = {}
+        without_logits: dict[Strategy, StepInput] = {}
+        for strategy, search in list(self._searches.items()):
+            step = search.rows()
+            if step is None:
+                del self._searches[strategy]
+            else:
+                (with_logits if step.need.logits else without_logits)[strategy] = step
+        for group in (without_logits, with_logits):
+            if group:
+                self._feed(group, events)
+        self._release_unused()
+
+    def _feed(self, group: Mapping[Strategy, StepInput], events: list[Event]) -> None:
+        steps = list(group.values())
+        try:
+            output = self._runtime.step(merge_steps(steps))
+        except T5kitError as error:
+            for request_id, job in list(self._alive.items()):
+                if job.strategy in group:
+                    self._searches[job.strategy].cancel(request_id)
+                    self._end(job)
+                    events.append(_failure(request_id, error))
+            return
+        now = self._clock()
+        for job in self._without_token:
+            if job.strategy in group:
+                job.first_token_s = now - job.submitted_s
+        self._without_token = [job for job in self._without_token if job.strategy not in group]
+        for strategy, part in zip(group, split_output(output, steps), strict=True):
+            for event in self._searches[strategy].advance(part):
+                events.append(self._event(event))
+
+    def _event(self, event: NewTokens | Found | Failed) -> Event:
+        if isinstance(event, NewTokens):
+            return TokensGenerated(request_id=event.request_id, token_ids=event.token_ids)
+        job = self._alive[event.request_id]
+        self._end(job)
+        if isinstance(event, Failed):
+            return _failure(event.request_id, event.error)
+        assert job.first_token_s is not None
+        return RequestFinished(
+            request_id=event.request_id,
+            hypotheses=event.hypotheses,
+            timings=Timings(
+                queued_s=job.encode_started_s - job.submitted_s,
+                encode_s=job.encode_s,
+                first_token_s=job.first_token_s,
+                total_s=self._clock() - job.submitted_s,
+            ),
+        )
+
+
+def _search_request(job: _Job, handle: int) -> SearchRequest:
+    return SearchRequest(
+        request_id=job.request.request_id,
+        handle=handle,
+        encoder_input_ids=job.prompt,
+        options=job.request.options,
+        sample_stream=job.request.sample_stream,
+        is_streamed=job.request.is_streamed,
+    )
+
+
+def _failure(request_id: int, error: T5kitError) -> RequestFailed:
+    return RequestFailed(request_id=request_id, error=str(error), error_type=type(error).__name__)
