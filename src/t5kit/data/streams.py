@@ -1,17 +1,21 @@
 """Examples one after another, from one source or mixed from several; where they stand is a few plain numbers."""
 
+import collections
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from t5kit.data.shuffling import generator_at
-from t5kit.data.workers import BlockMaker, BlockPlace, num_blocks
+from t5kit.data.streamed import RecordBlock, StreamedExamples, read_blocks
+from t5kit.data.workers import BlockJob, BlockMaker, BlockPlace, num_blocks
 from t5kit.errors import ConfigError, DataError
 from t5kit.sources import BadRecord
 from t5kit.tasks.example import Example
-from t5kit.tasks.example_sources import ExampleBlock
+from t5kit.tasks.example_sources import ExampleSource
 
 DRAWS_PURPOSE = 2
 DRAWS_AT_ONCE = 1024
@@ -21,19 +25,131 @@ State = dict[str, Any]
 """Plain data: numbers, texts, lists and dicts, as JSON can hold them."""
 
 
-class SourceStream:
-    """The examples of one source, pass after pass; each pass is shuffled anew."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class FedBlock:
+    """One block's examples, and the records that gave none."""
 
-    def __init__(self, maker: BlockMaker, source: int, *, num_epochs: int | None = None) -> None:
-        if maker.sources[source].num_records < 1:
+    examples: tuple[Example, ...]
+    num_bad: int
+    bad: tuple[BadRecord, ...]
+    """The first of them."""
+    checksum: int = 0
+    """Of a stream's records up to here."""
+
+
+class BlockFeed(Protocol):
+    """A source's blocks in order: after block n of a pass block n + 1, or block 0 of the next pass."""
+
+    def block(self, epoch: int, number: int) -> FedBlock | None:
+        """Return a block, or None where the pass has no such block."""
+
+    def restore(self, epoch: int, number: int, *, checksum: int) -> None:
+        """Prepare to give this block next; checksum is that of the block before."""
+
+
+class TableBlocks:
+    """The blocks of a source with random access."""
+
+    def __init__(self, maker: BlockMaker, source: int, examples: ExampleSource, *, num_epochs: int | None) -> None:
+        if examples.num_records < 1:
             raise DataError(f"data source {source} has no records.")
         self._maker = maker
         self._source = source
         self._num_epochs = num_epochs
-        self._num_blocks = num_blocks(maker.sources[source])
-        self._epoch = self._block = self._taken = 0
+        self._num_blocks = num_blocks(examples)
+
+    def block(self, epoch: int, number: int) -> FedBlock | None:
+        """Return a block; the following ones are begun meanwhile."""
+        if number == self._num_blocks:
+            return None
+        here = epoch * self._num_blocks + number
+        ahead = range(here, here + blocks_ahead(self._maker) + 1)
+        jobs = [BlockJob(BlockPlace(self._source, *divmod(n, self._num_blocks))) for n in ahead]
+        if self._num_epochs is not None:
+            jobs = [job for job in jobs if job.place.epoch < self._num_epochs]
+        made = self._maker.block(jobs[0], next_jobs=jobs[1:])
+        return FedBlock(made.examples, len(made.bad), made.bad)
+
+    def restore(self, epoch: int, number: int, *, checksum: int) -> None:
+        """Do nothing: every block can be had at once."""
+
+
+class StreamBlocks:
+    """The blocks of a stream: read here, made here or by workers."""
+
+    def __init__(self, maker: BlockMaker, source: int, examples: StreamedExamples) -> None:
+        self._maker = maker
+        self._source = source
+        self._examples = examples
+        self._epoch = self._number = 0
+        """The next block to be taken."""
+        self._unread = self._open()
+        self._read: collections.deque[RecordBlock] = collections.deque()
+        """Blocks read ahead."""
+
+    def block(self, epoch: int, number: int) -> FedBlock | None:
+        """Return the next block, reading on as far as workers can begin; epoch and number must be its."""
+        if epoch != self._epoch:
+            self._epoch, self._number = epoch, 0
+            self._unread = self._open()
+            self._read.clear()
+        assert number == self._number, "blocks are taken in order"
+        self._read_ahead(1 + blocks_ahead(self._maker))
+        if not self._read:
+            return None
+        jobs = [
+            BlockJob(BlockPlace(self._source, epoch, number + n), block.records) for n, block in enumerate(self._read)
+        ]
+        read = self._read.popleft()
+        self._number += 1
+        made = self._maker.block(jobs[0], next_jobs=jobs[1:])
+        return FedBlock(made.examples, len(made.bad) + read.num_bad, (*read.bad, *made.bad), read.checksum)
+
+    def restore(self, epoch: int, number: int, *, checksum: int) -> None:
+        """Read the pass from its start and pass over the blocks before this one.
+
+        Warns where their records are not those that the saved run had.
+        """
+        self._epoch, self._number = epoch, number
+        self._unread = self._open()
+        self._read.clear()
+        passed = list(itertools.islice((block.checksum for block in self._unread), number))
+        if len(passed) < number or (passed and passed[-1] != checksum):
+            warnings.warn(
+                f"data source {self._source} is a stream that gives other records than the saved run had: training "
+                "goes on, but not as if it had never stopped.",
+                stacklevel=2,
+            )
+
+    def _open(self) -> Iterator[RecordBlock]:
+        maker = self._maker
+        return read_blocks(
+            self._examples, seed=maker.seed, number=self._source, epoch=self._epoch, is_shuffled=maker.is_shuffled
+        )
+
+    def _read_ahead(self, count: int) -> None:
+        self._read.extend(itertools.islice(self._unread, count - len(self._read)))
+
+
+def blocks_ahead(maker: BlockMaker) -> int:
+    """Return how many blocks of each source are begun before they are asked for."""
+    return max(1, 2 * maker.num_workers // len(maker.sources)) if maker.num_workers else 0
+
+
+class SourceStream:
+    """The examples of one source, pass after pass; each pass is shuffled anew."""
+
+    def __init__(self, maker: BlockMaker, source: int, *, num_epochs: int | None = None) -> None:
+        examples = maker.sources[source]
+        self._feed: BlockFeed = (
+            StreamBlocks(maker, source, examples)
+            if isinstance(examples, StreamedExamples)
+            else TableBlocks(maker, source, examples, num_epochs=num_epochs)
+        )
+        self._num_epochs = num_epochs
+        self._epoch = self._block = self._taken = self._checksum = 0
         self._num_examples_in_epoch = 0
-        self._loaded: ExampleBlock | None = None
+        self._loaded: FedBlock | None = None
         self.num_bad = 0
         """Records that gave no example, counted again in every pass."""
         self.bad: list[BadRecord] = []
@@ -45,21 +161,17 @@ class SourceStream:
         Raises: DataError after a whole pass without a single example.
         """
         while self._num_epochs is None or self._epoch < self._num_epochs:
-            if self._loaded is None:
-                self._loaded = self._load()
+            if self._loaded is None and not self._load():
+                self._end_pass()
+                continue
+            assert self._loaded is not None
             if self._taken < len(self._loaded.examples):
                 self._taken += 1
                 self._num_examples_in_epoch += 1
                 return self._loaded.examples[self._taken - 1]
-            self.num_bad += len(self._loaded.bad)
+            self.num_bad += self._loaded.num_bad
+            self._checksum = self._loaded.checksum
             self._loaded, self._taken, self._block = None, 0, self._block + 1
-            if self._block == self._num_blocks:
-                if not self._num_examples_in_epoch:
-                    reason = self.bad[0].error if self.bad else "every text is too short."
-                    raise DataError(
-                        f"none of the {self._maker.sources[self._source].num_records} records gave an example; {reason}"
-                    )
-                self._num_examples_in_epoch, self._block, self._epoch = 0, 0, self._epoch + 1
         return None
 
     def state(self) -> State:
@@ -70,23 +182,31 @@ class SourceStream:
             "taken": self._taken,
             "in_epoch": self._num_examples_in_epoch,
             "num_bad": self.num_bad,
+            "checksum": self._checksum,
         }
 
     def restore(self, state: State) -> None:
         """Stand where another stream of the same source and seed stood."""
         self._epoch, self._block, self._taken = int(state["epoch"]), int(state["block"]), int(state["taken"])
         self._num_examples_in_epoch, self.num_bad = int(state["in_epoch"]), int(state["num_bad"])
+        self._checksum = int(state.get("checksum", 0))
         self._loaded = None
+        self._feed.restore(self._epoch, self._block, checksum=self._checksum)
 
-    def _load(self) -> ExampleBlock:
-        ahead = max(1, 2 * self._maker.num_workers // len(self._maker.sources))
-        here = self._epoch * self._num_blocks + self._block
-        places = [BlockPlace(self._source, *divmod(n, self._num_blocks)) for n in range(here, here + ahead + 1)]
-        if self._num_epochs is not None:
-            places = [place for place in places if place.epoch < self._num_epochs]
-        block = self._maker.block(places[0], next_places=places[1:])
-        self.bad += block.bad[: NUM_SHOWN - len(self.bad)]
-        return block
+    def _load(self) -> bool:
+        """Take the next block of this pass; say whether there is one."""
+        self._loaded = self._feed.block(self._epoch, self._block)
+        if self._loaded is None:
+            return False
+        self.bad += self._loaded.bad[: NUM_SHOWN - len(self.bad)]
+        return True
+
+    def _end_pass(self) -> None:
+        if not self._num_examples_in_epoch:
+            reason = self.bad[0].error if self.bad else "there are none, or every text is too short."
+            raise DataError(f"no record of a whole pass over the data gave an example; {reason}")
+        self._num_examples_in_epoch = self._block = self._checksum = 0
+        self._epoch += 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,10 +2,21 @@
 
 from t5kit.sources.record import BadRecord, Record, text_field
 from t5kit.sources.records import read_records
-from t5kit.sources.tables import MemoryTable, ReadReport, RecordStream, RecordTable, find_files, read_table, table_of
+from t5kit.sources.tables import (
+    FileStream,
+    MemoryTable,
+    ReadReport,
+    RecordStream,
+    RecordTable,
+    find_files,
+    read_table,
+    stream_files,
+    table_of,
+)
 
 __all__ = [
     "BadRecord",
+    "FileStream",
     "MemoryTable",
     "ReadReport",
     "Record",
@@ -14,6 +25,7 @@ __all__ = [
     "find_files",
     "read_records",
     "read_table",
+    "stream_files",
     "table_of",
     "text_field",
 ]

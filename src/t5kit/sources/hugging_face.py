@@ -31,7 +31,20 @@ class DatasetStream:
     name: str
 
     def __iter__(self) -> Iterator[Record]:
-        for number, fields in enumerate(self.dataset, 1):
+        """Yield the records. Raises: DataError where the stream breaks off: a run must not take that for its end."""
+        number = 0
+        rows = iter(self.dataset)
+        while True:
+            try:
+                fields = next(rows, None)
+            except Exception as error:  # whatever the network, the file system or a parser below raises
+                raise DataError(
+                    f"the dataset {self.name} broke off after {number:,} records ({type(error).__name__}: {error}). "
+                    "Resume the run once it can be read again."
+                ) from error
+            if fields is None:
+                return
+            number += 1
             yield Record(fields=fields, place=f"{self.name}:{number}")
 
 

@@ -60,6 +60,19 @@ class MemoryTable:
         return self.records[index]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileStream:
+    """The records of files one after another, read anew at every pass; nothing is held in memory."""
+
+    files: Sequence[Path]
+    format: Format | None = None
+    has_header: bool | None = None
+
+    def __iter__(self) -> Iterator[Record | BadRecord]:
+        for file in self.files:
+            yield from read_records(file, format=self.format, has_header=self.has_header)
+
+
 def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the files that names, globs ("data/*.jsonl.gz", "**" too) and folders stand for, each once.
 
@@ -107,6 +120,23 @@ def read_table(
     if not records:
         raise DataError(f"no record could be read: {report}")
     return MemoryTable(records, report)
+
+
+def stream_files(
+    paths: str | Path | Sequence[str | Path], *, format: Format | None = None, has_header: bool | None = None
+) -> FileStream:
+    """Return files, globs and folders as a stream, for text that does not fit into memory.
+
+    Raises: DataError if an argument stands for nothing, or a file's format can be told neither from its name nor from
+    `format`; a file that cannot be opened raises when the stream comes to it.
+    """
+    files = find_files(paths)
+    for file in files:
+        if format is None and format_of(file) is None:
+            raise DataError(
+                f"{file}: cannot tell its format from the name; give format= text, tsv, csv, jsonl or parquet."
+            )
+    return FileStream(files, format, has_header)
 
 
 def table_of(rows: Iterable[Mapping[str, object] | str], *, name: str = "record") -> MemoryTable:

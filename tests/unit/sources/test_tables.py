@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from t5kit.errors import DataError
-from t5kit.sources import find_files, read_table, table_of
+from t5kit.sources import BadRecord, find_files, read_table, stream_files, table_of
 
 
 @pytest.fixture
@@ -65,3 +65,41 @@ def test_hugging_face_datasets_by_number_and_as_a_stream(tmp_path: Path) -> None
     assert [record.fields for record in stream] == rows
     with pytest.raises(DataError, match="no-such"):
         dataset_table(str(tmp_path / "saved"), split="no-such")
+
+
+def test_files_as_a_stream_give_the_tables_records_and_the_bad_ones_in_order(folder: Path) -> None:
+    stream = stream_files(folder)
+    for _ in range(2):
+        found = list(stream)
+        assert [record.place.removeprefix(f"{folder}/") for record in found] == [
+            "a.jsonl:1",
+            "a.jsonl:2",
+            "b.txt:1",
+            "b.txt:2",
+            "deep/c.txt:1",
+        ]
+        assert [isinstance(record, BadRecord) for record in found] == [False, True, False, False, False]
+
+
+def test_a_stream_of_unknown_format_is_refused_before_it_is_read(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"notes\.doc: cannot tell its format"):
+        stream_files(folder / "notes.doc")
+    assert [record.fields for record in stream_files(folder / "notes.doc", format="text")] == [{"text": "x"}]
+    with pytest.raises(DataError, match=r"no-such"):
+        stream_files(folder / "no-such*.txt")
+
+
+def test_a_dataset_stream_that_breaks_off_says_so_and_does_not_end() -> None:
+    from t5kit.sources.hugging_face import DatasetStream
+
+    class Rows:
+        def __iter__(self) -> object:
+            yield {"text": "a"}
+            raise ConnectionResetError("peer went away")
+
+    stream = iter(DatasetStream(Rows(), "corpus/train"))
+    assert next(stream).fields == {"text": "a"}
+    with pytest.raises(
+        DataError, match=r"corpus/train broke off after 1 records \(ConnectionResetError: peer went away"
+    ):
+        next(stream)
