@@ -1,8 +1,8 @@
 """Streams as a source: records that come in one order, of unknown number, shuffled within a bounded buffer.
 
-What is promised: the order is a function of the stream and the seed, whatever the number of workers. A resumed run
-reads the stream anew from its start and passes over what was given before, which costs that reading, and goes on to the bit
-if the stream gives the same records again. A sum over them tells; where they differ, a warning says so.
+The promise: the order is a function of the stream and the seed, whatever the number of workers. A resumed run reads the
+stream anew from its start and passes over what was given before, which costs that reading; it goes on to the bit if the
+stream gives the same records again. A checksum tells; where they differ, a warning says so.
 """
 
 import dataclasses
