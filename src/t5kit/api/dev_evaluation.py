@@ -1,48 +1,67 @@
 """What a run looks at between its steps: the loss of the dev records, and the scores of what the model writes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from t5kit.data.configured import evaluation_batches
+from t5kit.evaluation.run_evaluator import RunEvaluator
 from t5kit.recipe import RunConfig
 from t5kit.tasks.configured import DEV, OpenedTask
 from t5kit.text import Tokenizer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from t5kit.config import T5Config
     from t5kit.model.t5 import T5
+    from t5kit.runtime import Runtime
     from t5kit.training.loss import LossSums
     from t5kit.training.step import TrainingStep
 
 
 class DevEvaluation:
-    """Step -> metrics: "loss" and "accuracy" a target token, and each task's own, such as "wer".
+    """Step -> metrics: "loss", "token_accuracy", and the scores of each task's metrics, such as "wer".
 
-    With several tasks every name but "loss" and "accuracy" carries its task: "g2p/wer". The losses of all tasks are
-    added before they are divided, so that every target token counts the same.
+    The loss is without smoothing and z-loss, so that runs which differ in those can be compared. With several tasks,
+    "loss" and "token_accuracy" are of all target tokens together, and every task has its own besides: "g2p/loss".
+    Tasks of running text have no scores.
     """
 
     def __init__(
         self, config: RunConfig, tasks: Sequence[OpenedTask], tokenizer: Tokenizer, model: "T5", step: "TrainingStep"
     ) -> None:
+        """tasks: those without dev records are left out. Raises: DataError if none of a task's dev records is good."""
         self._config = config
         self._tasks = [task for task in tasks if DEV in task.task.splits]
         self._tokenizer = tokenizer
         self._model = model
         self._step = step
+        answered = {task.name: task for task in self._tasks if task.objective is None}
+        said = {name: words for name, words in config.evaluation.tasks.items() if name in answered}
+        self._evaluator = RunEvaluator.prepare(
+            {name: (task.task.form, task.task.split(DEV)) for name, task in answered.items()},
+            tokenizer=tokenizer,
+            config=dataclasses.replace(config.evaluation, tasks=said),
+        )
 
     def __call__(self, step: int) -> Mapping[str, float]:
         """Return the metrics of the weights as they are after `step` updates."""
-        metrics: dict[str, float] = {}
-        sums = {task.name: self._loss(task) for task in self._tasks}
+        sums = {task.name: self._loss_sums(task) for task in self._tasks}
         first, *others = sums.values()
-        metrics.update(_means(sum(others, first)))
-        for task in self._tasks:
-            prefix = f"{task.name}/" if len(self._tasks) > 1 else ""
-            if prefix:
-                metrics.update({f"{prefix}{name}": value for name, value in _means(sums[task.name]).items()})
+        metrics = _means(sum(others, first))
+        if len(sums) > 1:
+            for task, own in sums.items():
+                metrics |= {f"{task}/{name}": value for name, value in _means(own).items()}
+        if self._evaluator.tasks:
+            runtime = _runtime_of(self._model)
+            try:
+                metrics |= self._evaluator.scores(runtime)
+            finally:
+                runtime.close()
         return metrics
 
-    def _loss(self, task: OpenedTask) -> "LossSums":
+    def _loss_sums(self, task: OpenedTask) -> "LossSums":
         total: LossSums | None = None
         for batch in evaluation_batches(self._config.data, task, self._tokenizer):
             sums = self._step.evaluate(batch)
@@ -52,9 +71,31 @@ class DevEvaluation:
 
 
 def _means(sums: "LossSums") -> dict[str, float]:
-    """Return the loss without smoothing and z-loss: comparable between runs that differ in those."""
     count = float(sums.count)
     return {
         "loss": float(sums.negative_log_likelihood_sum) / count,
-        "accuracy": float(sums.correct_sum) / count,
+        "token_accuracy": float(sums.correct_sum) / count,
     }
+
+
+def _runtime_of(model: "T5") -> "Runtime":
+    """Return a runtime with the weights as they are now, float32; a sharded model's are gathered. A collective call."""
+    from t5kit.runtime.torch_runtime import TorchRuntime
+    from t5kit.training.parallel import is_sharded
+    from t5kit.training.processes import gathered
+
+    if not is_sharded(model):
+        return TorchRuntime.from_module(model)
+    return TorchRuntime.from_module(_Whole(model.config, {n: gathered(t) for n, t in model.state_dict().items()}))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A model's parameters, gathered from all processes."""
+
+    config: "T5Config"
+    state: "Mapping[str, Tensor]"
+
+    def state_dict(self) -> "Mapping[str, Tensor]":
+        """Return the parameters by name."""
+        return self.state

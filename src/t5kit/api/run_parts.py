@@ -50,7 +50,7 @@ def open_parts(config: RunConfig, tasks: Sequence[OpenedTask], *, run_folder: Pa
         )
     if architecture.decoder_start_id:
         raise ConfigError(
-            f"the model starts decoding with the id {architecture.decoder_start_id}; training knows T5's start alone: 0."
+            f"the model starts decoding with the id {architecture.decoder_start_id}; training knows T5's start, 0."
         )
     return RunParts(start, tokenizer, architecture)
 
