@@ -1,0 +1,235 @@
+"""`t5kit evaluate`: a model, or predictions that stand in a file, scored on data; two of them compared."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from t5kit.cli import options
+from t5kit.cli.outputs import Output, json_line, open_output, progress
+from t5kit.errors import RequestError
+from t5kit.metrics import METRICS
+from t5kit.sources.records import Format
+
+if TYPE_CHECKING:
+    from t5kit.api.arguments import GenerationArguments
+    from t5kit.evaluation.comparison import Comparison
+    from t5kit.evaluation.evaluator import Bootstrap, Scoring
+    from t5kit.evaluation.examples import EvaluationSet
+    from t5kit.evaluation.report import EvaluationReport
+
+ENVIRONMENT_MODEL = "T5KIT_MODEL"
+"""The model if none is named."""
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="A model folder, or a Hugging Face Hub id.", show_default="T5KIT_MODEL")
+    ] = None,
+    model_option: Annotated[str | None, typer.Option("--model", "-m", help="The same.", show_default=False)] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Prompts and right answers: a file, glob or folder.", show_default=False),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help=f"Apart by commas: {', '.join(METRICS)}, perplexity.", show_default=False),
+    ] = None,
+    input: Annotated[
+        str,
+        typer.Option("--input", help='Column of the prompt, or a template: "summarize: {text}".', show_default=False),
+    ] = "",
+    target: Annotated[
+        str, typer.Option("--target", help="Column or template of what is right.", show_default=False)
+    ] = "",
+    format: options.FormatOption = None,
+    repeated_prompts: Annotated[
+        str, typer.Option(help='each; or group: records of one prompt count once, "closest reference".')
+    ] = "each",
+    reference_separator: Annotated[
+        str, typer.Option(help="Splits a target into texts that all count as right.", show_default=False)
+    ] = "",
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(help="Answer by the likeliest of these texts (repeat it).", show_default=False),
+    ] = None,
+    length_normalized: Annotated[
+        bool, typer.Option("--length-normalized", help="Compare choices by log-probability a token.")
+    ] = False,
+    max_examples: Annotated[int, typer.Option(help="So many, drawn by --seed.", min=0, show_default="all")] = 0,
+    num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy.", show_default="1")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.", show_default="128")] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Exponent of the length penalty.", show_default="1.0")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="Write every answer, a JSON line each.", show_default=False)
+    ] = None,
+    predictions_only: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions-only", help="Score the predictions of this file; no model is loaded.", show_default=False
+        ),
+    ] = None,
+    compare_with: Annotated[
+        str | None,
+        typer.Option("--compare", help="Another model, or a file of predictions, as system B.", show_default=False),
+    ] = None,
+    num_bootstrap_samples: Annotated[
+        int, typer.Option(help="Resamplings behind an interval; 0: no intervals.", min=0)
+    ] = 1000,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the drawn examples and resamplings.", min=0)] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output: options.OutputOption = None,
+    truncate: options.TruncateOption = False,
+    max_input_tokens: options.MaxInputTokensOption = 4096,
+    engine: options.EngineOption = "auto",
+    weights: options.WeightsOption = "auto",
+    threads: options.ThreadsOption = None,
+    device: options.DeviceOption = "auto",
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
+) -> None:
+    """Print scores with bootstrap intervals, of a model's answers or of predictions that stand in a file.
+
+    Data is TSV of prompt and answer, or has the columns "input" and "target" unless --input and --target say otherwise.
+    Records that cannot be used, and prompts that cannot be answered (they count as wrong), are named on standard error
+    and make the exit code 1.
+    """
+    from t5kit.api.evaluation import bootstrap_of, examples_and_scoring
+    from t5kit.evaluation.comparison import compare
+    from t5kit.evaluation.predictions_file import examples_of_predictions
+
+    name = _one_system(model, model_option, predictions_only)
+    if data is None and predictions_only is None:
+        raise RequestError("--data is missing: a file with prompts and right answers.")
+    names = None if metrics is None else [word.strip() for word in metrics.split(",") if word.strip()]
+    if not names:
+        raise RequestError(f"--metrics is missing; known are: {', '.join(METRICS)}, perplexity.")
+    if format is not None and format not in get_args(Format):
+        raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
+    bootstrap = bootstrap_of(num_bootstrap_samples, confidence, seed)
+    if compare_with is not None and bootstrap is None:
+        raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
+    examples, scoring = examples_and_scoring(
+        str(data) if data is not None else list(examples_of_predictions(_file(predictions_only))),
+        names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
+        split="", repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
+        choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
+    )  # fmt: skip
+    arguments: GenerationArguments = {
+        "num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
+    }  # fmt: skip
+    loading = {
+        "engine": engine, "weights": weights, "threads": threads, "device": device, "revision": revision,
+        "offline": offline, "max_input_tokens": max_input_tokens,
+    }  # fmt: skip
+
+    def report_of(system: str, *, is_file: bool) -> "EvaluationReport":
+        if is_file:
+            return _scored_file(Path(system), examples, scoring, bootstrap)
+        return _scored_model(system, examples, scoring, bootstrap, arguments, loading, truncate=truncate)
+
+    with open_output(output) as out:
+        report = report_of(name, is_file=predictions_only is not None)
+        if predictions is not None:
+            with open_output(predictions) as answers:
+                _write_predictions(answers, report)
+        comparison = None
+        if compare_with is not None and bootstrap is not None:
+            other = report_of(compare_with, is_file=Path(compare_with).is_file())
+            comparison = compare(report, other, bootstrap=bootstrap)
+        if json:
+            facts: dict[str, Any] = report.to_json()
+            out.write(json_line(facts if comparison is None else {**facts, "comparison": comparison.to_json()}))
+        else:
+            out.write(_text(report, comparison, name, compare_with))
+    _say_what_failed(report)
+    if report.num_bad or report.num_unanswered:
+        raise typer.Exit(1)
+
+
+def _one_system(model: str | None, option: str | None, predictions_only: Path | None) -> str:
+    """Return the model or the file that is system A."""
+    given = [str(word) for word in (model, option, predictions_only) if word is not None]
+    if len(given) > 1:
+        raise RequestError(
+            f"{' and '.join(map(repr, given))} are given; expected one model, or one file with --predictions-only. "
+            "To set one against another use --compare."
+        )
+    if not given and ENVIRONMENT_MODEL in os.environ:
+        return os.environ[ENVIRONMENT_MODEL]
+    if not given:
+        raise RequestError("There is nothing to evaluate: name a model, or a file with --predictions-only.")
+    return given[0]
+
+
+def _file(path: Path | None) -> Path:
+    assert path is not None  # one of --data and --predictions-only is given
+    return path
+
+
+def _scored_model(
+    name: str,
+    examples: "EvaluationSet",
+    scoring: "Scoring",
+    bootstrap: "Bootstrap | None",
+    arguments: "GenerationArguments",
+    loading: dict[str, Any],
+    *,
+    truncate: bool,
+) -> "EvaluationReport":
+    from t5kit.api.evaluation import evaluate_model
+
+    with options.load_model(name, **loading) as model, progress("texts answered") as count:
+        return evaluate_model(
+            model,
+            examples,
+            scoring,
+            truncate=truncate,
+            bootstrap=bootstrap,
+            progress=count.advance,
+            options=arguments,
+        )
+
+
+def _scored_file(
+    path: Path, examples: "EvaluationSet", scoring: "Scoring", bootstrap: "Bootstrap | None"
+) -> "EvaluationReport":
+    from t5kit.evaluation.evaluator import evaluate_predictions
+    from t5kit.evaluation.predictions_file import read_predictions
+
+    matched = read_predictions(path, examples)
+    for record in matched.bad:
+        print(f"t5kit: {record.error}", file=sys.stderr)
+    if matched.num_unused:
+        print(f"t5kit: {path}: {matched.num_unused:,} predictions are for prompts not in the data.", file=sys.stderr)
+    return evaluate_predictions(examples, matched.predictions, scoring, bootstrap=bootstrap)
+
+
+def _write_predictions(out: Output, report: "EvaluationReport") -> None:
+    for result in report.results:
+        out.write(json_line(result.to_json()))
+
+
+def _text(report: "EvaluationReport", comparison: "Comparison | None", name: str, other: str | None) -> str:
+    if comparison is None:
+        return f"{report}\n"
+    return f"A: {name}\n{report}\n\nB: {other}\n{comparison}\n"
+
+
+def _say_what_failed(report: "EvaluationReport") -> None:
+    """Name the first bad records and unanswered prompts on standard error."""
+    lines = [record.error for record in report.bad]
+    if report.num_bad > len(lines):
+        lines.append(f"… and {report.num_bad - len(lines):,} more bad records.")
+    failed: Sequence[str] = [f"{result.place}: {result.error}" for result in report.results if result.error is not None]
+    lines += failed[:20]
+    if len(failed) > 20:
+        lines.append(f"… and {len(failed) - 20:,} more prompts without an answer.")
+    for line in lines:
+        print(f"t5kit: {line}", file=sys.stderr)
