@@ -75,15 +75,28 @@ struct Activations {
     Rows rows() const { return {values.data(), static_cast<size_t>(stride), quads.data(), scales.data(), sums.data(), groups}; }
 };
 
+// All weights of an engine as an earlier one packed them (Engine::packed), 64-byte aligned and never written to.
+struct PackedBytes {
+    const uint8_t* data = nullptr;
+    size_t size_bytes = 0;
+    uint64_t digest = 0;
+    std::shared_ptr<const void> owner;  // keeps them where they are
+};
+
 class Engine {
 public:
-    // Copies and packs what it needs of the tensors. Raises: EngineFailure for missing or misshapen tensors.
-    Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels);
+    // Copies and packs what it needs of the tensors, or takes it as it is in `packed`; the tensors' bytes are not read then.
+    // Raises: EngineFailure for missing or misshapen tensors, or packed bytes of another size or digest.
+    Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels,
+           const PackedBytes& packed = {});
 
     const ModelConfig& config() const { return config_; }
     const Kernels& kernels() const { return kernels_; }
     int num_threads() const { return pool_.size(); }
     size_t weight_bytes() const { return arena_.size_bytes(); }
+    // weight_bytes() of them.
+    const uint8_t* packed() const { return arena_.data(); }
+    uint64_t packed_digest();
     Sequences& sequences() { return sequences_; }
 
     // ids [N] of all sequences, lengths of each, at least 1. Raises: EngineFailure for ids outside the vocabulary.
@@ -179,6 +192,7 @@ private:
     const Format format_;
     const Kernels& kernels_;
     ThreadPool pool_;
+    std::shared_ptr<const void> packed_owner_;
     Arena arena_;
     Sequences sequences_;
 

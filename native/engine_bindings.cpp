@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "check.h"
+#include "digest.h"
 #include "engine.h"
 #include "formats.h"
 
@@ -65,18 +66,35 @@ ModelConfig config_from(const nb::dict& values) {
     return config;
 }
 
-using TensorTuple = std::tuple<std::string, std::string, std::vector<int64_t>, ByteArray>;
+// (name, dtype word, shape, bytes, whether the bytes are a mapped file's)
+using TensorTuple = std::tuple<std::string, std::string, std::vector<int64_t>, ByteArray, bool>;
+using PackedTuple = std::tuple<ByteArray, uint64_t>;  // bytes, digest
+
+// Keeps a Python buffer until the engine is gone, whichever thread that is in.
+std::shared_ptr<const void> keep(const ByteArray& array) {
+    return {new ByteArray(array), [](const ByteArray* kept) {
+                nb::gil_scoped_acquire locked;
+                delete kept;
+            }};
+}
 
 void make_engine(Engine* self, const nb::dict& config_values, const std::vector<TensorTuple>& tensors, const std::string& weights,
-                 int threads, const std::string& kernels) {
+                 int threads, const std::string& kernels, const std::optional<PackedTuple>& packed) {
     T5KIT_CHECK(threads >= 0 && threads <= 1024, "threads = " << threads << " must be in [1, 1024], or 0 for all there are.");
     const ModelConfig config = config_from(config_values);
     const Format format = format_named(weights);
     const Kernels& chosen = choose_kernels(kernels);
     TensorMap map;
-    for (const auto& [name, dtype, shape, data] : tensors) map.add({name, dtype, shape, data.data(), data.size()});
+    for (const auto& [name, dtype, shape, data, is_file] : tensors)
+        map.add({name, dtype_named(dtype, name), shape, data.data(), data.size(), is_file});
+    map.join_scales();
+    PackedBytes bytes;
+    if (packed) {
+        const ByteArray& array = std::get<0>(*packed);
+        bytes = {array.data(), array.size(), std::get<1>(*packed), keep(array)};
+    }
     nb::gil_scoped_release unlocked;
-    new (self) Engine(config, map, format, threads ? threads : default_threads(), chosen);
+    new (self) Engine(config, map, format, threads ? threads : default_threads(), chosen, bytes);
 }
 
 void check_flat(const IdArray& ids, const std::vector<int>& lengths) {
@@ -208,11 +226,16 @@ void bind_engine(nb::module_& module) {
                "Return the names of the kernel sets that run on this processor, best first.");
     module.def("default_threads", &default_threads, nb::sig("def default_threads() -> int"),
                "Return how many processors this process may use: its affinity, cut to the cgroup's quota.");
+    module.def("xxh64", [](const ByteArray& data, uint64_t seed) { return xxh64(data.data(), data.size(), seed); }, nb::arg("data"), nb::arg("seed"));
     nb::class_<Engine>(module, "Engine")
-        .def("__init__", &make_engine, nb::arg("config"), nb::arg("tensors"), nb::arg("weights"), nb::arg("threads"), nb::arg("kernels"))
+        .def("__init__", &make_engine, nb::arg("config"), nb::arg("tensors"), nb::arg("weights"), nb::arg("threads"), nb::arg("kernels"),
+             nb::arg("packed").none())
         .def_prop_ro("kernels", [](const Engine& self) { return std::string(self.kernels().name); })
         .def_prop_ro("threads", &Engine::num_threads)
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
+        .def("packed", [](Engine& self) { return nb::ndarray<nb::numpy, const uint8_t>(self.packed(), {self.weight_bytes()}); },
+             nb::rv_policy::reference_internal)
+        .def("packed_digest", &Engine::packed_digest, nb::call_guard<nb::gil_scoped_release>())
         .def("encode", &encode, nb::arg("ids"), nb::arg("lengths"))
         .def("encoder_states", &encoder_states, nb::arg("ids"), nb::arg("lengths"))
         .def("retain", [](Engine& self, const std::vector<int>& handles) { self.sequences().retain(handles); }, nb::arg("handles"))

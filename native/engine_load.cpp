@@ -1,35 +1,47 @@
-// Engine: from named tensors to packed layers.
+// Engine: from named tensors to packed layers. load() runs twice: to measure, and to fill or find (native/memory.h).
+#include <algorithm>
+
 #include "check.h"
+#include "digest.h"
 #include "engine.h"
 
 namespace t5kit {
 
-Engine::Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels)
+Engine::Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels,
+               const PackedBytes& packed)
     : config_(config),
       format_(format),
       kernels_(kernels),
       pool_(threads),
       sequences_(CacheShape{config.num_decoder_layers, config.num_heads, config.d_kv}),
       scratch_(threads) {
+    load(tensors);  // measures
+    if (packed.data) {
+        T5KIT_CHECK(packed.size_bytes == arena_.size_bytes(),
+                    "The packed weights have " << packed.size_bytes << " bytes; this model has " << arena_.size_bytes() << ".");
+        T5KIT_CHECK(reinterpret_cast<uintptr_t>(packed.data) % 64 == 0, "The packed weights do not start at a multiple of 64 bytes.");
+        T5KIT_CHECK(digest(packed.data, packed.size_bytes, pool_) == packed.digest, "The packed weights are not those that were saved.");
+        packed_owner_ = packed.owner;
+        arena_.adopt(packed.data);
+    } else {
+        arena_.allocate();
+    }
     load(tensors);
 }
+
+uint64_t Engine::packed_digest() { return digest(arena_.data(), arena_.size_bytes(), pool_); }
 
 void Engine::load(const TensorMap& tensors) {
     const int D = config_.d_model, inner = config_.num_heads * config_.d_kv, F = config_.d_ff;
     const Tensor& shared = tensors.get("shared.weight", {config_.vocab_size, D});
-    const size_t size = static_cast<size_t>(config_.vocab_size) * D;
+    encoder_.clear();
+    decoder_.clear();
+    encoder_bias_.clear();
+    decoder_bias_.clear();
     if (format_ == Format::float32) {
-        float* rows = arena_.take<float>(size);
-        read_row(shared, 0, static_cast<int64_t>(size), rows);
-        embedding_ = rows;
+        embedding_ = read_matrix(shared, config_.vocab_size, D, arena_, pool_);
     } else {
-        uint16_t* rows = arena_.take<uint16_t>(size);
-        std::vector<float> row(D);
-        for (int id = 0; id < config_.vocab_size; ++id) {
-            read_row(shared, id, D, row.data());
-            for (int i = 0; i < D; ++i) rows[static_cast<size_t>(id) * D + i] = to_bfloat16(row[i]);
-        }
-        embedding_bfloat16_ = rows;
+        embedding_bfloat16_ = read_matrix_bfloat16(shared, config_.vocab_size, D, arena_, pool_);
     }
     for (int i = 0; i < config_.num_encoder_layers; ++i) {
         const std::string block = "encoder.block." + std::to_string(i), attention = block + ".layer.0.SelfAttention.";
@@ -95,7 +107,8 @@ void Engine::load_position_bias(const TensorMap& tensors, const std::string& sta
     for (int i = 0; i < (config_.has_bias_per_layer ? num_layers : 1); ++i) {
         const std::string name = stack + ".block." + std::to_string(i) + ".layer.0.SelfAttention.relative_attention_bias.weight";
         std::vector<float> table(static_cast<size_t>(config_.num_buckets) * config_.num_heads);
-        read_row(tensors.get(name, {config_.num_buckets, config_.num_heads}), 0, static_cast<int64_t>(table.size()), table.data());
+        const float* values = read_vector(tensors.get(name, {config_.num_buckets, config_.num_heads}), table.size(), arena_);
+        if (values) std::copy_n(values, table.size(), table.begin());
         biases.emplace_back(std::move(table), config_.num_heads, config_.num_buckets, config_.max_distance, stack == "encoder");
     }
 }

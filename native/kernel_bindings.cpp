@@ -42,9 +42,11 @@ auto linear(const std::string& kernels_name, const std::string& weights_name, co
     T5KIT_CHECK(static_cast<int>(x.shape(1)) == inputs, "x has " << x.shape(1) << " columns, expected " << inputs << ".");
     ThreadPool pool(1);
     Arena arena;
-    const Tensor tensor{"weight", "F32", {outputs, inputs}, reinterpret_cast<const uint8_t*>(weight.data()), weight.size() * sizeof(float)};
+    const Tensor tensor{"weight", Dtype::float32, {outputs, inputs}, reinterpret_cast<const uint8_t*>(weight.data()), weight.size() * sizeof(float)};
     std::vector<BlockSource> blocks;
     append_blocks(tensor, blocks);
+    pack_linear(blocks, inputs, format, arena, pool);  // measures
+    arena.allocate();
     const Linear packed = pack_linear(blocks, inputs, format, arena, pool);
     Activations activations;
     activations.shape(rows, inputs, format == Format::int8);
@@ -96,7 +98,10 @@ double reading_rate(size_t size_bytes, int threads) {
     constexpr size_t kWords = 4096;
     const int num_parts = static_cast<int>(size_bytes / sizeof(uint64_t) / kWords) + 1;
     Arena arena;
-    const uint64_t* words = arena.take<uint64_t>(kWords * num_parts);
+    arena.take<uint64_t>(kWords * num_parts);  // measures
+    arena.allocate();
+    uint64_t* words = arena.take<uint64_t>(kWords * num_parts);
+    std::fill_n(words, kWords * num_parts, 0);  // untouched pages would all be one page of zeros
     ThreadPool pool(threads);
     std::vector<uint64_t> sums(threads);
     double best = 0;

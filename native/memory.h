@@ -1,16 +1,15 @@
-// Aligned memory: what grows with the work (Buffer) and what is filled once at load (Arena).
+// Aligned memory: what grows with the work (Buffer) and what is filled once at load, or never (Arena).
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 #include <utility>
-#include <vector>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace t5kit {
 
@@ -51,50 +50,65 @@ private:
     size_t size_ = 0;
 };
 
-// Memory for weights: never freed singly, zero until written, in huge pages where the system has them to give.
+// Memory for weights: one block of exactly the size they take. A loader walks through the model twice, taking the same
+// arrays in the same order: first to measure (take() gives null), then to fill the block, or to find everything in a block
+// that was filled before, such as a mapped file.
 class Arena {
 public:
     Arena() = default;
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
     ~Arena() {
-        for (void* chunk : chunks_) std::free(chunk);
+        if (mapped_) munmap(mapped_, mapped_bytes_);
     }
 
+    // 64-byte aligned; zero where it is to be filled. Null while measuring.
     template <class T>
     T* take(size_t count) {
         const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-        if (bytes / sizeof(T) < count) throw std::bad_alloc();
-        if (bytes > left_) add_chunk(bytes);
-        T* taken = reinterpret_cast<T*>(next_);
-        next_ += bytes;
-        left_ -= bytes;
-        size_bytes_ += bytes;
+        if (bytes / sizeof(T) < count || used_ + bytes < used_) throw std::bad_alloc();
+        if (base_ && bytes > size_bytes_ - used_) throw std::logic_error("The second walk took more than the first.");
+        T* taken = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+        used_ += bytes;
         return taken;
     }
 
-    size_t size_bytes() const { return size_bytes_; }
-
-private:
-    void add_chunk(size_t bytes) {
+    // Ends the measuring: what is taken from now on lies in new memory and wants filling.
+    void allocate() {
         constexpr size_t kHugePage = size_t{2} << 20;
-        constexpr size_t kChunk = size_t{16} << 20;
-        const size_t size = ((bytes > kChunk ? bytes : kChunk) + kHugePage - 1) / kHugePage * kHugePage;
-        void* chunk = std::aligned_alloc(kHugePage, size);
-        if (!chunk) throw std::bad_alloc();
-        chunks_.push_back(chunk);
+        start_over();
+        mapped_bytes_ = (size_bytes_ + 2 * kHugePage - 1) / kHugePage * kHugePage;
+        void* mapped = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) throw std::bad_alloc();
+        mapped_ = mapped;
+        base_ = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(mapped) + kHugePage - 1) / kHugePage * kHugePage);
 #if defined(__linux__)
-        madvise(chunk, size, MADV_HUGEPAGE);  // a wish: without huge pages all works, slower by the misses
+        madvise(base_, size_bytes_, MADV_HUGEPAGE);  // a wish: without huge pages all works, slower by the misses
 #endif
-        std::memset(chunk, 0, size);
-        next_ = static_cast<char*>(chunk);
-        left_ = size;
+        is_filling_ = true;
     }
 
-    std::vector<void*> chunks_;
-    char* next_ = nullptr;
-    size_t left_ = 0;
-    size_t size_bytes_ = 0;
+    // Ends the measuring: everything stands already in `filled`, size_bytes() of the caller's, which nobody writes to.
+    void adopt(const uint8_t* filled) {
+        start_over();
+        base_ = const_cast<uint8_t*>(filled);
+    }
+
+    bool is_filling() const { return is_filling_; }
+    const uint8_t* data() const { return base_; }
+    // While measuring: so far.
+    size_t size_bytes() const { return base_ ? size_bytes_ : used_; }
+
+private:
+    void start_over() {
+        size_bytes_ = used_;
+        used_ = 0;
+    }
+
+    uint8_t* base_ = nullptr;
+    void* mapped_ = nullptr;
+    size_t size_bytes_ = 0, used_ = 0, mapped_bytes_ = 0;
+    bool is_filling_ = false;
 };
 
 }  // namespace t5kit

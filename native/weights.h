@@ -1,4 +1,6 @@
 // From named tensors as they lie in a checkpoint to the layouts that the kernels read.
+//
+// Every function that takes an Arena may be called while it measures or after it was filled; then it only takes.
 #pragma once
 
 #include <cstdint>
@@ -12,19 +14,31 @@
 
 namespace t5kit {
 
+enum class Dtype { float32, bfloat16, float16, int8 };
+
 // One tensor of a checkpoint: bytes that someone else owns, little-endian, C order.
 struct Tensor {
     std::string name;
-    std::string dtype;  // F32, BF16 or F16
+    Dtype dtype = Dtype::float32;
     std::vector<int64_t> shape;
     const uint8_t* data = nullptr;
     size_t size_bytes = 0;
+    bool is_file = false;  // the bytes are a mapped file's, whose pages may be let go and come back
+    // An int8 matrix [out, in] of a saved folder: float32 [out, ceil(in / 64)], and where there is one its bfloat16 copy.
+    const Tensor* scale = nullptr;
+    const Tensor* exact = nullptr;
 };
+
+// safetensors' word -> dtype. Raises: EngineFailure for one that the engine does not read.
+Dtype dtype_named(const std::string& word, const std::string& tensor);
 
 class TensorMap {
 public:
-    // Raises: EngineFailure if a name comes twice, the dtype is unknown or the bytes are not those of the shape.
+    // Raises: EngineFailure if a name comes twice or the bytes are not those of the shape.
     void add(Tensor tensor);
+    // Finds the scales (NAME.scale) and copies (NAME.exact) of int8 matrices, once all tensors are there.
+    // Raises: EngineFailure if scales are missing or misshapen, or belong to nothing.
+    void join_scales();
     // Raises: EngineFailure if there is no such tensor or its shape is another.
     const Tensor& get(const std::string& name, const std::vector<int64_t>& shape) const;
 
@@ -35,11 +49,15 @@ private:
 uint16_t to_bfloat16(float value);  // to nearest, ties to even
 float from_bfloat16(uint16_t bits);
 
-// Row `row` of a tensor [rows, columns] as float32.
+// Row `row` of a tensor [rows, columns] as float32; of an int8 matrix its copy where it has one, else integers times scales.
 void read_row(const Tensor& tensor, int64_t row, int64_t columns, float* out);
 
-// A whole tensor as float32, padded with zeros to a multiple of 64 elements.
+// A whole float tensor as float32, padded with zeros to a multiple of 64 elements.
 const float* read_vector(const Tensor& tensor, size_t count, Arena& arena);
+
+// The embedding [rows, columns]: float32, or bfloat16.
+const float* read_matrix(const Tensor& tensor, int rows, int columns, Arena& arena, ThreadPool& pool);
+const uint16_t* read_matrix_bfloat16(const Tensor& tensor, int rows, int columns, Arena& arena, ThreadPool& pool);
 
 // A linear map of packed blocks; `outputs` counts the lanes, padding included.
 struct Linear {
@@ -57,6 +75,7 @@ struct BlockSource {
 // Appends the blocks of a tensor [rows, in].
 void append_blocks(const Tensor& source, std::vector<BlockSource>& blocks);
 
+// Raises: EngineFailure if stored int8 weights or scales are none that quantising gives.
 Linear pack_linear(const std::vector<BlockSource>& blocks, int inputs, Format format, Arena& arena, ThreadPool& pool);
 
 // The output head. Where its panels are int8 they only screen: `exact` rows re-score what they let through.

@@ -30,6 +30,9 @@ def rms_norm(kernels: str, x: np.ndarray, weight: np.ndarray, epsilon: float) ->
 def activate(kernels: str, activation: str, x: np.ndarray) -> np.ndarray:
     """Shapes: x [N] -> [N]."""
 
+def xxh64(data: memoryview | bytes, seed: int) -> int:
+    """Return the XXH64 hash of the bytes, of which packed digests are made."""
+
 def reading_rate(size_bytes: int, threads: int) -> float:
     """Return the bytes a second at which `threads` threads read memory of that size, best of five rounds."""
 
@@ -42,12 +45,17 @@ class Engine:
     def __init__(
         self,
         config: Mapping[str, int | float | bool | str],
-        tensors: Sequence[tuple[str, str, tuple[int, ...], memoryview]],
+        tensors: Sequence[tuple[str, str, tuple[int, ...], memoryview, bool]],
         weights: str,
         threads: int,
         kernels: str,
+        packed: tuple[memoryview, int] | None,
     ) -> None:
-        """tensors: (name, dtype word, shape, bytes). threads 0: all there are. kernels "": the best that runs here."""
+        """tensors: (name, dtype word, shape, bytes, whether they are a mapped file's, whose pages may be let go).
+
+        threads 0: all there are. kernels "": the best that runs here. packed: what `packed()` and `packed_digest()` of
+        an engine gave; the tensors' bytes are not read then. Raises: EngineError if they are not exactly that.
+        """
 
     @property
     def kernels(self) -> str: ...
@@ -55,6 +63,12 @@ class Engine:
     def threads(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
+    def packed(self) -> np.ndarray:
+        """Return a view [weight_bytes] uint8 on all packed weights; it keeps the engine alive."""
+
+    def packed_digest(self) -> int:
+        """Return a 64-bit digest of `packed()`."""
+
     def encode(self, ids: np.ndarray, lengths: np.ndarray) -> list[int]:
         """Shapes: ids [N] int32, one sequence after another; lengths [B] int32 -> B handles."""
 

@@ -55,7 +55,9 @@ def open_runtime(
         raise RequestError(f"The {chosen} engine runs on the processor; device = {device!r} needs engine='torch'.")
     if chosen == "native":
         assert weights != "float16"  # _WEIGHTS_OF says so
-        return NativeRuntime(folder.config, folder.tensors(), weights=weights, threads=threads)
+        return NativeRuntime(
+            folder.config, folder.tensors(), weights=weights, threads=threads, weight_files=folder.weight_files
+        )
     if chosen == "reference":
         if threads is not None:
             raise RequestError(

@@ -4,8 +4,10 @@ The engine computes a whole encoder pass or decoder step in one call with the GI
 an output's sum runs in the same order whatever stands beside it, so that a row's bits do not depend on its company.
 """
 
+import mmap
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,6 +16,7 @@ from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
 from t5kit.runtime.edits import LogitEdits
+from t5kit.runtime.native_cache import PackedCache
 from t5kit.runtime.protocol import RuntimeDescription, StepInput, StepOutput
 from t5kit.runtime.validation import (
     CLOSED,
@@ -74,7 +77,9 @@ class NativeRuntime:
     weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores
     them in groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best
     candidates of the output head again in bfloat16. "auto" is "int8". threads: None for all processors that this
-    process may use. kernels: a kernel set's name, None for the best one or that of T5KIT_KERNELS.
+    process may use. kernels: a kernel set's name, None for the best one or that of T5KIT_KERNELS. weight_files: the
+    files that the tensors lie in; with them packed weights are cached (`native_cache`), so that the next start maps
+    them instead of packing.
     Raises: EngineError if the engine is not built, the architecture has parts that it cannot run, a tensor is missing
     or misshapen, or the kernel set is unknown or does not run here.
     """
@@ -87,6 +92,7 @@ class NativeRuntime:
         weights: NativeWeights = "auto",
         threads: int | None = None,
         kernels: str | None = None,
+        weight_files: Sequence[Path] = (),
     ) -> None:
         if _native is None:
             raise EngineError(
@@ -105,9 +111,15 @@ class NativeRuntime:
         self.config = config
         self._has_decoder = config.head is Head.LANGUAGE_MODEL
         weights = "int8" if weights == "auto" else weights
-        kernels = kernels or os.environ.get(KERNELS_VARIABLE) or ""
-        self._engine: _native.Engine | None = _native.Engine(
-            _config_values(config, self._has_decoder), _tensor_tuples(config, tensors), weights, threads or 0, kernels
+        shapes = tensor_shapes(config)
+        kernels = kernels or os.environ.get(KERNELS_VARIABLE) or _native.available_kernels()[0]
+        self._engine: _native.Engine | None = _make_engine(
+            config,
+            [view for view in tensors if view.name in shapes],  # not a classifier's own head
+            weights=weights,
+            threads=threads or 0,
+            kernels=kernels,
+            weight_files=weight_files,
         )
         self.kernels: str = self._engine.kernels
         self.weight_bytes: int = self._engine.weight_bytes
@@ -209,24 +221,45 @@ class NativeRuntime:
         return self._engine
 
 
-def _config_values(config: T5Config, has_decoder: bool) -> dict[str, int | float | bool | str]:
+def _make_engine(
+    config: T5Config,
+    tensors: Sequence[TensorView],
+    *,
+    weights: str,
+    threads: int,
+    kernels: str,
+    weight_files: Sequence[Path],
+) -> "_native.Engine":
+    """Return an engine over the packed weights of the cache or, where there are none to use, over fresh ones."""
+    values = _config_values(config)
+    tuples = [_tensor_tuple(config, view) for view in tensors]
+    cache = PackedCache.locate(
+        weight_files, tensors, config=values, weights=weights, kernels=kernels, core=Path(_native.__file__)
+    )
+    packed = cache.read() if cache is not None else None
+    if packed is not None:
+        try:
+            return _native.Engine(values, tuples, weights, threads, kernels, packed)
+        except EngineError:  # damaged; whatever else is wrong comes again below
+            pass
+    engine = _native.Engine(values, tuples, weights, threads, kernels, None)
+    if cache is not None:
+        cache.write(engine.packed(), engine.packed_digest())
+    return engine
+
+
+def _config_values(config: T5Config) -> dict[str, int | float | bool | str]:
     values = {name: getattr(config, name) for name in _CONFIG_FIELDS}
+    has_decoder = config.head is Head.LANGUAGE_MODEL
     return {**values, "num_decoder_layers": config.num_decoder_layers if has_decoder else 0}
 
 
-def _tensor_tuples(
-    config: T5Config, tensors: Iterable[TensorView]
-) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
-    """Return what the engine takes of the tensors that this architecture has; other dtypes than its own become F32."""
-    prefix = "transformer." if config.is_classifier else ""
-    wanted = {name.removeprefix(prefix) for name in tensor_shapes(config)}
-    tuples = []
-    for view in tensors:
-        name = view.name.removeprefix(prefix)
-        if name in wanted:
-            known = view if view.dtype in ("F32", "BF16", "F16") else view.converted("F32")
-            tuples.append((name, known.dtype, tuple(known.shape), known.data))
-    return tuples
+def _tensor_tuple(config: T5Config, view: TensorView) -> tuple[str, str, tuple[int, ...], memoryview, bool]:
+    """Return what the engine takes of a tensor; other dtypes than its own become F32."""
+    known = view if view.dtype in ("F32", "BF16", "F16") else view.converted("F32")
+    is_file = isinstance(known.data.obj, mmap.mmap)
+    name = view.name.removeprefix("transformer." if config.is_classifier else "")
+    return name, known.dtype, tuple(known.shape), known.data, is_file
 
 
 def _flat(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

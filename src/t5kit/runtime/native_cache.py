@@ -1,0 +1,206 @@
+"""The packed cache: weights as the native engine packed them, kept in a file that the next start only maps.
+
+It lies in the folder that `T5KIT_CACHE` names, or in the user's cache folder, never beside a model, and may be deleted
+at any time. One file belongs to one model folder, precision and kernel set; when the folder changes, it is replaced.
+
+What is in a file is never trusted: its header must be whole, its key must say exactly the model files, architecture,
+precision, kernels and build that are asked for, it must belong to this user, and the engine compares a digest of every
+byte before it uses one. Whatever fails is packed anew. Files appear by renaming, so that a reader sees a whole one
+or none, however many processes start at once.
+"""
+
+import contextlib
+import hashlib
+import mmap
+import os
+import re
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from t5kit.checkpoint.tensors import TensorView
+
+CACHE_VARIABLE = "T5KIT_CACHE"
+"""Environment variable: the folder for packed weights, or "off" for none."""
+
+MIN_CACHED_BYTES = 4 << 20
+"""Smaller models are packed in a few milliseconds and not cached."""
+
+_MAGIC = b"t5kit packed\r\n\x1a\n"
+_LAYOUT = 1
+# Raised when the engine lays weights out differently.
+_HEADER_BYTES = 4096
+# One page, so that the data starts aligned in a mapping.
+_FIELDS = struct.Struct("<16sI32sQQI")
+# Magic, layout, key, bytes of data, their digest, length of the model's path, which follows; zeros; and at the end the
+# hash of all before it.
+_HASH_BYTES = 16
+_SUFFIX = ".t5packed"
+_UNFINISHED = ".tmp"
+_FILE_NAME = re.compile("[0-9a-f]{32}[.]")
+_ABANDONED_S = 3600.0
+# Unfinished files this old are of a process that died.
+
+_has_warned = False
+
+
+class PackedCache:
+    """One model's place in the cache."""
+
+    def __init__(self, file: Path, *, key: bytes, model: Path) -> None:
+        self.file = file
+        """Where its packed weights lie, or will."""
+        self._key = key
+        self._model = model
+
+    @classmethod
+    def locate(
+        cls,
+        weight_files: Sequence[Path],
+        tensors: Sequence[TensorView],
+        *,
+        config: Mapping[str, object],
+        weights: str,
+        kernels: str,
+        core: Path,
+    ) -> "PackedCache | None":
+        """Return the place of the model whose tensors lie in `weight_files`, or None where nothing is to be cached.
+
+        `core` is the engine's own file: another build may pack otherwise.
+        """
+        folder = cache_folder()
+        if folder is None or not weight_files or sum(view.size_bytes for view in tensors) < MIN_CACHED_BYTES:
+            return None
+        header = hashlib.blake2b(digest_size=32)
+        for view in tensors:
+            header.update(repr((view.name, view.dtype, view.shape)).encode())
+        try:
+            files = [_identity(file) for file in weight_files]
+            model = weight_files[0].resolve().parent
+            key = (_LAYOUT, files, header.hexdigest(), sorted(config.items()), weights, kernels, _identity(core))
+        except OSError:  # a file went away while it was read; the engine will say so
+            return None
+        place = hashlib.blake2b(repr((str(model), weights, kernels)).encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=32).digest()
+        return cls(folder / f"{place}{_SUFFIX}", key=digest, model=model)
+
+    def read(self) -> tuple[memoryview, int] | None:
+        """Return the mapped data and the digest that they must have, or None where there is no file to use.
+
+        The data are not looked at here. They stay mapped as long as somebody holds the view.
+        """
+        try:
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, ValueError):
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid not in (os.geteuid(), 0):
+                return None
+            header = os.pread(descriptor, _HEADER_BYTES, 0)
+            fields = _parsed(header)
+            if fields is None:
+                return None
+            key, size_bytes, digest, _ = fields
+            if key != self._key or status.st_size != _HEADER_BYTES + size_bytes:
+                return None
+            mapped = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(descriptor)
+        return memoryview(mapped)[_HEADER_BYTES:], digest
+
+    def write(self, data: np.ndarray, digest: int) -> None:
+        """Save packed weights [N] uint8; where that cannot be, say so once on standard error and go on."""
+        try:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._tidy()
+            self._write(data.data, digest)
+        except OSError as error:
+            _warn_once(f"t5kit: packed weights are not cached in {self.file.parent}: {error.strerror or error}.")
+
+    def _write(self, data: memoryview, digest: int) -> None:
+        model = os.fsencode(self._model)[: _HEADER_BYTES - _FIELDS.size - _HASH_BYTES]
+        fields = _FIELDS.pack(_MAGIC, _LAYOUT, self._key, data.nbytes, digest, len(model))
+        header = (fields + model).ljust(_HEADER_BYTES - _HASH_BYTES, b"\0")
+        descriptor, name = tempfile.mkstemp(prefix=f"{self.file.stem}.", suffix=_UNFINISHED, dir=self.file.parent)
+        unfinished = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                _write_all(file.fileno(), header + _hash(header))
+                _write_all(file.fileno(), data)
+            unfinished.replace(self.file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise
+
+    def _tidy(self) -> None:
+        """Remove packed weights whose model folder is gone, and what died processes left unfinished."""
+        for entry in list(self.file.parent.iterdir()):
+            with contextlib.suppress(OSError):
+                if entry.suffix == _UNFINISHED and _FILE_NAME.match(entry.name):
+                    if time.time() - entry.lstat().st_mtime > _ABANDONED_S:
+                        entry.unlink()
+                elif entry.suffix == _SUFFIX and entry.is_file() and not entry.is_symlink():
+                    with entry.open("rb") as file:
+                        fields = _parsed(file.read(_HEADER_BYTES))
+                    if fields is None or not os.path.lexists(fields[3]):
+                        entry.unlink()
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for packed weights, which need not exist yet; None where T5KIT_CACHE is "off"."""
+    stated = os.environ.get(CACHE_VARIABLE, "")
+    if stated.strip().lower() == "off":
+        return None
+    if stated:
+        return Path(stated).expanduser() / "packed"
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "t5kit" / "packed"
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        # The base directory specification: a relative path is to be ignored.
+        return (base if base.is_absolute() else Path.home() / ".cache") / "t5kit" / "packed"
+    except RuntimeError:  # no home
+        return None
+
+
+def _identity(file: Path) -> tuple[object, ...]:
+    """Return what changes when a file's bytes do. Times may be copied along with a file; the inode's own is not."""
+    path = file.resolve()
+    status = path.stat()
+    return (str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _hash(header: bytes) -> bytes:
+    return hashlib.blake2b(header, digest_size=_HASH_BYTES).digest()
+
+
+def _parsed(header: bytes) -> tuple[bytes, int, int, bytes] | None:
+    """Return (key, bytes of data, digest, path of the model's folder) of a whole header of this layout."""
+    if len(header) != _HEADER_BYTES or _hash(header[:-_HASH_BYTES]) != header[-_HASH_BYTES:]:
+        return None
+    magic, layout, key, size_bytes, digest, path_bytes = _FIELDS.unpack_from(header)
+    if magic != _MAGIC or layout != _LAYOUT:
+        return None
+    return key, size_bytes, digest, header[_FIELDS.size : _FIELDS.size + path_bytes]
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest[: 1 << 26]) :]
+
+
+def _warn_once(message: str) -> None:
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        print(message, file=sys.stderr)
