@@ -36,6 +36,7 @@ from typing import Any, BinaryIO, Final, Self
 import filelock
 
 from t5kit.checkpoint.atomic import atomic_folder, recover_folder, write_file
+from t5kit.checkpoint.source_files import read_json
 from t5kit.errors import CheckpointError, ConfigError
 from t5kit.training.environment import DECIDES_BITS, Environment
 from t5kit.training.processes import is_first
@@ -141,7 +142,7 @@ class RunFolder:
         old, new = (_flat_toml(text, self.path / RESOLVED) for text in (self._read(RESOLVED), resolved))
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         _check_changes(self.path, changed, old, new)
-        starts = json.loads(self._read(ENVIRONMENT))
+        starts = self._starts()
         _warn_of_other_bits(starts[-1], environment, [key for key in changed if key in CHANGES_BITS])
         write_file(self.path / ENVIRONMENT, _environment_bytes([*starts, dataclasses.asdict(environment)]))
         if NUM_STEPS in changed:
@@ -161,7 +162,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Return what `write_result` was given, or None if the run is not finished."""
-        return json.loads(self._read(RESULT)) if (self.path / RESULT).exists() else None
+        return read_json(self.path / RESULT) if (self.path / RESULT).exists() else None
 
     def write_result(self, result: Mapping[str, object]) -> None:
         """Mark the run as finished."""
@@ -223,6 +224,15 @@ class RunFolder:
                 self._metrics.close()
             self._metrics = None
 
+    def _starts(self) -> list[dict[str, object]]:
+        try:
+            starts = json.loads(self._read(ENVIRONMENT))
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / ENVIRONMENT} is not valid JSON: {error}.") from error
+        if not isinstance(starts, list) or not starts or not all(isinstance(start, dict) for start in starts):
+            raise CheckpointError(f"{self.path / ENVIRONMENT} must be a list of objects, one for every start.")
+        return starts
+
     def _read(self, name: str) -> str:
         try:
             return (self.path / name).read_text(encoding="utf-8")
@@ -230,7 +240,7 @@ class RunFolder:
             raise CheckpointError(f"{self.path / name} cannot be read: {error}.") from error
 
 
-def _environment_bytes(starts: list[dict[str, Any]]) -> bytes:
+def _environment_bytes(starts: list[dict[str, object]]) -> bytes:
     return (json.dumps(starts, indent=1) + "\n").encode()
 
 

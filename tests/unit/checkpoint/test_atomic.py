@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from t5kit.checkpoint import atomic, atomic_folder, open_folder, write_folder
+from t5kit.checkpoint.atomic import recover_folder, remove_folder, write_file
 from t5kit.config import T5Config
 from t5kit.errors import CheckpointError
 from t5kit.testing.tiny import random_tensors
@@ -187,3 +188,51 @@ def test_two_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
     assert contents(tmp_path / "m") == {"x": b"1"}
     shutil.rmtree(tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    write_file(path, b"1")
+    write_file(path, b"22")
+    assert contents(tmp_path) == {"f": b"22"}
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(CheckpointError, match="There is no space left to write .*/f"):
+        write_file(path, b"333")
+    assert contents(tmp_path) == {"f": b"22"}
+
+
+def test_a_removed_folder_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "x").write_text("1")
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.shutil, "rmtree", die)  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            remove_folder(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    recover_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_whose_replacing_was_killed_gets_its_name_back(tmp_path: Path) -> None:
+    for name in (".m.0123456789ab.replaced", ".m.0123456789ac.partial", ".n.0123456789ab.replaced", "n"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    recover_folder(tmp_path)
+    assert contents(tmp_path) == {"m/x": b".m.0123456789ab.replaced", "n/x": b"n"}
+
+
+def test_only_what_writers_leave_is_cleared_away(tmp_path: Path) -> None:
+    others = [".m.partial", ".m.0123456789ab.tmp", "m.0123456789ab.partial", ".m.0123456789AB.partial"]
+    for name in (*others, ".m.0123456789ab.partial"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".link.0123456789ab.removed").symlink_to(tmp_path)
+    recover_folder(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
