@@ -11,11 +11,7 @@ from t5kit.tasks.configured import DEV, OpenedTask
 from t5kit.text import Tokenizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from t5kit.config import T5Config
     from t5kit.model.t5 import T5
-    from t5kit.runtime import Runtime
     from t5kit.training.loss import LossSums
     from t5kit.training.step import TrainingStep
 
@@ -54,7 +50,9 @@ class DevEvaluation:
             for task, own in sums.items():
                 metrics |= {f"{task}/{name}": value for name, value in _means(own).items()}
         if self._evaluator.tasks:
-            runtime = _runtime_of(self._model)
+            from t5kit.training.live_runtime import runtime_of
+
+            runtime = runtime_of(self._model)
             try:
                 metrics |= self._evaluator.scores(runtime)
             finally:
@@ -76,26 +74,3 @@ def _means(sums: "LossSums") -> dict[str, float]:
         "loss": float(sums.negative_log_likelihood_sum) / count,
         "token_accuracy": float(sums.correct_sum) / count,
     }
-
-
-def _runtime_of(model: "T5") -> "Runtime":
-    """Return a runtime with the weights as they are now, float32; a sharded model's are gathered. A collective call."""
-    from t5kit.runtime.torch_runtime import TorchRuntime
-    from t5kit.training.parallel import is_sharded
-    from t5kit.training.processes import gathered
-
-    if not is_sharded(model):
-        return TorchRuntime.from_module(model)
-    return TorchRuntime.from_module(_Whole(model.config, {n: gathered(t) for n, t in model.state_dict().items()}))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Whole:
-    """A model's parameters, gathered from all processes."""
-
-    config: "T5Config"
-    state: "Mapping[str, Tensor]"
-
-    def state_dict(self) -> "Mapping[str, Tensor]":
-        """Return the parameters by name."""
-        return self.state

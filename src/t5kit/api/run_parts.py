@@ -1,6 +1,7 @@
 """What a recipe's sections stand for, up to the model's weights: the start, the vocabulary, the architecture."""
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from t5kit.recipe import RunConfig
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import ByteTokenizer, Tokenizer, load_tokenizer
 from t5kit.text.config import MADE_SOURCES, VocabularyConfig
-from t5kit.text.loading import MODEL_NAMES
 
 VOCABULARY_FOLDER = "vocabulary"
 """Where a run folder keeps the vocabulary that it made."""
@@ -30,13 +30,18 @@ class RunParts:
     architecture: T5Config
 
 
-def open_parts(config: RunConfig, tasks: Sequence[OpenedTask], *, run_folder: Path | None) -> RunParts:
-    """Return what a recipe trains; a vocabulary that is made of the tasks' records is kept in run_folder, if given.
+def open_parts(config: RunConfig, tasks: Sequence[OpenedTask], *, kept: Path | None = None) -> RunParts:
+    """Return what a recipe trains; kept is the vocabulary that the run has made already, where there is one.
 
     Raises: ConfigError where sizes contradict each other; what opening a model folder, a vocabulary or data raises.
     """
     start = open_start(config.model)
-    tokenizer = open_vocabulary(config.vocabulary, tasks, start, seed=config.training.seed, run_folder=run_folder)
+    tokenizer = open_vocabulary(config.vocabulary, tasks, start, seed=config.training.seed, kept=kept)
+    return join_parts(config, start, tokenizer)
+
+
+def join_parts(config: RunConfig, start: CheckpointFolder | None, tokenizer: Tokenizer) -> RunParts:
+    """Return start and vocabulary with the architecture that fits both. Raises: ConfigError, TokenizerError"""
     if start is None:
         architecture = config.model.fresh(
             num_ids=tokenizer.vocab_size, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id
@@ -76,9 +81,9 @@ def open_vocabulary(
     start: CheckpointFolder | None,
     *,
     seed: int,
-    run_folder: Path | None,
+    kept: Path | None = None,
 ) -> Tokenizer:
-    """Return a run's vocabulary; one that is made of the tasks' records is made once and kept in run_folder.
+    """Return a run's vocabulary; one that is made of the tasks' records is taken from the folder kept if it is there.
 
     Raises: TokenizerError, ConfigError, DataError
     """
@@ -90,12 +95,16 @@ def open_vocabulary(
         path = Path(config.path).expanduser()
         return load_tokenizer(path if path.exists() else resolve(config.path))
     assert config.source in MADE_SOURCES, "RunConfig says so"
-    kept = None if run_folder is None else run_folder / VOCABULARY_FOLDER
-    if kept is not None and any((kept / name).exists() for name in MODEL_NAMES):
+    if kept is not None and kept.is_dir():
         return load_tokenizer(kept)
-    tokenizer = make_vocabulary(config, tasks, seed=seed)
-    if kept is None:
-        return tokenizer
-    with atomic_folder(kept) as folder:
-        tokenizer.save(folder)
-    return load_tokenizer(kept)  # what a resumed run will have
+    made = make_vocabulary(config, tasks, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="t5kit-vocabulary-") as folder:
+        made.save(Path(folder))
+        return load_tokenizer(Path(folder))  # as a resumed run will have it
+
+
+def keep_vocabulary(config: VocabularyConfig, tokenizer: Tokenizer, kept: Path) -> None:
+    """Write a vocabulary that was made for this run into its folder, whole, unless it is there."""
+    if config.source in MADE_SOURCES and not kept.is_dir():
+        with atomic_folder(kept) as folder:
+            tokenizer.save(folder)

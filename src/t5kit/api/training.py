@@ -5,21 +5,29 @@ RunConfig -> run folder, tasks, vocabulary, model, loader, step, evaluation -> T
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from t5kit.api.run_parts import RunParts, open_parts
+from t5kit.api.run_parts import (
+    VOCABULARY_FOLDER,
+    RunParts,
+    join_parts,
+    keep_vocabulary,
+    open_start,
+    open_vocabulary,
+)
 from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
-from t5kit.errors import ConfigError, DependencyError
+from t5kit.errors import DependencyError
 from t5kit.recipe import RunConfig, bind_recipe
 from t5kit.tasks.configured import OpenedTask
+from t5kit.text import Tokenizer
 
 if TYPE_CHECKING:
-    import torch
-
     from t5kit.model.t5 import T5
+    from t5kit.training.environment import Environment
     from t5kit.training.hooks import Hook, TrainingResult, TrainingRun
     from t5kit.training.parallel import Parallel
     from t5kit.training.run_folder import RunFolder
@@ -63,20 +71,30 @@ def prepared_run(
     config: RunConfig, run_folder: Path, *, recipe: str | None = None, hooks: "Sequence[Hook]" = ()
 ) -> Iterator[PreparedRun]:
     """Give a run, built and not begun, and close its files and processes afterwards."""
+    from t5kit.training.building import make_model, prepare_device
+    from t5kit.training.environment import this_environment
     from t5kit.training.parallel import Parallel
-    from t5kit.training.run_folder import RunFolder
+    from t5kit.training.processes import decided_by_first, is_first
 
     with contextlib.ExitStack() as stack:
         parallel = Parallel.from_environment()
         stack.callback(parallel.close)
-        device = _device(config)
-        resolved = config.to_toml()
-        folder = stack.enter_context(_run_folder(RunFolder, run_folder, recipe or resolved, resolved, config, device))
-        tasks = open_tasks(config.data, seed=config.training.seed)
-        parts = _parts_one_by_one(config, tasks, folder.path, parallel)
-        data = stack.enter_context(training_data(config.data, tasks, parts.tokenizer, seed=config.training.seed))
-        run = _training_run(config, tasks, parts, data, folder, parallel, device, hooks)
-        yield PreparedRun(run=run, config=config, tasks=tasks, parts=parts, data=data)
+        device = prepare_device(config.compute)
+        seed, kept = config.training.seed, run_folder / VOCABULARY_FOLDER
+        tasks = open_tasks(config.data, seed=seed)
+        start = open_start(config.model)
+        tokenizer = open_vocabulary(config.vocabulary, tasks, start, seed=seed, kept=kept) if is_first() else None
+        parts = join_parts(config, start, cast(Tokenizer, decided_by_first(tokenizer)))
+        data = stack.enter_context(training_data(config.data, tasks, parts.tokenizer, seed=seed))
+        tensors = None if parts.start is None else parts.start.tensors()
+        model = make_model(parts.architecture, tensors, compute=config.compute, seed=seed, device=device)
+        run = _training_run(config, tasks, parts, data, parallel, model)
+        # The folder comes last: a recipe that cannot be run leaves none behind.
+        environment = this_environment(seed=seed, device=device)
+        folder = stack.enter_context(_open_folder(run_folder, recipe, config.to_toml(), environment))
+        if is_first():
+            keep_vocabulary(config.vocabulary, parts.tokenizer, kept)
+        yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)
 
 
 def recipe_text(settings: Settings) -> str:
@@ -89,68 +107,16 @@ def recipe_text(settings: Settings) -> str:
 
 def require_torch() -> None:
     """Raise the DependencyError that names the extra if PyTorch is not installed."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise DependencyError.for_extra("torch", "train", "Training") from None
+    if importlib.util.find_spec("torch") is None:
+        raise DependencyError.for_extra("torch", "train", "Training")
 
 
-def make_model(config: RunConfig, parts: RunParts, device: "torch.device") -> "T5":
-    """Return the model of a run in float32: fresh weights drawn by training.seed, or the start's."""
-    import torch
+def _open_folder(path: Path, recipe: str | None, resolved: str, environment: "Environment") -> "RunFolder":
+    from t5kit.training.run_folder import RESOLVED, RunFolder
 
-    from t5kit.model.loading import fresh_model, load_model
-    from t5kit.model.t5 import T5
-
-    broadcast = config.compute.dropout_broadcast
-    if parts.start is None:
-        generator = torch.Generator().manual_seed(config.training.seed)
-        model = fresh_model(parts.architecture, generator=generator, device=device, dropout_broadcast=broadcast)
-    else:
-        model = load_model(parts.architecture, parts.start.tensors(), device=device, dropout_broadcast=broadcast)
-    return cast(T5, model)  # open_parts took no other head
-
-
-def _device(config: RunConfig) -> "torch.device":
-    """Set the number of threads, and return where the model is to be."""
-    import torch
-
-    if config.compute.num_threads:
-        torch.set_num_threads(config.compute.num_threads)
-    word = config.compute.device
-    if word == "auto":
-        word = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(word)
-    except RuntimeError as error:
-        raise ConfigError(f"compute.device = {word!r} must be auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"compute.device = {word!r}, but this PyTorch sees no CUDA device. Use cpu, or auto.")
-    return device
-
-
-def _run_folder(
-    kind: "type[RunFolder]", path: Path, recipe: str, resolved: str, config: RunConfig, device: "torch.device"
-) -> "RunFolder":
-    from t5kit.training.environment import this_environment
-    from t5kit.training.run_folder import RESOLVED
-
-    environment = this_environment(seed=config.training.seed, device=device)
     if (path / RESOLVED).exists():
-        return kind.resume(path, resolved=resolved, environment=environment)
-    return kind.create(path, recipe=recipe, resolved=resolved, environment=environment)
-
-
-def _parts_one_by_one(
-    config: RunConfig, tasks: Sequence[OpenedTask], run_folder: Path, parallel: "Parallel"
-) -> RunParts:
-    """Return the run's parts; the first process makes and keeps what the others then find."""
-    if not parallel.is_first:
-        parallel.barrier()
-    parts = open_parts(config, tasks, run_folder=run_folder)
-    if parallel.is_first:
-        parallel.barrier()
-    return parts
+        return RunFolder.resume(path, resolved=resolved, environment=environment)
+    return RunFolder.create(path, recipe=recipe or resolved, resolved=resolved, environment=environment)
 
 
 def _training_run(
@@ -158,18 +124,16 @@ def _training_run(
     tasks: Sequence[OpenedTask],
     parts: RunParts,
     data: TrainingData,
-    folder: "RunFolder",
     parallel: "Parallel",
-    device: "torch.device",
-    hooks: "Sequence[Hook]",
-) -> "TrainingRun":
+    model: "T5",
+) -> "Callable[[RunFolder, Sequence[Hook]], TrainingRun]":
+    """Return the run but for its folder and hooks."""
     from t5kit.api.dev_evaluation import DevEvaluation
     from t5kit.training.hooks import TrainingRun
     from t5kit.training.optimizers import ModelOptimizer
     from t5kit.training.schedules import make_schedule
     from t5kit.training.step import TrainingStep
 
-    model = make_model(config, parts, device)
     parallel.shard(model, compute=config.compute)
     optimizer = ModelOptimizer(model.named_parameters(), config.optimizer)
     step = TrainingStep(
@@ -181,16 +145,22 @@ def _training_run(
         seed=config.training.seed,
         parallel=parallel,
     )
-    return TrainingRun(
-        model=model,
-        optimizer=optimizer,
-        step=step,
-        loader=data.loader,
-        schedule=make_schedule(config.schedule, total_steps=config.training.num_steps),
-        config=config.training,
-        folder=folder,
-        evaluate=DevEvaluation(config, tasks, parts.tokenizer, model, step) if config.has_dev else None,
-        hooks=hooks,
-        save_tokenizer=parts.tokenizer.save,
-        generation={"max_new_tokens": config.evaluation.max_new_tokens},
-    )
+    evaluate = DevEvaluation(config, tasks, parts.tokenizer, model, step) if config.has_dev else None
+    schedule = make_schedule(config.schedule, total_steps=config.training.num_steps)
+
+    def in_folder(folder: "RunFolder", hooks: "Sequence[Hook]") -> "TrainingRun":
+        return TrainingRun(
+            model=model,
+            optimizer=optimizer,
+            step=step,
+            loader=data.loader,
+            schedule=schedule,
+            config=config.training,
+            folder=folder,
+            evaluate=evaluate,
+            hooks=hooks,
+            save_tokenizer=parts.tokenizer.save,
+            generation={"max_new_tokens": config.evaluation.max_new_tokens},
+        )
+
+    return in_folder

@@ -1,6 +1,9 @@
 """`t5kit train`: a recipe run from its beginning, or from where it stood, to a model folder."""
 
+import contextlib
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +15,8 @@ from t5kit.errors import ConfigError
 if TYPE_CHECKING:
     from t5kit.recipe import RunConfig
     from t5kit.training.hooks import Hook, TrainingResult
+
+_USUAL_FORMAT = warnings.formatwarning
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe (TOML).", metavar="RECIPE.toml", show_default=False)]
 OverridesArgument = Annotated[
@@ -46,9 +51,21 @@ def train(
         raise ConfigError(f"{folder} holds no run to go on with. Leave --resume away to start one there.")
     config = bind_recipe(settings)
     require_torch()
-    result = train_recipe(settings, folder, hooks=_hooks(config, quiet=quiet))
+    with plain_warnings():
+        result = train_recipe(settings, folder, hooks=_hooks(config, quiet=quiet))
     print(f"t5kit: {_summary(result)}", file=sys.stderr)
     print(json_line(_facts(result)) if json else result.model_path, end="" if json else "\n")
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Write warnings as one line each on standard error, without the place in our own code."""
+    with warnings.catch_warnings():
+        warnings.formatwarning = lambda message, *_: f"t5kit: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = _USUAL_FORMAT
 
 
 def _hooks(config: "RunConfig", *, quiet: bool) -> "list[Hook]":
