@@ -10,7 +10,7 @@ import t5kit.errors
 from t5kit.decoding import DecodingOptions, answer_text
 from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.runtime import Runtime
-from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished, StaticScheduler
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
 from t5kit.text import Tokenizer
 
 Progress = Callable[[int], None]
@@ -70,7 +70,7 @@ class RuntimeAnswerer:
     def answer(self, prompts: Sequence[str], progress: Progress) -> list[Answer | T5kitError]:
         encoded = self._encode(prompts)
         answers: list[Answer | T5kitError] = [ids if isinstance(ids, T5kitError) else Answer("") for ids in encoded]
-        scheduler = StaticScheduler(
+        scheduler = ContinuousScheduler(
             self.runtime, detokenizer_factory=self.tokenizer.detokenizer, max_batch_rows=self.batch_rows
         )
         scheduler.submit(

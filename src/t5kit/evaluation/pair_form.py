@@ -55,7 +55,7 @@ def pair_form(input: str = "", target: str = "") -> TaskForm:
 def _texts(fields: Fields, word: str, usual: tuple[str, ...]) -> list[str]:
     """Return the texts that a word stands for in a record: one, or those of a field that is a list."""
     if "{" in word:
-        return [Template(word).render(fields)[0]]
+        return [Template(word, "").render(fields)[0]]
     name = word or next((name for name in usual if name in fields), usual[0])
     if name not in fields:
         present = ", ".join(list(fields)[:8]) or "none"
