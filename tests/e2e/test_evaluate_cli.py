@@ -1,0 +1,262 @@
+"""`t5kit evaluate` and Model.evaluate as a user meets them."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from t5kit import Model
+from t5kit.cli import main as cli
+from t5kit.errors import DataError, RequestError, T5kitError
+from t5kit.metrics import METRICS
+from t5kit.sources.tables import table_of
+from t5kit.tasks import Task, TaskForm, Template
+from t5kit.testing.folders import write_tiny_folder
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+ROWS = [("one", "1"), ("two", "2"), ("three", "3"), ("one", "uno"), ("five", "5")]
+MODEL_WORDS = ("--engine", "reference", "--max-new-tokens", "6")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return Model.from_pretrained(folder, engine="reference")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.tsv"
+    path.write_text("".join(f"{prompt}\t{target}\n" for prompt, target in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.delenv("T5KIT_MODEL", raising=False)
+
+    def run(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["t5kit", "evaluate", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert "internal error" not in captured.err
+        code = stop.value.code
+        return Result(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
+
+    return run
+
+
+def test_the_command_prints_what_python_returns(run: Run, folder: Path, data: Path, model: Model) -> None:
+    report = model.evaluate(data, ["exact_match", "pronunciation", "perplexity"], max_new_tokens=6)
+    found = run(folder, "--data", data, "--metrics", "exact_match,pronunciation,perplexity", *MODEL_WORDS)
+    assert (found.code, found.out, found.err) == (0, f"{report}\n", "")
+    as_json = run(folder, "-d", data, "--metrics", "exact_match,pronunciation,perplexity", "--json", *MODEL_WORDS)
+    assert json.loads(as_json.out) == report.to_json()
+    assert json.loads(as_json.out)["num_repeated"] == 1
+
+
+def test_answers_are_those_of_generate_and_scores_those_of_score(model: Model, data: Path) -> None:
+    report = model.evaluate(data, ["accuracy", "perplexity"], max_new_tokens=6, num_beams=2)
+    prompts, targets = [prompt for prompt, _ in ROWS], [target for _, target in ROWS]
+    assert [result.prediction for result in report.results] == [
+        text.strip() for text in model.generate(prompts, max_new_tokens=6, num_beams=2)
+    ]
+    total, tokens = sum(model.score(prompts, targets)), sum(len(target) + 1 for target in targets)
+    assert report.scores["perplexity"] == pytest.approx(2.718281828459045 ** (-total / tokens), rel=1e-5)
+
+
+def test_the_likeliest_choice_is_that_of_score(model: Model, data: Path) -> None:
+    choices = ["1", "2", "uno"]
+    report = model.evaluate(data, ["accuracy"], choices=choices)
+    for result in report.results:
+        scores = model.score([result.prompt] * 3, choices)
+        assert result.prediction == choices[scores.index(max(scores))]
+
+
+def test_written_predictions_score_the_same_without_the_model(
+    run: Run, folder: Path, data: Path, tmp_path: Path
+) -> None:
+    predictions = tmp_path / "p.jsonl"
+    words = ("--metrics", "chrf,exact_match")
+    with_model = run(folder, "--data", data, *words, "--predictions", predictions, *MODEL_WORDS)
+    lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    assert [(line["prompt"], line["references"]) for line in lines] == [(prompt, [right]) for prompt, right in ROWS]
+    assert lines[0]["place"] == f"{data}:1"
+    without = run("--predictions-only", predictions, "--data", data, *words)
+    assert without.out.splitlines()[:3] == with_model.out.splitlines()[:3]
+    alone = run("--predictions-only", predictions, *words)
+    assert alone.out == without.out
+
+
+def test_scoring_a_file_of_predictions_loads_no_torch(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("1\n2\n3\n1\n5\n", encoding="utf-8")
+    code = (
+        "import sys\nfrom t5kit.cli.main import main\n"
+        f"sys.argv = ['t5kit', 'evaluate', '--predictions-only', {str(tmp_path / 'p.txt')!r}, '--data', {str(data)!r},"
+        " '--metrics', 'exact_match']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[1].split()[:2] == ["exact_match", "80.00"]
+
+
+def test_a_model_is_compared_with_another_and_with_a_file(run: Run, folder: Path, data: Path, tmp_path: Path) -> None:
+    words = ("--data", data, "--metrics", "exact_match,chrf", "--num-bootstrap-samples", "50", *MODEL_WORDS)
+    same = run(folder, "--compare", folder, *words, "--json")
+    comparison = json.loads(same.out)["comparison"]
+    assert comparison["scores"]["chrf"]["difference"]["value"] == 0.0
+    assert comparison["scores"]["chrf"]["p_value"] == 1.0
+    right = tmp_path / "right.tsv"
+    right.write_text("".join(f"{prompt}\t{target}\n" for prompt, target in ROWS), encoding="utf-8")
+    other = run(folder, "--compare", right, *words)
+    assert other.code == 0
+    assert f"A: {folder}\n" in other.out
+    assert f"B: {right}\n" in other.out
+    line = next(line for line in other.out.split("B: ")[1].splitlines() if line.startswith("exact_match"))
+    assert line.split()[1:4] == ["0.00", "80.00", "-80.00"]  # the second answer to "one" is not the first's
+    assert line.split()[-1] == "B"
+
+
+def test_several_right_answers_are_one_example(run: Run, folder: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("one\tuno\ntwo\t2\nthree\t3\nfive\t6\n", encoding="utf-8")
+    words = ("--predictions-only", tmp_path / "p.tsv", "--data", data, "--metrics", "exact_match", "--json")
+    assert json.loads(run(*words).out)["scores"]["exact_match"]["value"] == pytest.approx(60.0)
+    grouped = json.loads(run(*words, "--repeated-prompts", "group").out)
+    assert (grouped["num_examples"], grouped["scores"]["exact_match"]["value"]) == (4, 75.0)
+    (tmp_path / "v.tsv").write_text("be\twas/were\ndo\tdid\n", encoding="utf-8")
+    (tmp_path / "w.txt").write_text("were\ndid\n", encoding="utf-8")
+    words = ("--predictions-only", tmp_path / "w.txt", "--data", tmp_path / "v.tsv", "--metrics", "accuracy", "--json")
+    assert json.loads(run(*words, "--reference-separator", "/").out)["scores"]["accuracy"]["value"] == 100.0
+    assert json.loads(run(*words).out)["scores"]["accuracy"]["value"] == 50.0
+
+
+def test_columns_and_templates_make_prompts(run: Run, folder: Path, tmp_path: Path, model: Model) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "labels": ["x", "y"]}\n{"text": "b", "labels": ["z"]}\n', encoding="utf-8")
+    words = ("--metrics", "exact_match", "--input", "say {text}", "--target", "labels", *MODEL_WORDS)
+    predictions = tmp_path / "p.jsonl"
+    assert run(folder, "--data", path, *words, "--predictions", predictions).code == 0
+    first = json.loads(predictions.read_text(encoding="utf-8").splitlines()[0])
+    assert (first["prompt"], first["references"]) == ("say a", ["x", "y"])
+    assert first["prediction"] == model.generate("say a", max_new_tokens=6).strip()
+
+
+def test_bad_records_and_unanswerable_prompts_are_named_counted_and_fail(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"input": "a", "target": "x"}\nnot json\n{"input": "b"}\n{"input": "much too long", "target": "x"}\n',
+        encoding="utf-8",
+    )
+    words = ("--data", path, "--metrics", "exact_match", "--max-input-tokens", "5", *MODEL_WORDS)
+    found = run(folder, *words)
+    assert found.code == 1
+    assert "2 examples of 4 records, 2 bad records, 1 without an answer" in found.out
+    assert [line.split(": ")[1] for line in found.err.splitlines()] == [f"{path}:2", f"{path}:3", f"{path}:4"]
+    cut = run(folder, *words, "--truncate")
+    assert "without an answer" not in cut.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "There is nothing to evaluate"),
+        (("M",), "--data is missing"),
+        (("M", "--data", "D"), "--metrics is missing; known are: accuracy"),
+        (("M", "--data", "D", "--metrics", "rougeL"), "'rougeL' is a number of the metric 'rouge'"),
+        (("M", "--data", "D", "--metrics", "blue"), "Did you mean bleu"),
+        (("M", "--data", "D", "--metrics", "bleu", "--repeated-prompts", "x"), "must be one of: each, group"),
+        (("M", "--data", "D", "--metrics", "bleu", "--choice", "x"), "at least two different"),
+        (("M", "--data", "D", "--metrics", "bleu", "--length-normalized"), "no effect without choices"),
+        (("M", "--data", "D", "--metrics", "bleu", "--format", "xml"), "--format 'xml' must be one of"),
+        (("M", "--data", "D", "--metrics", "bleu", "--confidence", "95"), "between 0 and 1"),
+        (("M", "--data", "D", "--metrics", "bleu", "--num-beams", "0"), "num_beams"),
+        (("M", "--data", "D", "--metrics", "bleu", "--input", "{a.b}"), "expected field names alone"),
+        (("M", "--data", "D", "--metrics", "bleu", "--compare", "X", "--num-bootstrap-samples", "0"), "resampling"),
+        (("M", "--model", "N", "--data", "D", "--metrics", "bleu"), "are given; expected one model"),
+        (("M", "--predictions-only", "P", "--data", "D", "--metrics", "bleu"), "are given; expected one model"),
+        (("--predictions-only", "D", "--data", "D", "--metrics", "perplexity"), "perplexity needs a model"),
+    ],
+)
+def test_misuse_is_one_sentence_and_exit_code_2(
+    run: Run, folder: Path, data: Path, words: tuple[str, ...], message: str
+) -> None:
+    found = run(*[{"M": str(folder), "D": str(data)}.get(word, word) for word in words], "--engine", "reference")
+    assert (found.code, found.out) == (2, "")
+    assert message in found.err
+    assert len(found.err.splitlines()) == 1
+
+
+def test_files_that_are_not_there_fail_with_their_name(run: Run, folder: Path, data: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.tsv"
+    found = run(folder, "--data", missing, "--metrics", "bleu", "--engine", "reference")
+    assert (found.code, str(missing) in found.err) == (1, True)
+    found = run("--predictions-only", missing, "--data", data, "--metrics", "bleu")
+    assert (found.code, str(missing) in found.err) == (1, True)
+    found = run(folder, "--data", data, "--metrics", "accuracy", "--compare", tmp_path / "no model", *MODEL_WORDS)
+    assert (found.code, "no model" in found.err, found.out) == (1, True, "")
+
+
+def test_the_environment_names_the_model(monkeypatch: pytest.MonkeyPatch, run: Run, folder: Path, data: Path) -> None:
+    monkeypatch.setenv("T5KIT_MODEL", str(folder))
+    assert run("--data", data, "--metrics", "exact_match", *MODEL_WORDS).code == 0
+
+
+def test_a_task_brings_its_own_prompts_and_metrics(model: Model) -> None:
+    form = TaskForm((Template("say {word}", "{number}"),), (METRICS["exact_match"],))
+    rows = [{"word": prompt, "number": target} for prompt, target in ROWS]
+    task = Task("numbers", form, {"test": table_of(rows)})
+    report = model.evaluate(task, max_new_tokens=4, num_bootstrap_samples=0)
+    assert (list(report.scores), report.intervals) == (["exact_match"], {})
+    assert report.results[0].prompt == "say one"
+    with pytest.raises(RequestError, match="makes its own prompts"):
+        model.evaluate(task, input="word")
+    with pytest.raises(RequestError, match="no split 'dev'"):
+        model.evaluate(task, split="dev")
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "kind", "message"),
+    [
+        (5, {}, RequestError, "data is int"),
+        ([("a", "b", "c")], {}, RequestError, "row 1 is"),
+        ([], {}, DataError, "there are no rows"),
+        (ROWS, {"metrics": None}, RequestError, "metrics is missing"),
+        (ROWS, {"metrics": "bleu"}, RequestError, "must be a list of names"),
+        (ROWS, {"max_examples": -1}, RequestError, "max_examples"),
+        (ROWS, {"max_new_token": 3}, RequestError, "Did you mean max_new_tokens"),
+        (ROWS, {"num_bootstrap_samples": -1}, RequestError, "num_bootstrap_samples"),
+        (ROWS, {"choices": "ab"}, RequestError, "at least two different"),
+    ],
+)
+def test_wrong_words_in_python_are_refused(
+    model: Model, data: Any, words: dict[str, Any], kind: type[T5kitError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        model.evaluate(data, **{"metrics": ["exact_match"], **words})
+
+
+def test_rows_may_hold_several_right_answers(model: Model) -> None:
+    report = model.evaluate([("a", ["x", "y"]), ("b", "z")], ["exact_match"], max_new_tokens=2)
+    assert [result.references for result in report.results] == [("x", "y"), ("z",)]
