@@ -211,6 +211,9 @@ def _report(
     if texts is not None:
         parts = {name: item_scores(metric, references, texts) for name, metric in scoring.metrics.items()}
     if likelihoods is not None:
+        errors = [each for each in likelihoods if isinstance(each, T5kitError)]
+        if len(errors) == len(likelihoods):
+            raise errors[0]  # there is no perplexity of nothing
         known = [each if isinstance(each, Likelihood) else Likelihood(0.0, 0) for each in likelihoods]
         parts[PERPLEXITY] = perplexity_items(
             [each.log_probability for each in known], [each.num_tokens for each in known]
@@ -257,7 +260,11 @@ def _results(
                 references=example.references,
                 prediction=None if texts is None else texts[number],
                 place=example.place,
-                scores={name: float(column_N[number]) for name, column_N in scores.each.items()},
+                scores={
+                    name: float(column_N[number])
+                    for name, column_N in scores.each.items()
+                    if np.isfinite(column_N[number])  # the perplexity of a target that was not scored is not
+                },
                 error=errors[0] if errors else None,
             )
         )

@@ -2,12 +2,12 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from t5kit.decoding import DecodingOptions
-from t5kit.errors import ConfigError
-from t5kit.evaluation.answering import RuntimeAnswerer
+from t5kit.errors import ConfigError, T5kitError
+from t5kit.evaluation.answering import Answer, Likelihood, Progress, RuntimeAnswerer
 from t5kit.evaluation.config import EvaluationConfig, TaskEvaluationConfig
 from t5kit.evaluation.evaluator import Bootstrap, Scoring, evaluate, named_metrics, scoring_of
 from t5kit.evaluation.examples import EvaluationSet, evaluation_set
@@ -80,9 +80,21 @@ class RunEvaluator:
                     UserWarning,
                     stacklevel=2,
                 )
-            prefix = "" if len(self.tasks) == 1 else f"{task}/"
-            scores |= {prefix + name: value for name, value in report.scores.items()}
+            scores |= {self._full_name(task, name): value for name, value in report.scores.items()}
         return scores
+
+    def score_names(self) -> list[str]:
+        """Return the names that `scores` gives, before there is any model to answer."""
+        return [
+            self._full_name(name, score)
+            for name, task in self.tasks.items()
+            for score in evaluate(
+                dataclasses.replace(task.examples, examples=task.examples.examples[:1]), _Silence(), task.scoring
+            ).scores
+        ]
+
+    def _full_name(self, task: str, score: str) -> str:
+        return score if len(self.tasks) == 1 else f"{task}/{score}"
 
     def reports(self, runtime: Runtime, *, bootstrap: Bootstrap | None = None) -> dict[str, EvaluationReport]:
         """Return every task's report, with intervals if bootstrap is given."""
@@ -101,6 +113,18 @@ class RunEvaluator:
             name: evaluate(task.examples, answerer, task.scoring, bootstrap=bootstrap)
             for name, task in self.tasks.items()
         }
+
+
+class _Silence:
+    """Answers nothing, and finds everything equally likely."""
+
+    def answer(self, prompts: Sequence[str], progress: Progress) -> list[Answer | T5kitError]:
+        return [Answer("") for _ in prompts]
+
+    def likelihoods(
+        self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
+    ) -> list[Likelihood | T5kitError]:
+        return [Likelihood(-1.0, 1) for _ in prompts]
 
 
 def _scoring(form: TaskForm, words: TaskEvaluationConfig) -> Scoring:

@@ -127,6 +127,9 @@ def test_perplexity_is_that_of_all_targets_together() -> None:
     failed = evaluate(examples_of(("a", "xx"), ("b", "?")), WrittenAnswers(), scoring_of(["perplexity"]))
     assert failed.num_unanswered == 1
     assert failed.scores == {"perplexity": pytest.approx(math.exp(2 / 3))}
+    assert [list(result.scores) for result in failed.results] == [["perplexity"], []]
+    with pytest.raises(RequestError, match="no such target"):
+        evaluate(examples_of(("b", "?")), WrittenAnswers(), scoring_of(["perplexity"]))
 
 
 def test_the_likeliest_choice_is_the_answer_by_length_or_not() -> None:

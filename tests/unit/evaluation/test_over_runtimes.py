@@ -90,10 +90,11 @@ def test_a_run_gives_flat_names_for_one_task_and_paths_for_several(runtime: Refe
     silent = TaskForm((Template("{source}", "{target}"),))
     tasks = {"one": (FORM, TABLE), "two": (FORM, TABLE), "no metrics": (silent, TABLE)}
     evaluator = RunEvaluator.prepare(tasks, tokenizer=ByteTokenizer(), config=config)
-    assert set(evaluator.scores(runtime)) == {"one/exact_match", "one/wer", "one/per", "two/perplexity"}
+    assert list(evaluator.scores(runtime)) == ["one/exact_match", "one/wer", "one/per", "two/perplexity"]
+    assert evaluator.score_names() == ["one/exact_match", "one/wer", "one/per", "two/perplexity"]
     assert len(evaluator.tasks["two"].examples.examples) == 5
     one = RunEvaluator.prepare({"one": (FORM, TABLE)}, tokenizer=ByteTokenizer(), config=EvaluationConfig())
-    assert set(one.scores(runtime)) == {"exact_match", "wer", "per"}
+    assert list(one.scores(runtime)) == one.score_names() == ["exact_match", "wer", "per"]
     report = one.reports(runtime, bootstrap=Bootstrap(num_samples=20))["one"]
     assert set(report.intervals) == set(report.scores)
     with pytest.raises(ConfigError, match=r"evaluation\.tasks\.two: there is no such task; there are: one"):
