@@ -19,6 +19,15 @@ from t5kit.checkpoint.generation import generation_defaults, generation_to_hf
 from t5kit.checkpoint.hf_config import Inference as Inference
 from t5kit.checkpoint.hf_config import config_from_hf, config_to_hf, label_names
 from t5kit.checkpoint.layout import to_home_layout
+from t5kit.checkpoint.quantized import (
+    EXACT_SUFFIX,
+    INT8_FILE,
+    QUANT_METHOD,
+    LazyTensor,
+    join_quantized,
+    quantization_config,
+    quantized_tensors,
+)
 from t5kit.checkpoint.safetensors_file import open_safetensors, write_safetensors
 from t5kit.checkpoint.source_files import locate, read_json, shortened
 from t5kit.checkpoint.tensors import FLOAT_WORDS, ITEM_BYTES, TensorView
@@ -35,7 +44,8 @@ _LISTED_PROBLEMS: Final = 10
 _WORD_OF: Final = {stored: word for word, stored in FLOAT_WORDS.items()}
 # What may stand in a folder that is overwritten; anything else in it is somebody's work and stops the writing.
 _MODEL_FILE = re.compile(
-    r"model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"(model|t5kit-int8)(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin"
+    r"|((model|t5kit-int8)\.safetensors|pytorch_model\.bin)\.index\.json"
     r"|(generation_|tokenizer_)?config\.json|(tokenizer|special_tokens_map|added_tokens)\.json"
     r"|(spiece|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"
 )
@@ -52,7 +62,7 @@ class CheckpointFolder:
     inferences: tuple[Inference, ...]
     """What was concluded about it, and why."""
     dtype: str
-    """The dtype of most of its bytes: "float32", "bfloat16", "float16" or "float64"."""
+    """The dtype of most of its bytes: "float32", "bfloat16", "float16" or "float64"; "int8" of an int8 folder."""
     generation: Mapping[str, object]
     """Checked defaults from generation_config.json (`generation.GENERATION_KEYS`), only those it states."""
     raw_config: Mapping[str, object]
@@ -91,13 +101,14 @@ def open_folder(path: Path) -> CheckpointFolder:
     if "config.json" not in names:
         raise CheckpointError(f"{path} has no config.json, so it is no model folder in the Hugging Face layout.")
     raw = read_json(locate(path, "config.json"))
-    stored = _stored_tensors(path, names)
+    is_int8 = raw.get("quantization_config") is not None  # config_from_hf refuses all but ours
+    stored = _stored_int8(path, names) if is_int8 else _stored_tensors(path, names)
     try:
-        home = to_home_layout(stored.views)
+        home = to_home_layout(join_quantized(stored.views) if is_int8 else stored.views)
         shapes = {name: view.shape for name, view in home.views.items()}
         config, inferences = config_from_hf(raw, shapes, copies=home.copies)
         check_tensor_shapes(config, shapes)
-        _check_float(home.views.values())
+        _check_float(home.views.values(), is_int8=is_int8)
         generation = _read_generation(path, names, raw, config)
         labels = label_names(raw, config.num_labels) if config.is_classifier else ()
     except CheckpointError as error:
@@ -182,6 +193,15 @@ def _stored_tensors(path: Path, names: frozenset[str]) -> _Stored:
     raise CheckpointError(f"{path} holds no weights: expected {_SINGLE}, {_INDEX} or {_BIN_SINGLE}{found}.")
 
 
+def _stored_int8(path: Path, names: frozenset[str]) -> _Stored:
+    if INT8_FILE in names:
+        return _read_safetensors(path, [INT8_FILE], None)
+    if f"{INT8_FILE}.index.json" in names:
+        weight_map = _read_index(path, f"{INT8_FILE}.index.json")
+        return _read_safetensors(path, sorted(set(weight_map.values())), weight_map)
+    return _stored_tensors(path, names)  # config_from_hf says what is wrong with them
+
+
 def _read_index(path: Path, name: str) -> dict[str, str]:
     index = read_json(locate(path, name), limit_bytes=_MAX_INDEX_BYTES)
     weight_map = index.get("weight_map")
@@ -230,9 +250,9 @@ def _joined(
     return {tensor: shards[file][tensor] for tensor, file in weight_map.items()}
 
 
-def _check_float(views: Iterable[TensorView]) -> None:
+def _check_float(views: Iterable[TensorView], *, is_int8: bool) -> None:
     for view in views:
-        if view.dtype not in _WORD_OF:
+        if view.dtype not in _WORD_OF and not (is_int8 and view.scale is not None):
             raise CheckpointError(
                 f"{shortened(view.name)} has the dtype {view.dtype}; a float folder holds {', '.join(_WORD_OF)}. "
                 "Open the unquantised original."
@@ -240,6 +260,9 @@ def _check_float(views: Iterable[TensorView]) -> None:
 
 
 def _prevailing_dtype(views: Iterable[TensorView]) -> tuple[str, str]:
+    views = list(views)
+    if any(view.dtype == "I8" for view in views):
+        return "int8", "its linear maps"
     sizes: dict[str, int] = {}
     for view in views:
         sizes[view.dtype] = sizes.get(view.dtype, 0) + view.size_bytes
@@ -269,34 +292,50 @@ def write_folder(
     tensors: Mapping[str, np.ndarray | TensorView] | Iterable[TensorView],
     *,
     dtype: str = "as_is",
+    weights: str = "as_is",
+    has_exact_head: bool = True,
     max_shard_bytes: int = 5 * 2**30,
     generation: Mapping[str, object] | None = None,
     labels: Sequence[str] | None = None,
     save_tokenizer: Callable[[Path], None] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model folder that transformers and t5kit read alike; it appears whole or not at all.
+    """Write a model folder that transformers and t5kit read alike, or an int8 folder; it appears whole or not at all.
 
     `tensors` are named and shaped as `tensor_shapes(config)` says. dtype: as_is, float32, bfloat16 or float16; tensors
-    are converted one at a time while writing. `save_tokenizer` is called with the unfinished folder to put the
+    are converted one at a time while writing. weights: as_is, or int8 for a quantised folder (`quantized`), which only
+    t5kit reads; has_exact_head keeps the head in bfloat16 beside its integers. Tensors that are int8 already stay so,
+    unless `dtype` names a float. `save_tokenizer` is called with the unfinished folder to put the
     vocabulary files there. With `overwrite` a folder that holds nothing but a model's files is replaced.
     Raises: CheckpointError for tensors that do not fit, values that overflow `dtype`, files in the way, no space, no
     permission; `path` is then as it was before.
     """
     if dtype != "as_is" and dtype not in ("float32", "bfloat16", "float16"):
         raise CheckpointError(f"dtype {dtype!r} must be one of: as_is, float32, bfloat16, float16.")
+    if weights not in ("as_is", "int8"):
+        raise CheckpointError(f"weights {weights!r} must be as_is or int8.")
+    if weights == "int8" and dtype != "as_is":
+        raise CheckpointError(f"An int8 folder has its own dtypes; dtype {dtype!r} cannot be asked for beside it.")
+    if weights == "int8" and config.encoder_attention != "full":
+        raise CheckpointError("LongT5 folders are carried, not run; there is no int8 form of them.")
     word = None if dtype == "as_is" else FLOAT_WORDS[dtype]
     given = _as_views(tensors)
     check_tensor_shapes(config, {name: view.shape for name, view in given.items()})
-    _check_float(given.values())
+    _check_float(given.values(), is_int8=True)
     views = [given[name] for name in tensor_shapes(config)]
+    is_int8 = word is None and (weights == "int8" or any(view.scale is not None for view in views))
+    stored: list[TensorView | LazyTensor] = list(views)
     config_json = config_to_hf(config, labels=labels)
-    config_json["dtype"] = dtype if word else _prevailing_dtype(views)[0]
+    if is_int8:
+        stored = list(quantized_tensors(config, views, has_exact_head=has_exact_head))
+        has_exact = any(tensor.name.endswith(EXACT_SUFFIX) for tensor in stored)
+        config_json["quantization_config"] = quantization_config(has_exact_head=has_exact)
+    config_json["dtype"] = dtype if word else "float32" if is_int8 else _prevailing_dtype(views)[0]
     generation_json = generation_to_hf(generation or {}, config)
     if overwrite:
         _refuse_foreign_files(path)
     with atomic_folder(path, overwrite=overwrite) as folder:
-        _write_weights(folder, _shards(views, word, max_shard_bytes), word)
+        _write_weights(folder, _shards(stored, word, max_shard_bytes), word, is_int8=is_int8)
         _write_json(folder / "config.json", config_json)
         if config.has_decoder:
             _write_json(folder / "generation_config.json", generation_json)
@@ -318,8 +357,10 @@ def _as_views(tensors: Mapping[str, np.ndarray | TensorView] | Iterable[TensorVi
     return views
 
 
-def _shards(views: Sequence[TensorView], word: str | None, max_shard_bytes: int) -> list[list[TensorView]]:
-    shards: list[list[TensorView]] = [[]]
+def _shards(
+    views: Sequence[TensorView | LazyTensor], word: str | None, max_shard_bytes: int
+) -> list[list[TensorView | LazyTensor]]:
+    shards: list[list[TensorView | LazyTensor]] = [[]]
     size = 0
     for view in views:
         view_bytes = view.num_elements * ITEM_BYTES[word or view.dtype]
@@ -331,17 +372,20 @@ def _shards(views: Sequence[TensorView], word: str | None, max_shard_bytes: int)
     return shards
 
 
-def _write_weights(folder: Path, shards: Sequence[Sequence[TensorView]], word: str | None) -> None:
+def _write_weights(
+    folder: Path, shards: Sequence[Sequence[TensorView | LazyTensor]], word: str | None, *, is_int8: bool
+) -> None:
+    single, format_word = (INT8_FILE, QUANT_METHOD) if is_int8 else (_SINGLE, "pt")
     if len(shards) == 1:
-        write_safetensors(folder / _SINGLE, shards[0], dtype=word)
+        write_safetensors(folder / single, shards[0], dtype=word, format_word=format_word)
         return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(folder / name, shard, dtype=word)
+        name = f"{Path(single).stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / name, shard, dtype=word, format_word=format_word)
         weight_map.update({view.name: name for view in shard})
     total = sum(view.num_elements * ITEM_BYTES[word or view.dtype] for shard in shards for view in shard)
-    _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    _write_json(folder / f"{single}.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
+from t5kit.checkpoint.quantized import QUANT_METHOD, check_quantization_config
 from t5kit.checkpoint.source_files import shortened
+from t5kit.checkpoint.tensors import INT8_GROUP
 from t5kit.config.architecture import Activation, EncoderAttention, Head, ProblemType, T5Config
 from t5kit.errors import CheckpointError, ConfigError
 
@@ -186,7 +188,7 @@ class _ConfigReading:
         self._inferences: list[Inference] = []
 
     def read(self) -> tuple[T5Config, tuple[Inference, ...]]:
-        self._refuse_quantised()
+        self._check_quantised()
         architecture = self._architecture()
         model_type = self._model_type(architecture)
         head = self._head(architecture)
@@ -228,19 +230,19 @@ class _ConfigReading:
 
     # What kind of model
 
-    def _refuse_quantised(self) -> None:
+    def _check_quantised(self) -> None:
         quantisation = self._raw.get("quantization_config")
         if quantisation is None:
             return
         method = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation
-        if method == "t5kit":
-            raise CheckpointError(
-                "config.json says that the weights are quantised by t5kit, which this version does not read. "
-                "Open the float folder it was made from, or upgrade t5kit."
-            )
+        if isinstance(quantisation, dict) and method == QUANT_METHOD:
+            check_quantization_config(quantisation)
+            exact = "its head also in bfloat16" if quantisation.get("exact_head") else "no exact head"
+            self._infer("quantised", "int8", f"quantization_config in config.json, groups of {INT8_GROUP}, {exact}")
+            return
         raise CheckpointError(
             f"config.json says that the weights are quantised (quant_method {shortened(method)}); t5kit reads float "
-            "folders. Open the folder it was made from."
+            "folders and its own int8 ones. Open the folder it was made from."
         )
 
     def _architecture(self) -> tuple[str, str] | None:

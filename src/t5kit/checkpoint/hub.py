@@ -13,6 +13,7 @@ from typing import Final
 import huggingface_hub
 from huggingface_hub import constants
 
+from t5kit.checkpoint.quantized import INT8_FILE
 from t5kit.checkpoint.source_files import locate, read_json, shortened
 from t5kit.errors import CheckpointError, ModelNotFoundError
 
@@ -28,6 +29,7 @@ _SMALL_FILES: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_WEIGHT_FILES: Final = ("model.safetensors", INT8_FILE, "pytorch_model.bin")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PATH_LIKE = re.compile(r"[.~/\\].*|.*[/\\]|[A-Za-z]:.*|.*\\.*|(?:[^/]*/){2,}.*", re.DOTALL)
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -142,7 +144,8 @@ def wanted_files(name: str, files: Sequence[str]) -> list[str]:
     wanted = [file for file in plain if file in _SMALL_FILES or file.endswith(".model")]
     if "config.json" not in wanted:
         raise ModelNotFoundError(f"{name} on the Hub has no config.json, so it is no model in the Hugging Face layout.")
-    for single, ending in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+    for single in _WEIGHT_FILES:
+        ending = Path(single).suffix
         if single in plain:
             return [*wanted, single]
         index = f"{single}.index.json"
@@ -170,7 +173,7 @@ def _cached(name: str, revision: str | None, cache_dir: Path | None) -> Path | N
     names = {entry.name for entry in folder.iterdir()}
     if "config.json" not in names:
         return None
-    for single in ("model.safetensors", "pytorch_model.bin"):
+    for single in _WEIGHT_FILES:
         if single in names:
             return folder
         if f"{single}.index.json" in names:

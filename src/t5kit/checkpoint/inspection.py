@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Iterable
 
 from t5kit.checkpoint.folder import CheckpointFolder, Inference
-from t5kit.checkpoint.tensors import FLOAT_WORDS
+from t5kit.checkpoint.quantized import all_parts, is_matrix
+from t5kit.checkpoint.tensors import FLOAT_WORDS, INT8_GROUP
 from t5kit.config import PRESETS, Head, T5Config
 from t5kit.errors import CheckpointError
-
-_INT8_GROUP = 64
-# Inputs that share one int8 scale (docs/explanation/t5.md, "Int8 folders").
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +94,11 @@ def describe(folder: CheckpointFolder) -> FolderDescription:
     config = folder.config
     dtype_bytes: dict[str, int] = {}
     word_of = {stored: word for word, stored in FLOAT_WORDS.items()}
-    for view in folder.tensors():
-        word = word_of[view.dtype]
+    for view in all_parts(folder.tensors()):
+        word = word_of.get(view.dtype, "int8")
         dtype_bytes[word] = dtype_bytes.get(word, 0) + view.size_bytes
     num_parameters = sum(view.num_elements for view in folder.tensors())
-    matrices = sum(view.num_elements for view in folder.tensors() if _is_quantisable(view.name, view.shape))
+    matrices = sum(view.num_elements for view in folder.tensors() if is_matrix(view.name, view.shape))
     cache = 2 * 4 * config.inner_width * config.num_decoder_layers if config.has_decoder else 0
     return FolderDescription(
         path=str(folder.path),
@@ -115,15 +113,11 @@ def describe(folder: CheckpointFolder) -> FolderDescription:
         weights_memory_bytes={
             "float32": 4 * num_parameters,
             "bfloat16": 2 * num_parameters,
-            "int8": matrices + 4 * matrices // _INT8_GROUP + 4 * (num_parameters - matrices),
+            "int8": matrices + 4 * matrices // INT8_GROUP + 4 * (num_parameters - matrices),
         },
         self_attention_cache_bytes=cache,
         cross_attention_cache_bytes=cache,
     )
-
-
-def _is_quantisable(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and "relative_attention_bias" not in name
 
 
 def _family(folder: CheckpointFolder) -> Inference:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from t5kit.checkpoint.quantized import LazyTensor
 from t5kit.checkpoint.source_files import open_for_reading, parse_json_object, shortened
 from t5kit.checkpoint.tensors import ITEM_BYTES, TensorView
 from t5kit.errors import CheckpointError
@@ -137,14 +138,17 @@ def _are_sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
 
 
-def write_safetensors(path: Path, tensors: Iterable[TensorView], *, dtype: str | None = None) -> int:
+def write_safetensors(
+    path: Path, tensors: Iterable[TensorView | LazyTensor], *, dtype: str | None = None, format_word: str = "pt"
+) -> int:
     """Write `tensors` to a new file and return its size in bytes; `dtype` (F32, BF16, F16) converts, None keeps each.
 
-    Tensors are converted and written one at a time. Raises: OSError as the system gives it (`atomic_folder` words it).
+    Tensors are converted, or made, and written one at a time. format_word: what the header's metadata call the format.
+    Raises: OSError as the system gives it (`atomic_folder` words it).
     """
     # Wider dtypes first keeps every tensor aligned to its own item size; equal ones stay in the model's order.
     ordered = sorted(tensors, key=lambda view: -ITEM_BYTES[dtype or view.dtype])
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # T5: transformers refuses a file without a format
+    header: dict[str, object] = {"__metadata__": {"format": format_word}}  # T5: transformers refuses a file without one
     position = 0
     for view in ordered:
         word = dtype or view.dtype
@@ -157,7 +161,8 @@ def write_safetensors(path: Path, tensors: Iterable[TensorView], *, dtype: str |
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for view in ordered:
-            data = (view.converted(dtype) if dtype else view).data
+            made = view.make() if isinstance(view, LazyTensor) else view
+            data = (made.converted(dtype) if dtype else made).data
             for start in range(0, len(data), _WRITE_CHUNK_BYTES):
                 file.write(data[start : start + _WRITE_CHUNK_BYTES])
     return 8 + len(text) + position

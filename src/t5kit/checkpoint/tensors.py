@@ -29,6 +29,9 @@ _NUMPY_TYPES: Mapping[str, str] = {
 }  # fmt: skip
 # BF16 is read as its bits.
 
+INT8_GROUP = 64
+"""Inputs that share one scale in an int8 folder (`checkpoint.quantized`)."""
+
 _CHUNK_ELEMENTS = 1 << 22
 # Elements converted at a time, so that the temporaries of an 8 GB embedding stay at some 50 MB.
 
@@ -48,6 +51,10 @@ class TensorView:
     """Sizes, outermost first; linear maps are [out, in]."""
     data: memoryview
     """Flat bytes (format "B"), math.prod(shape) * itemsize of them."""
+    scale: "TensorView | None" = None
+    """Of an int8 matrix [out, in] of an int8 folder: float32 [out, ceil(in / 64)]."""
+    exact: "TensorView | None" = None
+    """Of such a matrix: its values in bfloat16, where the folder keeps them (the head)."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ITEM_BYTES:
@@ -94,9 +101,14 @@ class TensorView:
     def to_float32(self) -> np.ndarray:
         """Return the values as float32 [shape]; for aligned F32 the array lies on the same bytes and may be read-only.
 
-        F64 is rounded; 8-bit and 16-bit integers are exact. Raises: CheckpointError for other dtypes, or an F64 value
-        beyond float32.
+        F64 is rounded; 8-bit and 16-bit integers are exact; an int8 matrix with scales gives its exact copy where it
+        has one, else integers times scales. Raises: CheckpointError for other dtypes, an F64 value beyond float32, or
+        scales that quantising cannot give.
         """
+        if self.exact is not None:
+            return self.exact.to_float32()
+        if self.scale is not None:
+            return _dequantized(self, self.scale)
         if self.dtype == "BF16":
             return _widen_bfloat16(np.frombuffer(self.data, "<u2")).reshape(self.shape)
         if self.dtype not in ("F32", "F16", "F64", "I8", "U8", "I16", "U16"):
@@ -117,6 +129,8 @@ class TensorView:
         """
         if dtype == self.dtype:
             return self
+        if self.exact is not None and dtype == self.exact.dtype:
+            return self.exact.renamed(self.name)
         values = self.to_float32()
         if dtype == "F32":
             return TensorView.from_array(self.name, values)
@@ -135,6 +149,26 @@ class TensorView:
                     target[:] = chunk.astype("<f2").view("<u2")
                 _check_no_overflow(self.name, chunk, (target & 0x7FFF) == 0x7C00, "float16")
         return TensorView(name=self.name, dtype=dtype, shape=self.shape, data=_flat_bytes(bits))
+
+
+def _dequantized(view: TensorView, scale: TensorView) -> np.ndarray:
+    integers = np.frombuffer(view.data, np.int8).reshape(view.shape)
+    scales = scale.to_float32()
+    if not np.isfinite(scales).all() or (scales < 0).any() or (integers == -128).any():
+        raise CheckpointError(
+            f"Tensor {view.name!r} is int8 with a scale that is negative, infinite or not a number, or holds -128. The "
+            "file is damaged: save the model again."
+        )
+    values = integers.astype(np.float32)
+    for group in range(scales.shape[1]):
+        columns = values[:, group * INT8_GROUP : (group + 1) * INT8_GROUP]
+        if (columns[scales[:, group] == 0] != 0).any():
+            raise CheckpointError(
+                f"Tensor {view.name!r} is int8 with a scale of zero beside weights that are not. The file is damaged: "
+                "save the model again."
+            )
+        columns *= scales[:, group, None]
+    return values
 
 
 def _flat_bytes(array: np.ndarray) -> memoryview:

@@ -13,6 +13,7 @@ from t5kit.cli import options
 from t5kit.errors import RequestError, TokenizerError
 
 DTYPES = ("as_is", "float32", "bfloat16", "float16")
+WEIGHTS = ("as_is", "int8")
 DEFAULT_MAX_SHARD_GB = 5.0
 
 
@@ -25,6 +26,10 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="as_is, float32, bfloat16 or float16.")] = "as_is",
+    weights: Annotated[str, typer.Option(help="as_is, or int8: a quantised folder, which only t5kit reads.")] = "as_is",
+    exact_head: Annotated[
+        bool, typer.Option(help="With int8: keep the output head in bfloat16 too, for exact scores.")
+    ] = True,
     max_shard_size: Annotated[
         float | None,
         typer.Option(help="Gigabytes (10^9 bytes) a file at most.", min=0.001, show_default=f"{DEFAULT_MAX_SHARD_GB}"),
@@ -35,11 +40,20 @@ def convert(
 ) -> None:
     """Read SOURCE, check every tensor, and write it as a Hugging Face folder (safetensors) with its tokenizer.
 
+    With --weights int8 the folder is a quarter of float32's size and loads at once in the native engine; transformers
+    refuses it.
+
     Also turns .bin checkpoints into safetensors, resolves missing and doubled tensors, writes the tied and scaled flags
     unambiguously, and imports quantised ONNX exports (extra "onnx"). A folder that holds both is read as safetensors.
     """
     from t5kit.checkpoint import import_onnx, open_folder, resolve, write_folder
 
+    if weights not in WEIGHTS:
+        raise RequestError(f"--weights {weights!r} must be one of: {', '.join(WEIGHTS)}.")
+    if weights == "int8" and dtype != "as_is":
+        raise RequestError(f"--weights int8 has its own dtypes; drop --dtype {dtype}.")
+    if not exact_head and weights != "int8":
+        raise RequestError("--no-exact-head is for --weights int8.")
     if dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype!r} must be one of: {', '.join(DTYPES)}.")
     max_shard_bytes = (DEFAULT_MAX_SHARD_GB if max_shard_size is None else max_shard_size) * 1e9
@@ -49,6 +63,8 @@ def convert(
     if _is_onnx_export(folder_path):
         if dtype not in ("as_is", "float32"):
             raise RequestError(f"An ONNX import gives float32; convert its result once more for --dtype {dtype}.")
+        if weights == "int8":
+            raise RequestError("An ONNX import gives float32; convert its result once more for --weights int8.")
         if max_shard_size is not None:
             raise RequestError("An ONNX import takes no --max-shard-size; convert its result once more for that.")
         if (revision is not None or offline) and Path(source).is_dir():
@@ -57,7 +73,8 @@ def convert(
     else:
         folder = open_folder(folder_path)
         write_folder(
-            target, folder.config, folder.tensors(), dtype=dtype, generation=folder.generation,
+            target, folder.config, folder.tensors(), dtype=dtype, weights=weights,
+            has_exact_head=exact_head, generation=folder.generation,
             labels=folder.labels or None, max_shard_bytes=int(max_shard_bytes),
             save_tokenizer=_tokenizer_writer(folder_path), overwrite=overwrite,
         )  # fmt: skip

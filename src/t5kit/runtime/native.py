@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from t5kit.checkpoint.quantized import all_parts
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
@@ -232,7 +233,7 @@ def _make_engine(
 ) -> "_native.Engine":
     """Return an engine over the packed weights of the cache or, where there are none to use, over fresh ones."""
     values = _config_values(config)
-    tuples = [_tensor_tuple(config, view) for view in tensors]
+    tuples = [_tensor_tuple(config, part) for part in all_parts(tensors)]
     cache = PackedCache.locate(
         weight_files, tensors, config=values, weights=weights, kernels=kernels, core=Path(_native.__file__)
     )
@@ -256,7 +257,7 @@ def _config_values(config: T5Config) -> dict[str, int | float | bool | str]:
 
 def _tensor_tuple(config: T5Config, view: TensorView) -> tuple[str, str, tuple[int, ...], memoryview, bool]:
     """Return what the engine takes of a tensor; other dtypes than its own become F32."""
-    known = view if view.dtype in ("F32", "BF16", "F16") else view.converted("F32")
+    known = view if view.dtype in ("F32", "BF16", "F16", "I8") else view.converted("F32")
     is_file = isinstance(known.data.obj, mmap.mmap)
     name = view.name.removeprefix("transformer." if config.is_classifier else "")
     return name, known.dtype, tuple(known.shape), known.data, is_file

@@ -138,7 +138,7 @@ class TensorStore:
 
 
 def prevailing_dtype(tensors: Iterable[TensorView]) -> torch.dtype:
-    """Return the dtype that most of the tensors' bytes are in; float64 counts as float32."""
+    """Return the dtype that most of the tensors' bytes are in; float64 and int8 with scales count as float32."""
     sizes: dict[torch.dtype, int] = {torch.float32: 0}
     for view in tensors:
         dtype = _DTYPES.get(view.dtype, torch.float32)
@@ -148,7 +148,7 @@ def prevailing_dtype(tensors: Iterable[TensorView]) -> torch.dtype:
 
 def _as_torch(view: TensorView) -> Tensor:
     """Return the view's values, uncopied where PyTorch has the dtype (the memory may be read-only: never write)."""
-    if view.dtype == "F64":
+    if view.dtype == "F64" or view.scale is not None:
         return torch.from_numpy(view.to_float32())
     dtype = _DTYPES.get(view.dtype)
     if dtype is None:

@@ -236,7 +236,7 @@ HOSTILE = {
     "model_type is a number": ({"model_type": 5}, "model_type must be a text"),
     "architectures is a text": ({"architectures": "T5Model"}, "architectures must be a list"),
     "span extraction": ({"architectures": ["T5ForQuestionAnswering"]}, "span-extraction head"),
-    "int8 of a later t5kit": ({"quantization_config": {"quant_method": "t5kit"}}, "does not read"),
+    "int8 of a later t5kit": ({"quantization_config": {"quant_method": "t5kit", "version": 2}}, "Upgrade t5kit"),
     "int8 of somebody": ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
     "quantised somehow": ({"quantization_config": "yes"}, "quantised"),
     "d_model is a text": ({"d_model": "8"}, "d_model must be an integer"),

@@ -247,7 +247,10 @@ def test_bin_files_are_fetched_only_where_there_are_no_safetensors() -> None:
     assert set(wanted_files("x", [*files[:2], *files[3:]])) == {"config.json", "pytorch_model.bin", "spiece.model"}
 
 
-@pytest.mark.parametrize(("single", "stem"), [("model.safetensors", "model"), ("pytorch_model.bin", "pytorch_model")])
+@pytest.mark.parametrize(
+    ("single", "stem"),
+    [("model.safetensors", "model"), ("pytorch_model.bin", "pytorch_model"), ("t5kit-int8.safetensors", "t5kit-int8")],
+)
 def test_shards_come_with_their_index(single: str, stem: str) -> None:
     ending = single.rpartition(".")[2]
     shards = [f"{stem}-0000{i}-of-00002.{ending}" for i in (1, 2)]
