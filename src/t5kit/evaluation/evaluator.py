@@ -108,14 +108,23 @@ def evaluate(
     """Return the scores of a model on the examples; each distinct prompt is answered once.
 
     bootstrap: None computes no intervals. An example that the model cannot answer counts with an empty prediction.
-    Raises: DataError where a metric cannot take the references.
+    Raises: DataError where a metric cannot take the references, DependencyError where its library is missing, both
+    before anything is answered.
     """
+    check_references(examples, scoring)
     predictions: list[Answer | T5kitError] | None = None
     if scoring.metrics:
         answered = _ranked if scoring.choices else _generated
         predictions = answered(examples.examples, answerer, scoring, progress)
     likelihoods = _target_likelihoods(examples.examples, answerer, progress) if scoring.asks_perplexity else None
     return _report(examples, scoring, predictions, likelihoods, bootstrap)
+
+
+def check_references(examples: EvaluationSet, scoring: Scoring) -> None:
+    """Raise now what a metric would say of the references, or of a missing library, after all answers are there."""
+    references = [example.references for example in examples.examples]
+    for metric in scoring.metrics.values():
+        item_scores(metric, references, [""] * len(references))
 
 
 def evaluate_predictions(

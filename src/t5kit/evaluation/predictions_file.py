@@ -12,7 +12,7 @@ from pathlib import Path
 from t5kit.errors import DataError, RequestError, T5kitError
 from t5kit.evaluation.examples import EvaluationSet
 from t5kit.sources import BadRecord, Record, read_records
-from t5kit.sources.records import Format
+from t5kit.sources.records import Format, format_of
 
 PROMPT_FIELDS = ("prompt", "input", "0")
 PREDICTION_FIELDS = ("prediction", "text", "1")
@@ -33,13 +33,14 @@ class MatchedPredictions:
 def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | None = None) -> MatchedPredictions:
     """Return the predictions of a file for the examples; the first line of a prompt counts.
 
-    A line that says "error" is no prediction. What the file lacks is an error in its place.
+    A name that tells no format is taken for text. A line that says "error" is no prediction. What the file lacks is an
+    error in its place.
     Raises: DataError if the file cannot be read; RequestError if no prompt of it is an example's, or if predictions
     without prompts are not as many as the records.
     """
     records: list[Record] = []
     bad: list[BadRecord] = []
-    for record in read_records(path, format=format):
+    for record in read_records(path, format=format or format_of(path) or "text"):
         (records if isinstance(record, Record) else bad).append(record)  # type: ignore[arg-type]
     is_table = any("1" in record.fields for record in records)
     prompts = [_prompt(record, is_table=is_table) for record in records]

@@ -24,6 +24,8 @@ class PreparedTask:
 
     examples: EvaluationSet
     scoring: Scoring
+    score_names: tuple[str, ...]
+    """What it will be given, by the names of its metrics' numbers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +47,8 @@ class RunEvaluator:
         """Return the evaluator of tasks, each a form and the records of one split (usually dev).
 
         A task without metrics, neither its own nor in config.tasks, is left out.
-        Raises: ConfigError if config names a task that is not there; DataError if a task has no usable record.
+        Raises: ConfigError if config names a task that is not there; DataError if a task has no usable record, or its
+        metrics cannot take its references; DependencyError if a metric's library is missing.
         """
         if unknown := sorted(set(config.tasks) - set(tasks)):
             raise ConfigError(f"evaluation.tasks.{unknown[0]}: there is no such task; there are: {', '.join(tasks)}.")
@@ -62,7 +65,9 @@ class RunEvaluator:
                 max_examples=config.max_examples,
                 seed=config.seed,
             )
-            prepared[name] = PreparedTask(examples, _scoring(form, words))
+            scoring = _scoring(form, words)
+            silent = evaluate(examples, _Silence(), scoring)
+            prepared[name] = PreparedTask(examples, scoring, tuple(silent.scores))
         return cls(prepared, tokenizer, config)
 
     def scores(self, runtime: Runtime) -> dict[str, float]:
@@ -85,13 +90,7 @@ class RunEvaluator:
 
     def score_names(self) -> list[str]:
         """Return the names that `scores` gives, before there is any model to answer."""
-        return [
-            self._full_name(name, score)
-            for name, task in self.tasks.items()
-            for score in evaluate(
-                dataclasses.replace(task.examples, examples=task.examples.examples[:1]), _Silence(), task.scoring
-            ).scores
-        ]
+        return [self._full_name(name, score) for name, task in self.tasks.items() for score in task.score_names]
 
     def _full_name(self, task: str, score: str) -> str:
         return score if len(self.tasks) == 1 else f"{task}/{score}"

@@ -191,8 +191,9 @@ def _numbered(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Return the classes of references [N] and predictions [N], and how many there are; every text is a class."""
     expected = only_references(references, predictions, metric)
-    classes, numbers = np.unique([*expected, *predictions], return_inverse=True)
-    return numbers[: len(expected)], numbers[len(expected) :], len(classes)
+    number_of: dict[str, int] = {}
+    numbers = np.array([number_of.setdefault(text, len(number_of)) for text in (*expected, *predictions)])
+    return numbers[: len(expected)], numbers[len(expected) :], len(number_of)
 
 
 def _sklearn_metrics(metric: str) -> Any:

@@ -159,8 +159,7 @@ def test_intervals_hold_the_scores_and_follow_the_seed() -> None:
 
 def test_ready_predictions_score_as_the_model_that_wrote_them() -> None:
     examples = examples_of(("a", "1"), ("b", "2"))
-    scoring = scoring_of(["exact_match", "chrf"]) if METRICS else None
-    assert scoring is not None
+    scoring = scoring_of(["exact_match", "squad"])
     model = evaluate(examples, WrittenAnswers({"say a": Answer("1"), "say b": Answer("3")}), scoring)
     ready = evaluate_predictions(examples, ["1", "3"], scoring)
     assert ready.scores == model.scores
@@ -170,6 +169,14 @@ def test_ready_predictions_score_as_the_model_that_wrote_them() -> None:
         evaluate_predictions(examples, ["1", "3"], scoring_of(["perplexity"]))
     with pytest.raises(RequestError, match="1 predictions were given for 2 examples"):
         evaluate_predictions(examples, ["1"], scoring)
+
+
+def test_references_that_a_metric_cannot_take_are_refused_before_anything_is_answered() -> None:
+    answerer = WrittenAnswers()
+    examples = examples_of(("a", "1/2"), reference_separator="/")
+    with pytest.raises(DataError, match=r"references\[0\] holds 2 texts, but this metric takes one"):
+        evaluate(examples, answerer, scoring_of(["set_f1"]))
+    assert answerer.asked == []
 
 
 def test_what_metrics_see_is_what_the_task_reads() -> None:

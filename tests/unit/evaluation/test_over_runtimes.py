@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t5kit.decoding import DecodingOptions
-from t5kit.errors import ConfigError, EngineError, RequestError, T5kitError
+from t5kit.errors import ConfigError, DataError, EngineError, RequestError, T5kitError
 from t5kit.evaluation.answering import Answer, Likelihood, RuntimeAnswerer
 from t5kit.evaluation.config import EvaluationConfig, TaskEvaluationConfig
 from t5kit.evaluation.evaluator import Bootstrap
@@ -99,6 +99,13 @@ def test_a_run_gives_flat_names_for_one_task_and_paths_for_several(runtime: Refe
     assert set(report.intervals) == set(report.scores)
     with pytest.raises(ConfigError, match=r"evaluation\.tasks\.two: there is no such task; there are: one"):
         RunEvaluator.prepare({"one": (FORM, TABLE)}, tokenizer=ByteTokenizer(), config=config)
+
+
+def test_a_run_hears_of_references_its_metrics_cannot_take_before_it_starts() -> None:
+    words = {"one": TaskEvaluationConfig(metrics=("set_f1",), repeated_prompts="group")}
+    table = table_of([{"source": "a", "target": target} for target in ("b", "c")])
+    with pytest.raises(DataError, match="this metric takes one"):
+        RunEvaluator.prepare({"one": (FORM, table)}, tokenizer=ByteTokenizer(), config=EvaluationConfig(tasks=words))
 
 
 def test_unanswerable_dev_examples_are_said_aloud(runtime: ReferenceRuntime) -> None:

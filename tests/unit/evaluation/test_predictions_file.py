@@ -32,6 +32,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         ("p.tsv", "b\tB\na\tA\n"),
         ("p.csv", "prompt,prediction\nb,B\na,A\n"),
         ("p.txt", "A\nB\n"),
+        ("p.hyp", "A\nB\n"),
         ("p.tsv", "A\nB\n"),
         ("p.jsonl", '"A"\n"B"\n'),
         ("p.jsonl", '{"prediction": "A"}\n{"prediction": "B"}\n'),

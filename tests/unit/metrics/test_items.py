@@ -80,3 +80,8 @@ def test_asking_for_a_number_names_the_metric_that_gives_it() -> None:
         metric_named("rougeL")
     with pytest.raises(RequestError, match="Did you mean rouge"):
         metric_named("rogue")
+
+
+def test_texts_that_differ_in_a_last_null_are_different_classes() -> None:
+    scores = item_scores(METRICS["classification_f1"], [["a"], ["b"]], ["a\0", "b"])
+    assert scores.total()["accuracy"] == 50.0
