@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, get_args, overload
@@ -15,6 +16,7 @@ from t5kit.api.arguments import Asked, GenerationArguments, check_folder_default
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
+from t5kit.api.trainable import Trainable
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
@@ -24,7 +26,7 @@ from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.runtime import Runtime
-from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished, StaticScheduler, TokensGenerated
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
 from t5kit.sources.records import Format
 from t5kit.text import Tokenizer, load_tokenizer
 
@@ -34,7 +36,7 @@ DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
 
 
-class Model:
+class Model(Trainable):
     """One loaded T5 with its vocabulary.
 
     Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
@@ -48,10 +50,10 @@ class Model:
         runtime: Runtime,
         *,
         max_input_tokens: int = DEFAULT_MAX_INPUT_TOKENS,
+        reopen: Callable[[CheckpointFolder], Runtime] = open_runtime,
     ) -> None:
-        self.folder = folder
-        self.tokenizer = tokenizer
-        self.runtime = runtime
+        """reopen: makes the runtime of the weights that training leaves (`fit`, `train`)."""
+        super().__init__(folder, tokenizer, runtime, reopen)
         self.max_input_tokens = max_input_tokens
 
     @classmethod
@@ -96,8 +98,8 @@ class Model:
                     "Mend config.json, or put the model's own tokenizer files there."
                 )
         check_folder_defaults(folder.generation, tokenizer, folder.config.vocab_size)
-        runtime = open_runtime(folder, engine=engine, weights=weights, threads=threads, device=device)
-        return cls(folder, tokenizer, runtime, max_input_tokens=max_input_tokens)
+        reopen = functools.partial(open_runtime, engine=engine, weights=weights, threads=threads, device=device)
+        return cls(folder, tokenizer, reopen(folder), max_input_tokens=max_input_tokens, reopen=reopen)
 
     @property
     def config(self) -> T5Config:
@@ -359,6 +361,7 @@ class Model:
     def close(self) -> None:
         """Free the weights; the model cannot be used afterwards."""
         self.runtime.close()
+        self.forget_runs()
 
     def __enter__(self) -> Self:
         return self
@@ -432,8 +435,8 @@ class Model:
             repeats[key] += 1
         return requests
 
-    def _scheduler(self) -> StaticScheduler:
-        return StaticScheduler(self.runtime, detokenizer_factory=self.tokenizer.detokenizer)
+    def _scheduler(self) -> ContinuousScheduler:
+        return ContinuousScheduler(self.runtime, detokenizer_factory=self.tokenizer.detokenizer)
 
     def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
         """Return one result for each request, in their order."""

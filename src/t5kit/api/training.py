@@ -6,9 +6,9 @@ RunConfig -> run folder, tasks, vocabulary, model, loader, step, evaluation -> T
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from t5kit.api.run_parts import (
     VOCABULARY_FOLDER,
@@ -18,12 +18,14 @@ from t5kit.api.run_parts import (
     open_start,
     open_vocabulary,
 )
+from t5kit.checkpoint.atomic import atomic_folder
 from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
-from t5kit.errors import DependencyError
+from t5kit.errors import ConfigError, DependencyError
 from t5kit.recipe import RunConfig, bind_recipe
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import Tokenizer
+from t5kit.training.config import Precision
 
 if TYPE_CHECKING:
     from t5kit.model.t5 import T5
@@ -45,6 +47,33 @@ class PreparedRun:
     data: TrainingData
 
 
+@dataclasses.dataclass(frozen=True)
+class GivenRecords:
+    """Tasks whose records were given in Python, and the files that the run folder keeps of them."""
+
+    FOLDER: ClassVar[str] = "data"
+    """Below the run folder: the config's data.dir."""
+
+    tasks: tuple[OpenedTask, ...]
+    files: Mapping[str, str]
+    """Name -> content."""
+
+    def keep(self, run_folder: Path) -> None:
+        """Write the files, or see that they are the ones the run was started with.
+
+        Raises: ConfigError if the run was started with other records.
+        """
+        folder = run_folder / self.FOLDER
+        if not folder.is_dir():
+            with atomic_folder(folder) as fresh:
+                for name, content in self.files.items():
+                    (fresh / name).write_text(content, encoding="utf-8", newline="\n")
+        for name, content in self.files.items():
+            path = folder / name
+            if not path.is_file() or path.read_bytes() != content.encode():
+                raise ConfigError(f"{run_folder} holds a run on other data ({path} differs). Choose another folder.")
+
+
 def train_recipe(settings: Settings, run_folder: Path, *, hooks: "Sequence[Hook]" = ()) -> "TrainingResult":
     """Train what a recipe says, from the beginning or from where the run in run_folder stood, and return the result.
 
@@ -56,19 +85,32 @@ def train_recipe(settings: Settings, run_folder: Path, *, hooks: "Sequence[Hook]
 
 
 def train_config(
-    config: RunConfig, run_folder: Path, *, recipe: str | None = None, hooks: "Sequence[Hook]" = ()
+    config: RunConfig,
+    run_folder: Path,
+    *,
+    recipe: str | None = None,
+    given: GivenRecords | None = None,
+    hooks: "Sequence[Hook]" = (),
 ) -> "TrainingResult":
-    """Train what a config says; recipe is the text kept as recipe.toml (by default the resolved config). See above."""
+    """Train what a config says, as `train_recipe` does.
+
+    recipe: the text kept as recipe.toml; by default the resolved config. given: records that are not in files yet.
+    """
     require_torch()
     from t5kit.training.loop import train
 
-    with prepared_run(config, run_folder, recipe=recipe, hooks=hooks) as prepared:
+    with prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
         return train(prepared.run)
 
 
 @contextlib.contextmanager
 def prepared_run(
-    config: RunConfig, run_folder: Path, *, recipe: str | None = None, hooks: "Sequence[Hook]" = ()
+    config: RunConfig,
+    run_folder: Path,
+    *,
+    recipe: str | None = None,
+    given: GivenRecords | None = None,
+    hooks: "Sequence[Hook]" = (),
 ) -> Iterator[PreparedRun]:
     """Give a run, built and not begun, and close its files and processes afterwards."""
     from t5kit.training.building import make_model, prepare_device
@@ -81,7 +123,7 @@ def prepared_run(
         stack.callback(parallel.close)
         device = prepare_device(config.compute)
         seed, kept = config.training.seed, run_folder / VOCABULARY_FOLDER
-        tasks = open_tasks(config.data, seed=seed)
+        tasks = open_tasks(config.data, seed=seed) if given is None else given.tasks
         start = open_start(config.model)
         tokenizer = open_vocabulary(config.vocabulary, tasks, start, seed=seed, kept=kept) if is_first() else None
         parts = join_parts(config, start, cast(Tokenizer, decided_by_first(tokenizer)))
@@ -94,7 +136,28 @@ def prepared_run(
         folder = stack.enter_context(_open_folder(run_folder, recipe, config.to_toml(), environment))
         if is_first():
             keep_vocabulary(config.vocabulary, parts.tokenizer, kept)
+            if given is not None:
+                given.keep(run_folder)
         yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)
+
+
+def run_hooks(precision: Precision, *, shows: bool) -> "list[Hook]":
+    """Return who watches a run: the display on standard error if it shows, TensorBoard if it is there, the report.
+
+    Raises: DependencyError without PyTorch.
+    """
+    require_torch()
+    from t5kit.training.display import TerminalDisplay
+    from t5kit.training.html_report import RunReport
+    from t5kit.training.tensorboard import TensorBoardWriter, require_tensorboard
+
+    hooks: list[Hook] = [TerminalDisplay(precision=precision)] if shows else []
+    try:
+        require_tensorboard()
+        hooks.append(TensorBoardWriter())
+    except DependencyError:
+        pass  # its curves are in metrics.jsonl and in the report too
+    return [*hooks, RunReport()]
 
 
 def recipe_text(settings: Settings) -> str:
@@ -107,8 +170,13 @@ def recipe_text(settings: Settings) -> str:
 
 def require_torch() -> None:
     """Raise the DependencyError that names the extra if PyTorch is not installed."""
-    if importlib.util.find_spec("torch") is None:
+    if not has_torch():
         raise DependencyError.for_extra("torch", "train", "Training")
+
+
+def has_torch() -> bool:
+    """Say whether PyTorch is installed, without loading it."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def _open_folder(path: Path, recipe: str | None, resolved: str, environment: "Environment") -> "RunFolder":

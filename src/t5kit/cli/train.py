@@ -13,8 +13,7 @@ from t5kit.cli.outputs import json_line
 from t5kit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from t5kit.recipe import RunConfig
-    from t5kit.training.hooks import Hook, TrainingResult
+    from t5kit.training.hooks import TrainingResult
 
 _USUAL_FORMAT = warnings.formatwarning
 
@@ -41,7 +40,7 @@ def train(
     A run that was stopped or killed goes on by the same command, as if it had never stopped.
     `t5kit inspect RECIPE.toml` shows the data before, `t5kit config explain` every setting.
     """
-    from t5kit.api.training import require_torch, train_recipe
+    from t5kit.api.training import run_hooks, train_recipe
     from t5kit.config.overrides import read_settings
     from t5kit.recipe import bind_recipe
 
@@ -50,9 +49,8 @@ def train(
     if resume and not (folder / "resolved.toml").exists():
         raise ConfigError(f"{folder} holds no run to go on with. Leave --resume away to start one there.")
     config = bind_recipe(settings)
-    require_torch()
     with plain_warnings():
-        result = train_recipe(settings, folder, hooks=_hooks(config, quiet=quiet))
+        result = train_recipe(settings, folder, hooks=run_hooks(config.compute.precision, shows=not quiet))
     print(f"t5kit: {_summary(result)}", file=sys.stderr)
     print(json_line(_facts(result)) if json else result.model_path, end="" if json else "\n")
 
@@ -66,20 +64,6 @@ def plain_warnings() -> Iterator[None]:
             yield
         finally:
             warnings.formatwarning = _USUAL_FORMAT
-
-
-def _hooks(config: "RunConfig", *, quiet: bool) -> "list[Hook]":
-    from t5kit.training.display import TerminalDisplay
-    from t5kit.training.html_report import RunReport
-    from t5kit.training.tensorboard import TensorBoardWriter, require_tensorboard
-
-    hooks: list[Hook] = [] if quiet else [TerminalDisplay(precision=config.compute.precision)]
-    try:
-        require_tensorboard()
-        hooks.append(TensorBoardWriter())
-    except ImportError as error:
-        print(f"t5kit: no TensorBoard files: {error}", file=sys.stderr)
-    return [*hooks, RunReport()]
 
 
 def _summary(result: "TrainingResult") -> str:

@@ -22,7 +22,7 @@ from t5kit.tasks.objectives import (
     SpanCorruption,
 )
 from t5kit.tasks.objectives.mixture_of_denoisers import UL2_DENOISERS
-from t5kit.tasks.paper_tasks import paper_task
+from t5kit.tasks.paper_tasks import paper_task, training_records
 from t5kit.tasks.task import Task, TaskForm
 from t5kit.tasks.templates import Fields, Template
 from t5kit.text.tokenizer import Tokenizer
@@ -114,6 +114,8 @@ def open_task(
         tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
         if DEV in splits:
             tables[DEV] = held_out
+    if config.form and TRAIN in tables:
+        tables[TRAIN] = training_records(config.form, tables[TRAIN])
     return OpenedTask(Task(name, form, tables), config.objective, config)
 
 

@@ -1,0 +1,113 @@
+"""What a loaded model can learn: `Model.fit` and `Model.train`, for those who never write a recipe."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from t5kit.api.fitting import CorpusData, FitArguments, FitData, FitSettings, fit, pretrain
+from t5kit.api.training import run_hooks
+from t5kit.checkpoint import CheckpointFolder, open_folder
+from t5kit.runtime import Runtime
+from t5kit.sources.records import Format
+from t5kit.tasks.config import ObjectiveName
+from t5kit.text import Tokenizer
+
+if TYPE_CHECKING:
+    from t5kit.training.hooks import TrainingResult
+
+
+class Trainable:
+    """A model folder with its vocabulary and the runtime of its weights, which training replaces."""
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        tokenizer: Tokenizer,
+        runtime: Runtime,
+        reopen: Callable[[CheckpointFolder], Runtime],
+    ) -> None:
+        """reopen: makes the runtime of the weights that training leaves."""
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.runtime = runtime
+        self._reopen = reopen
+        self._temporary = contextlib.ExitStack()
+        """Run folders of no name, one of which may hold this model's weights."""
+
+    def fit(
+        self,
+        data: FitData,
+        dev: FitData | None = None,
+        *,
+        input: str = "",
+        target: str = "",
+        format: Format | None = None,
+        metrics: Sequence[str] = (),
+        run_folder: str | Path | None = None,
+        progress: bool = True,
+        **options: Unpack[FitArguments],
+    ) -> "TrainingResult":
+        """Fine-tune on pairs; afterwards this model answers with the new weights. Returns what came of the run.
+
+        data: files, or rows (mappings, or pairs of input and target). dev: the same, to choose the best weights by;
+        None holds out a twentieth. input, target: a column, or a template such as "summarize: {text}". metrics: names
+        such as "rouge", scored on dev on the way. run_folder: keeps the run; the same call resumes it there if it was
+        stopped. None: a temporary one. Other keywords are FitSettings': num_epochs, lr, batch_tokens, precision, seed,
+        ...; lengths, rows and steps follow from the data.
+        Raises: DependencyError without PyTorch, RequestError, DataError, and what `train_config` raises.
+
+        Example: model.fit([("2 + 2", "4"), ("3 + 4", "7")], num_epochs=50)
+        """
+        folder = self._run_folder(run_folder)
+        chosen = FitSettings.of(options)
+        result = fit(
+            self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
+            format=format, metrics=metrics, hooks=run_hooks(chosen.precision, shows=progress),
+        )  # fmt: skip
+        self._take_weights(result.model_path)
+        return result
+
+    def train(
+        self,
+        corpus: CorpusData,
+        *,
+        objective: ObjectiveName = "span_corruption",
+        field: str = "text",
+        format: Format | None = None,
+        run_folder: str | Path | None = None,
+        progress: bool = True,
+        **options: Unpack[FitArguments],
+    ) -> "TrainingResult":
+        """Go on with pre-training on running text (a file's name, a list of Path, or a list of texts).
+
+        Otherwise as `fit`, for one pass.
+
+        objective: span_corruption (T5's), iid, masking, prefix_lm, full_lm, deshuffling or ul2. field: of records that
+        have several.
+        Raises: as `fit`; TokenizerError for a vocabulary without sentinels where the objective needs them.
+        """
+        folder = self._run_folder(run_folder)
+        chosen = FitSettings.of({"num_epochs": 1.0, **options})
+        result = pretrain(
+            self.folder.path, self.tokenizer, corpus, folder, settings=chosen, objective=objective, field=field,
+            format=format, hooks=run_hooks(chosen.precision, shows=progress),
+        )  # fmt: skip
+        self._take_weights(result.model_path)
+        return result
+
+    def _run_folder(self, asked: str | Path | None) -> Path:
+        if asked is not None:
+            return Path(asked).expanduser()
+        return Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-run-"))) / "run"
+
+    def _take_weights(self, path: Path) -> None:
+        folder = open_folder(path)
+        runtime = self._reopen(folder)
+        self.runtime.close()
+        self.folder, self.runtime = folder, runtime
+
+    def forget_runs(self) -> None:
+        """Remove temporary run folders; the weights of this model may be among them."""
+        self._temporary.close()
