@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from t5kit import Model
+from t5kit.api.engines import Engine
 from t5kit.cli import main as cli
 from t5kit.errors import DataError, RequestError, T5kitError
 from t5kit.metrics import METRICS
+from t5kit.runtime.native import unavailable_reason
 from t5kit.sources.tables import table_of
 from t5kit.tasks import Task, TaskForm, Template
 from t5kit.testing.folders import write_tiny_folder
@@ -260,3 +262,26 @@ def test_wrong_words_in_python_are_refused(
 def test_rows_may_hold_several_right_answers(model: Model) -> None:
     report = model.evaluate([("a", ["x", "y"]), ("b", "z")], ["exact_match"], max_new_tokens=2)
     assert [result.references for result in report.results] == [("x", "y"), ("z",)]
+
+
+@pytest.mark.slow
+def test_real_weights_score_alike_on_native_and_torch(test_files: Path) -> None:
+    pytest.importorskip("torch")
+    if unavailable_reason() is not None:
+        pytest.skip(f"the native engine cannot be loaded: {unavailable_reason()}")
+    rows = [
+        (f"summarize: {words}", words.split(".")[0])
+        for words in (
+            "The library reads and writes compressed files. It has bindings for Python and for Perl.",
+            "A small editor for the terminal. It highlights the syntax of many programming languages.",
+        )
+    ]
+    reports = []
+    engines: tuple[Engine, Engine] = ("native", "torch")
+    for engine in engines:
+        with Model.from_pretrained(test_files / "flan-t5-small", engine=engine, weights="float32", threads=1) as real:
+            reports.append(real.evaluate(rows, ["rouge", "chrf", "perplexity"], max_new_tokens=16, num_beams=2))
+    native, torch = reports
+    assert [result.prediction for result in native.results] == [result.prediction for result in torch.results]
+    assert native.scores == pytest.approx(torch.scores, rel=1e-4)  # float32, sums of some 20 log-probabilities
+    assert native.scores["rouge1"] > 20.0

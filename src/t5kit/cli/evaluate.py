@@ -47,7 +47,8 @@ def evaluate(
     ] = "",
     format: options.FormatOption = None,
     repeated_prompts: Annotated[
-        str, typer.Option(help='each; or group: records of one prompt count once, "closest reference".')
+        str,
+        typer.Option(help="each: every record counts; group: those of one prompt count once, all targets accepted."),
     ] = "each",
     reference_separator: Annotated[
         str, typer.Option(help="Splits a target into texts that all count as right.", show_default=False)
