@@ -1,6 +1,7 @@
 """`t5kit train`: a recipe run from its beginning, or from where it stood, to a model folder."""
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def train(
     config = bind_recipe(settings)
     with plain_warnings():
         result = train_recipe(settings, folder, hooks=run_hooks(config.compute.precision, shows=not quiet))
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes one speaks
     print(f"t5kit: {_summary(result)}", file=sys.stderr)
     print(json_line(_facts(result)) if json else result.model_path, end="" if json else "\n")
 
