@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t5kit.decoding import DecodingOptions, Hypothesis, answer_text
+from t5kit.decoding.options import Speculate
 from t5kit.errors import RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.scheduling import (
@@ -191,6 +192,36 @@ def test_requests_may_come_and_go_at_any_step(
     answered = comparable(events)
     assert answered == {number: alone[number] for number in answered}
     assert set(alone) - set(answered) <= cancelled
+
+
+repetitive_prompts = st.lists(st.integers(2, 4), max_size=12).map(lambda ids: np.array([*ids, 1], np.int32))
+
+
+@laws
+@given(
+    runtime=runtimes,
+    pairs=st.lists(st.tuples(repetitive_prompts, options()), min_size=1, max_size=4),
+    speculate=st.lists(st.sampled_from([0, 1, 2, 8, "auto"]), min_size=4, max_size=4),
+)
+def test_speculation_changes_no_answer(
+    runtime: Runtime, pairs: list[tuple[np.ndarray, DecodingOptions]], speculate: list[Speculate]
+) -> None:
+    pairs = [(prompt, dataclasses.replace(each, max_new_tokens=each.max_new_tokens + 8)) for prompt, each in pairs]
+    drafted = [
+        (prompt, dataclasses.replace(each, speculate=how))
+        for (prompt, each), how in zip(pairs, speculate, strict=False)
+    ]
+    for streams in (False, True):
+        plain, speculative = (answer(runtime, requests(each, streams=streams)) for each in (pairs, drafted))
+        assert comparable(speculative) == comparable(plain)
+        for (_, found), (_, expected) in zip(hypotheses(speculative), hypotheses(plain), strict=True):
+            if len(found.token_ids) == len(expected.token_ids):
+                np.testing.assert_allclose(found.token_log_probs, expected.token_log_probs, atol=1e-4)
+        joined = [
+            [token for each in events if isinstance(each, TokensGenerated) for token in each.token_ids.tolist()]
+            for events in (plain, speculative)
+        ]
+        assert sorted(joined[0]) == sorted(joined[1])
 
 
 @laws

@@ -23,6 +23,8 @@ class GreedyChooser:
         """Return the default: the best id alone."""
         return self._need
 
-    def choose(self, output: StepOutput, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best ids [R] int32 and their edited logits [R] float32."""
+    def choose(
+        self, output: StepOutput, positions: np.ndarray, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best ids [Q] int32 and their edited logits [Q] float32."""
         return output.top_ids[:, 0], output.top_logits[:, 0]

@@ -16,6 +16,7 @@ from t5kit.decoding.faults import faulty_rows, no_token_left, scores_not_finite
 from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes, take_rows
 from t5kit.decoding.processors import EditPlan, EditPlanner
 from t5kit.decoding.search import Failed, FinishReason, Found, Hypothesis, NewTokens, SearchRequest
+from t5kit.decoding.speculation import Drafter, judge, new_drafter, step_with_drafts
 from t5kit.decoding.stops import DetokenizerFactory, StopMatcher, new_matcher
 from t5kit.errors import T5kitError
 from t5kit.runtime import LogitEdits, Need, Runtime, StepInput, StepOutput
@@ -38,9 +39,12 @@ class TokenChooser(Protocol):
         """Return what the next step must give."""
         ...
 
-    def choose(self, output: StepOutput, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the chosen ids [R] int32 and their edited logits [R] float32; positions [R] counts tokens before them.
+    def choose(
+        self, output: StepOutput, positions: np.ndarray, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the chosen ids [Q] int32 and their edited logits [Q] float32; positions [Q] counts tokens before them.
 
+        rows [Q] names the row that each output row belongs to; None: one output row for each row, in order.
         Every row of the output has a finite log-sum-exp and at least one candidate.
         """
         ...
@@ -65,6 +69,7 @@ class _Path:
     """Forced prefix, until it has been fed."""
     plan: EditPlan | None
     matcher: StopMatcher | None
+    drafter: Drafter | None
     is_unseen: bool = True
     """Nothing was shown to the matcher and the stream yet."""
 
@@ -133,6 +138,12 @@ class PathSearch:
         """Rows not fed yet whose prefix comes with the first step."""
         self._lengths: np.ndarray | None = None
         """Lengths of the step asked for, if it was ragged."""
+        self._speculating: list[int] = []
+        """Rows with a drafter."""
+        self._num_drafted: np.ndarray | None = None
+        """[R] drafted tokens of the step asked for, if there were any."""
+        self._drafts = np.empty(0, np.int64)
+        """Those tokens, row after row."""
 
     def admit(self, requests: list[SearchRequest]) -> None:
         counts = [num_paths(request) for request in requests]
@@ -146,7 +157,8 @@ class PathSearch:
             prefix = effective_prefix(options, self._detokenizer_factory)
             for number in range(count):
                 matcher = new_matcher(options.stop_strings, self._detokenizer_factory)
-                paths.append(_Path(answers, number, prefix, plan, matcher))
+                drafter = new_drafter(options.speculate, request.encoder_input_ids, eos_id=self._runtime.config.eos_id)
+                paths.append(_Path(answers, number, prefix, plan, matcher, drafter))
         slots = self._runtime.open_slots(handles)  # what can fail has been done: a refused admission changes nothing
         self._rows = self._rows.joined(_new_rows(slots, limits, start_id=self._runtime.config.decoder_start_id))
         self._chooser.admit(requests)
@@ -164,20 +176,29 @@ class PathSearch:
             row_edits = path.plan.edits(rows.tokens[row, : rows.num_tokens[row]])
             if row_edits is not None:
                 edits[row] = row_edits
-        self._lengths = None
-        if not self._prefixes:
-            return StepInput.one_token_each(rows.slots, rows.next_tokens, edits=edits, need=need)
-        step = step_with_prefixes(rows.slots, rows.next_tokens, self._prefixes, edits=edits, need=need)
-        self._lengths = step.lengths
+        self._lengths = self._num_drafted = None
+        drafts = self._propose() if self._speculating else {}
+        if self._prefixes:
+            step = step_with_prefixes(rows.slots, rows.next_tokens, self._prefixes, edits=edits, need=need)
+            self._lengths = step.lengths
+        else:
+            step = StepInput.one_token_each(rows.slots, rows.next_tokens, edits=edits, need=need)
+        if drafts:
+            step, self._num_drafted = step_with_drafts(step, drafts, self._draft_edits(drafts))
+            self._drafts = np.concatenate([np.asarray(drafts[row], np.int64) for row in sorted(drafts)])
+            self._lengths = step.lengths
         return step
 
     def advance(self, output: StepOutput) -> list[NewTokens | Found | Failed]:
+        events: list[NewTokens | Found | Failed] = []
+        if self._num_drafted is not None:
+            self._advance_drafted(output, events)
+            return events
         if self._lengths is not None:
             output = self._take_prefixes(output, self._lengths)
-        events: list[NewTokens | Found | Failed] = []
         faulty = faulty_rows(output)
         if faulty is not None:
-            output = self._drop_faulty(faulty, output, events)
+            output = take_rows(output, self._drop_faulty(faulty, output, events))
             if not self._paths:
                 return events
         rows = self._rows
@@ -188,10 +209,12 @@ class PathSearch:
         is_done = is_eos | (rows.num_tokens >= rows.max_new_tokens)
         stop_strings: dict[int, str] = {}
         for row in self._watched:
-            stop_string = self._watch(row, ids[row : row + 1], bool(is_eos[row]), events)
-            if stop_string is not None:
-                stop_strings[row] = stop_string
+            found = self._watch(row, ids[row : row + 1], bool(is_eos[row]), events)
+            if found is not None:
+                stop_strings[row] = found[1]
                 is_done[row] = True
+        for row in self._speculating:
+            self._observe(row)
         if is_done.any():
             self._finish(is_done, is_eos, stop_strings, events)
         return events
@@ -202,7 +225,12 @@ class PathSearch:
     # Within a step
 
     def _take_prefixes(self, output: StepOutput, lengths: np.ndarray) -> StepOutput:
-        """Write all but the last token of each prefix to its row; return the output of the last positions."""
+        """Write the prefixes to their rows; return the output of the last positions."""
+        self._write_prefixes(output, lengths)
+        return last_positions(output, lengths)
+
+    def _write_prefixes(self, output: StepOutput, lengths: np.ndarray) -> None:
+        """Write all but the last token of each prefix to its row."""
         rows = self._rows
         rows.make_room(int(lengths.max()))
         for row, prefix in self._prefixes.items():
@@ -212,20 +240,136 @@ class PathSearch:
             rows.num_tokens[row] = inner
             self._paths[row].prefix = ()
         self._prefixes = {}
-        return last_positions(output, lengths)
 
-    def _watch(self, row: int, new: np.ndarray, is_eos: bool, events: list[NewTokens | Found | Failed]) -> str | None:
-        """Show a row's new token [1] to its stream and its matcher; return the stop string that ends it, or None."""
+    def _watch(
+        self, row: int, new: np.ndarray, is_eos: bool, events: list[NewTokens | Found | Failed]
+    ) -> tuple[int, str] | None:
+        """Show a row's new tokens [n], EOS last if `is_eos`, to its stream and its matcher.
+
+        Returns how many of them stand up to the stop string that ends the answer, and that string; None if none does.
+        """
         path = self._paths[row]
+        num_shown = 0
         if path.is_unseen:  # the prefix comes with the first token
             path.is_unseen = False
+            num_shown = int(self._rows.num_tokens[row]) - len(new)
             new = self._rows.tokens[row, : self._rows.num_tokens[row]].copy()
+        found = None if path.matcher is None else path.matcher.push_all(new[:-1] if is_eos else new)
         if path.answers.request.is_streamed:
-            events.append(NewTokens(request_id=path.answers.request.request_id, token_ids=new))
-        if path.matcher is None:
-            return None
-        found = path.matcher.push_all(new[:-1] if is_eos else new)
-        return None if found is None else found[1]
+            shown = new if found is None else new[: found[0]]
+            events.append(NewTokens(request_id=path.answers.request.request_id, token_ids=shown))
+        return None if found is None else (found[0] - num_shown, found[1])
+
+    # Drafts
+
+    def _propose(self) -> dict[int, list[int]]:
+        """Return row -> draft, at least one token each; a row's tokens never come to more than max_new_tokens."""
+        rows, num_rows = self._rows, len(self._paths)
+        drafts: dict[int, list[int]] = {}
+        for row in self._speculating:
+            drafter = self._paths[row].drafter
+            assert drafter is not None
+            if self._prefixes.get(row):
+                continue  # it is fed with its prefix, and knows nothing of it yet
+            draft = drafter.propose(int(rows.max_new_tokens[row] - rows.num_tokens[row]) - 1, num_rows=num_rows)
+            if draft:
+                drafts[row] = draft
+        return drafts
+
+    def _draft_edits(self, drafts: dict[int, list[int]]) -> dict[tuple[int, int], LogitEdits]:
+        """Return (row, offset) -> edits of what follows a row's drafted token `offset`, as if the draft stood."""
+        edits: dict[tuple[int, int], LogitEdits] = {}
+        for row, draft in drafts.items():
+            plan = self._paths[row].plan
+            if plan is None:
+                continue
+            history = np.append(self._rows.tokens[row, : self._rows.num_tokens[row]], draft).astype(np.int32)
+            for offset in range(len(draft)):
+                row_edits = plan.edits(history[: len(history) - len(draft) + offset + 1])
+                if row_edits is not None:
+                    edits[row, offset] = row_edits
+        return edits
+
+    def _advance_drafted(self, output: StepOutput, events: list[NewTokens | Found | Failed]) -> None:
+        """Take the result of a step with drafts: several new tokens a row."""
+        assert self._num_drafted is not None and self._lengths is not None
+        counts, drafts = self._num_drafted, self._drafts
+        if self._prefixes:
+            self._write_prefixes(output, self._lengths)
+        # Asked about are a row's last 1 + count positions; those before them are of its prefix.
+        asked = take_rows(output, np.flatnonzero(_are_last(self._lengths, counts + 1)))
+        own = last_positions(output, self._lengths, num_after=counts)
+        is_faulty = faulty_rows(own)
+        if is_faulty is not None:
+            kept = self._drop_faulty(is_faulty, own, events)
+            if not self._paths:
+                return
+            asked, drafts = take_rows(asked, np.repeat(kept, counts + 1)), drafts[np.repeat(kept, counts)]
+            counts = counts[kept]
+        ids, log_probs = self._choose_everywhere(asked, counts)
+        verdict = judge(drafts, counts, ids)
+        self._take_new_tokens(verdict.row_of, verdict.offsets, verdict.num_new, ids, log_probs)
+        self._end_drafted(verdict.num_new, counts, events)
+
+    def _choose_everywhere(self, asked: StepOutput, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token chosen at each position asked about [P] and its log-probability; -1 at faulty positions.
+
+        A fault after a drafted token is none yet: the draft may be wrong. The next step meets it again if it is not.
+        """
+        row_of = np.repeat(np.arange(len(counts)), counts + 1)
+        starts = np.cumsum(counts + 1) - counts - 1
+        positions = self._rows.num_tokens[row_of] + np.arange(len(row_of)) - starts[row_of]
+        is_faulty = faulty_rows(asked)
+        if is_faulty is None:
+            ids, logits = self._chooser.choose(asked, positions, row_of)
+            return ids, logits - asked.log_sum_exp
+        sound = ~is_faulty
+        chosen, logits = self._chooser.choose(take_rows(asked, sound), positions[sound], row_of[sound])
+        ids, log_probs = np.full(len(row_of), -1, np.int32), np.zeros(len(row_of), np.float32)
+        ids[sound], log_probs[sound] = chosen, logits - asked.log_sum_exp[sound]
+        return ids, log_probs
+
+    def _take_new_tokens(
+        self, row_of: np.ndarray, offsets: np.ndarray, num_new: np.ndarray, ids: np.ndarray, log_probs: np.ndarray
+    ) -> None:
+        """Write the first num_new [R] of each row's chosen tokens to it."""
+        rows = self._rows
+        rows.make_room(int((rows.num_tokens + num_new).max()))
+        stands = offsets < num_new[row_of]
+        into = (row_of[stands], rows.num_tokens[row_of[stands]] + offsets[stands])
+        rows.tokens[into], rows.log_probs[into] = ids[stands], log_probs[stands]
+        rows.num_tokens = rows.num_tokens + num_new
+        rows.next_tokens = rows.tokens[np.arange(len(num_new)), rows.num_tokens - 1]
+
+    def _end_drafted(self, num_new: np.ndarray, counts: np.ndarray, events: list[NewTokens | Found | Failed]) -> None:
+        """Show new tokens, roll back what was drafted wrongly, and finish what is done."""
+        rows = self._rows
+        is_eos = rows.next_tokens == self._runtime.config.eos_id  # a draft holds no EOS, so only the last can be
+        is_done = is_eos | (rows.num_tokens >= rows.max_new_tokens)
+        stop_strings: dict[int, str] = {}
+        for row in self._watched:
+            end = int(rows.num_tokens[row])
+            new = rows.tokens[row, end - int(num_new[row]) : end].copy()
+            found = self._watch(row, new, bool(is_eos[row]), events)
+            if found is not None:
+                rows.num_tokens[row] -= len(new) - found[0]
+                is_eos[row], is_done[row] = False, True
+                stop_strings[row] = found[1]
+        for row in self._speculating:
+            self._observe(row)
+        is_cut = (num_new <= counts) & ~is_done
+        if is_cut.any():
+            self._runtime.rollback_slots(rows.slots[is_cut], rows.num_tokens[is_cut].astype(np.int32))
+        if is_done.any():
+            self._finish(is_done, is_eos, stop_strings, events)
+
+    def _observe(self, row: int) -> None:
+        """Show a row's drafter what it has not seen yet: its new tokens, and a prefix fed with the first of them."""
+        drafter = self._paths[row].drafter
+        assert drafter is not None
+        drafter.observe(self._rows.tokens[row, drafter.num_observed : self._rows.num_tokens[row]].tolist())
+
+    # Ends
 
     def _finish(
         self,
@@ -253,8 +397,8 @@ class PathSearch:
 
     def _drop_faulty(
         self, faulty: np.ndarray, output: StepOutput, events: list[NewTokens | Found | Failed]
-    ) -> StepOutput:
-        """Drop the requests of faulty rows [R], report why, and return the output of the rows that are left."""
+    ) -> np.ndarray:
+        """Drop the requests of faulty rows [R] and report why; return a mask [R] of the rows that are left."""
         errors: dict[int, T5kitError] = {}
         for row in np.flatnonzero(faulty):
             request_id, num_tokens = self._paths[row].answers.request.request_id, int(self._rows.num_tokens[row])
@@ -263,7 +407,7 @@ class PathSearch:
         events.extend(Failed(request_id=request_id, error=error) for request_id, error in errors.items())
         dropped = np.array([path.answers.request.request_id in errors for path in self._paths], bool)
         self._drop(dropped)
-        return take_rows(output, ~dropped)
+        return ~dropped
 
     # Coming and going
 
@@ -285,7 +429,14 @@ class PathSearch:
         self._watched = [
             row for row, path in enumerate(self._paths) if path.matcher is not None or path.answers.request.is_streamed
         ]
+        self._speculating = [row for row, path in enumerate(self._paths) if path.drafter is not None]
         self._prefixes = {row: path.prefix for row, path in enumerate(self._paths) if path.prefix}
+
+
+def _are_last(lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return a mask [sum of lengths] of the last counts [R] positions of each row of lengths [R]."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) >= np.repeat(ends - counts, lengths)
 
 
 def num_paths(request: SearchRequest) -> int:

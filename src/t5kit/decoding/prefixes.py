@@ -62,15 +62,21 @@ def prefix_log_probs(output: StepOutput, lengths: np.ndarray, row: int) -> np.nd
     return output.top_logits[inner, 0] - output.log_sum_exp[inner]
 
 
-def last_positions(output: StepOutput, lengths: np.ndarray) -> StepOutput:
+def last_positions(output: StepOutput, lengths: np.ndarray, num_after: np.ndarray | None = None) -> StepOutput:
     """Return the output of a step with all positions as if only each row's last had been asked for.
 
+    num_after [R]: the last position of a row is followed by so many others, of no interest (drafts).
     A log-sum-exp that is not finite at any of a row's positions makes its last one NaN, so that no fault is lost.
     """
     ends = np.cumsum(lengths)
-    last = take_rows(output, ends - 1)
-    faults = np.where(np.isfinite(output.log_sum_exp), np.float32(0), np.float32(np.nan))
-    return dataclasses.replace(last, log_sum_exp=last.log_sum_exp + np.add.reduceat(faults, ends - lengths))
+    own_ends = ends if num_after is None else ends - num_after
+    last = take_rows(output, own_ends - 1)
+    is_broken = ~np.isfinite(output.log_sum_exp)
+    if not is_broken.any():
+        return last
+    num_broken = np.concatenate([[0], np.cumsum(is_broken)])
+    has_fault = num_broken[own_ends] > num_broken[ends - lengths]
+    return dataclasses.replace(last, log_sum_exp=np.where(has_fault, np.float32(np.nan), last.log_sum_exp))
 
 
 def take_rows(output: StepOutput, rows: np.ndarray) -> StepOutput:

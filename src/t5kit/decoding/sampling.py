@@ -74,23 +74,26 @@ class SamplingChooser:
         top_k = self._filters.top_k
         return Need(top_k=max(1, int(top_k.max())), logits=bool((top_k == 0).any()))
 
-    def choose(self, output: StepOutput, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the drawn ids [R] int32 and their edited logits [R] float32."""
-        draws = uniforms(self._keys_R4, positions)
+    def choose(
+        self, output: StepOutput, positions: np.ndarray, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the drawn ids [Q] int32 and their edited logits [Q] float32."""
+        every = self._filters if rows is None else self._filters.rows(rows)
+        draws = uniforms(self._keys_R4 if rows is None else self._keys_R4[rows], positions)
         ids = np.empty(len(draws), np.int32)
         logits = np.empty(len(draws), np.float32)
-        few = np.flatnonzero(self._filters.top_k)
+        few = np.flatnonzero(every.top_k)
         if few.size:
-            filters = self._filters.rows(few)
+            filters = every.rows(few)
             num_candidates = int(filters.top_k.max())
             scores = output.top_logits[few, :num_candidates]
             scores = np.where(np.arange(num_candidates) < filters.top_k[:, None], scores, np.float32(-np.inf))
             weights = tempered(scores, filters.temperature)
             columns = draw(filtered(weights / _row_sums(weights), filters), draws[few])
             ids[few], logits[few] = output.top_ids[few, columns], output.top_logits[few, columns]
-        for row in np.flatnonzero(self._filters.top_k == 0):
+        for row in np.flatnonzero(every.top_k == 0):
             assert output.logits is not None
-            ids[row] = _draw_from_all(output.logits[row], self._filters.rows(slice(row, row + 1)), draws[row : row + 1])
+            ids[row] = _draw_from_all(output.logits[row], every.rows(slice(row, row + 1)), draws[row : row + 1])
             logits[row] = output.logits[row, ids[row]]
         return ids, logits
 

@@ -1,5 +1,6 @@
 """A thousand requests of every kind, in random order and company, on the native engine: each has its own bits."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,8 @@ def random_options(generator: np.random.Generator) -> DecodingOptions:
     """Return options of any kind: greedy, sampled, beams, groups, constrained, edited, ended by text."""
     most = int(generator.integers(1, 20))
     options: dict[str, object] = {"max_new_tokens": most}
+    if generator.random() < 0.5:
+        options["speculate"] = [1, 3, 8, "auto"][generator.integers(4)]
     match generator.integers(5):
         case 0:
             options |= {"does_sample": True, "seed": int(generator.integers(9)), "temperature": 0.7}
@@ -92,7 +95,9 @@ def test_a_thousand_mixed_requests_in_any_company_are_each_as_if_alone(weights: 
     requests = thousand_requests(config)
     alone: dict[int, Bits] = {}
     for request in requests:
-        alone |= answers(ContinuousScheduler(runtime, detokenizer_factory=NumberDetokenizer), [request])
+        # Alone means without drafts too: a draft is company.
+        plain = dataclasses.replace(request, options=dataclasses.replace(request.options, speculate=0))
+        alone |= answers(ContinuousScheduler(runtime, detokenizer_factory=NumberDetokenizer), [plain])
     assert sum(isinstance(each, list) for each in alone.values()) > 0.9 * NUM_REQUESTS
     generator = np.random.Generator(np.random.Philox(4))
     every_limits: tuple[dict[str, Any], ...] = (
