@@ -4,6 +4,7 @@ The long form, T5KIT_NUM_KILLS=20 pytest tests/e2e/test_training_faults.py, kill
 """
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -176,9 +177,9 @@ def assert_equal_runs(one: Path, two: Path) -> None:
     )
 
 
-def num_starts(folder: Path) -> int:
+def has_started(folder: Path, num_starts: int) -> bool:
     path = folder / "environment.json"
-    return len(json.loads(path.read_text())) if path.exists() else 0
+    return path.exists() and len(json.loads(path.read_text())) >= num_starts
 
 
 def test_killed_at_random_instants_a_run_resumes_to_the_bit(starter: Starter, whole: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_killed_at_random_instants_a_run_resumes_to_the_bit(starter: Starter, wh
     while num_kills < NUM_KILLS:
         pid = starter.start(path)
         # Then it trains: the instants spread over steps, evaluations, saving and rotating.
-        starter.wait_for(pid, lambda n=num_kills: num_starts(path) > n)
+        starter.wait_for(pid, functools.partial(has_started, path, num_kills + 1))
         time.sleep(rng.random() * share * whole_s)
         if starter.kill(pid) == 0:  # it was done before
             break
