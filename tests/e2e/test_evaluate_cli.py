@@ -137,6 +137,10 @@ def test_a_model_is_compared_with_another_and_with_a_file(run: Run, folder: Path
     line = next(line for line in other.out.split("B: ")[1].splitlines() if line.startswith("exact_match"))
     assert line.split()[1:4] == ["0.00", "80.00", "-80.00"]  # the second answer to "one" is not the first's
     assert line.split()[-1] == "B"
+    right.write_text("one\t1\n", encoding="utf-8")
+    short = run(folder, "--compare", right, *words)
+    assert short.code == 1
+    assert [line.split(": ")[1:3] for line in short.err.splitlines()] == [["B", f"{data}:{n}"] for n in (2, 3, 5)]
 
 
 def test_several_right_answers_are_one_example(run: Run, folder: Path, data: Path, tmp_path: Path) -> None:
@@ -176,6 +180,7 @@ def test_bad_records_and_unanswerable_prompts_are_named_counted_and_fail(
     assert found.code == 1
     assert "2 examples of 4 records, 2 bad records, 1 without an answer" in found.out
     assert [line.split(": ")[1] for line in found.err.splitlines()] == [f"{path}:2", f"{path}:3", f"{path}:4"]
+    assert "The text has" in found.err
     cut = run(folder, *words, "--truncate")
     assert "without an answer" not in cut.out
 

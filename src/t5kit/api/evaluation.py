@@ -1,12 +1,15 @@
 """Model.evaluate: a loaded model's answers on anyone's data, scored."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+
 from t5kit.api.arguments import GenerationArguments
 from t5kit.errors import EngineError, RequestError, T5kitError
-from t5kit.evaluation.answering import Answer, Likelihood, Progress, likelihoods_of
+from t5kit.evaluation.answering import Answer, Likelihood, Progress, encoded_once, likelihoods_of
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.evaluation.evaluator import Bootstrap, Scoring, evaluate, named_metrics, scoring_of
 from t5kit.evaluation.examples import EvaluationSet, evaluation_set
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 EvaluationData = str | Path | Iterable[Mapping[str, object] | tuple[str, str | Sequence[str]]] | Task
 """A file, glob or folder; rows of fields or of (input, target or targets); or a task."""
+
+_NUMBERED = re.compile(r"^Text \d+ (?=\w)")
 
 PROMPTS_AT_ONCE = 1024
 """Prompts of like length given to the scheduler together, so that progress can be told."""
@@ -48,7 +53,7 @@ class ModelAnswerer:
                 if isinstance(completions, EngineError):
                     raise completions
                 answers[place] = (
-                    completions
+                    _without_number(completions)
                     if isinstance(completions, T5kitError)
                     else Answer(completions[0].text, is_cut=completions[0].finish_reason == "length")
                 )
@@ -58,13 +63,16 @@ class ModelAnswerer:
     def likelihoods(
         self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
     ) -> list[Likelihood | T5kitError]:
-        model = self._model
         return likelihoods_of(
-            model.runtime,
-            model._encode_each(prompts, truncate=self._truncate),
-            model._encode_each(targets, truncate=False),
+            self._model.runtime,
+            encoded_once(prompts, lambda texts: self._encode(texts, truncate=self._truncate)),
+            encoded_once(targets, lambda texts: self._encode(texts, truncate=False)),
             progress,
         )
+
+    def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | T5kitError]:
+        encoded = self._model._encode_each(texts, truncate=truncate)
+        return [_without_number(ids) if isinstance(ids, T5kitError) else ids for ids in encoded]
 
 
 def no_progress(number: int) -> None:
@@ -143,6 +151,11 @@ def examples_and_scoring(
         seed=seed,
     )
     return examples, scoring
+
+
+def _without_number(error: T5kitError) -> T5kitError:
+    """Return the error without the text's number in its batch, which says nothing of the data."""
+    return type(error)(_NUMBERED.sub("The text ", str(error)))
 
 
 def _table(data: object, format: Format | None) -> MemoryTable:

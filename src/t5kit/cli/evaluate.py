@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -13,6 +12,7 @@ from t5kit.cli.outputs import Output, json_line, open_output, progress
 from t5kit.errors import RequestError
 from t5kit.metrics import METRICS
 from t5kit.sources.records import Format
+from t5kit.sources.tables import NUM_SHOWN
 
 if TYPE_CHECKING:
     from t5kit.api.arguments import GenerationArguments
@@ -102,6 +102,7 @@ def evaluate(
     and make the exit code 1.
     """
     from t5kit.api.evaluation import bootstrap_of, examples_and_scoring
+    from t5kit.checkpoint import resolve
     from t5kit.evaluation.comparison import compare
     from t5kit.evaluation.predictions_file import examples_of_predictions
 
@@ -125,32 +126,40 @@ def evaluate(
     arguments: GenerationArguments = {
         "num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
     }  # fmt: skip
-    loading = {
+    loading: dict[str, Any] = {
         "engine": engine, "weights": weights, "threads": threads, "device": device, "revision": revision,
         "offline": offline, "max_input_tokens": max_input_tokens,
     }  # fmt: skip
 
-    def report_of(system: str, *, is_file: bool) -> "EvaluationReport":
-        if is_file:
-            return _scored_file(Path(system), examples, scoring, bootstrap)
-        return _scored_model(system, examples, scoring, bootstrap, arguments, loading, truncate=truncate)
-
+    other = None
+    if compare_with is not None and Path(compare_with).is_file():
+        other = _scored_file(Path(compare_with), examples, scoring, bootstrap)
+    elif compare_with is not None:
+        resolve(compare_with, offline=offline or None)  # a wrong name is told before A has worked for an hour
     with open_output(output) as out:
-        report = report_of(name, is_file=predictions_only is not None)
+        if predictions_only is not None:
+            report = _scored_file(predictions_only, examples, scoring, bootstrap)
+        else:
+            report = _scored_model(name, examples, scoring, bootstrap, arguments, loading, truncate=truncate)
         if predictions is not None:
             with open_output(predictions) as answers:
                 _write_predictions(answers, report)
-        comparison = None
-        if compare_with is not None and bootstrap is not None:
-            other = report_of(compare_with, is_file=Path(compare_with).is_file())
-            comparison = compare(report, other, bootstrap=bootstrap)
+        if compare_with is not None and other is None:
+            loading["revision"] = None  # A's
+            other = _scored_model(compare_with, examples, scoring, bootstrap, arguments, loading, truncate=truncate)
+        comparison = (
+            compare(report, other, bootstrap=bootstrap) if other is not None and bootstrap is not None else None
+        )
         if json:
             facts: dict[str, Any] = report.to_json()
             out.write(json_line(facts if comparison is None else {**facts, "comparison": comparison.to_json()}))
         else:
             out.write(_text(report, comparison, name, compare_with))
-    _say_what_failed(report)
-    if report.num_bad or report.num_unanswered:
+    _say_what_is_bad(report)
+    _say_what_failed(report, "A: " if other is not None else "")
+    if other is not None:
+        _say_what_failed(other, "B: ")
+    if report.num_bad or report.num_unanswered or (other is not None and other.num_unanswered):
         raise typer.Exit(1)
 
 
@@ -223,14 +232,18 @@ def _text(report: "EvaluationReport", comparison: "Comparison | None", name: str
     return f"A: {name}\n{report}\n\nB: {other}\n{comparison}\n"
 
 
-def _say_what_failed(report: "EvaluationReport") -> None:
-    """Name the first bad records and unanswered prompts on standard error."""
-    lines = [record.error for record in report.bad]
-    if report.num_bad > len(lines):
-        lines.append(f"… and {report.num_bad - len(lines):,} more bad records.")
-    failed: Sequence[str] = [f"{result.place}: {result.error}" for result in report.results if result.error is not None]
-    lines += failed[:20]
-    if len(failed) > 20:
-        lines.append(f"… and {len(failed) - 20:,} more prompts without an answer.")
-    for line in lines:
-        print(f"t5kit: {line}", file=sys.stderr)
+def _say_what_is_bad(report: "EvaluationReport") -> None:
+    """Name the first bad records on standard error."""
+    for record in report.bad:
+        print(f"t5kit: {record.error}", file=sys.stderr)
+    if report.num_bad > len(report.bad):
+        print(f"t5kit: … and {report.num_bad - len(report.bad):,} more bad records.", file=sys.stderr)
+
+
+def _say_what_failed(report: "EvaluationReport", system: str) -> None:
+    """Name the first examples without an answer on standard error."""
+    failed = [result for result in report.results if result.error is not None]
+    for result in failed[:NUM_SHOWN]:
+        print(f"t5kit: {system}{result.place}: {result.error}", file=sys.stderr)
+    if len(failed) > NUM_SHOWN:
+        print(f"t5kit: {system}… and {len(failed) - NUM_SHOWN:,} more without an answer.", file=sys.stderr)

@@ -97,7 +97,12 @@ class RuntimeAnswerer:
     def likelihoods(
         self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
     ) -> list[Likelihood | T5kitError]:
-        return likelihoods_of(self.runtime, self._encode(prompts), self._encode(targets, is_cut=False), progress)
+        return likelihoods_of(
+            self.runtime,
+            encoded_once(prompts, self._encode),
+            encoded_once(targets, lambda texts: self._encode(texts, is_cut=False)),
+            progress,
+        )
 
     def _answer_of(self, event: RequestFinished) -> Answer:
         best = event.hypotheses[0]
@@ -116,6 +121,15 @@ class RuntimeAnswerer:
         if not is_cut or not most:
             return list(encoded)
         return [ids if len(ids) <= most else np.append(ids[: most - 1], ids[-1:]) for ids in encoded]
+
+
+def encoded_once(
+    texts: Sequence[str], encode: Callable[[Sequence[str]], Sequence[np.ndarray | T5kitError]]
+) -> list[np.ndarray | T5kitError]:
+    """Return what `encode` gives for each text, asking for each distinct one once: choices repeat every prompt."""
+    distinct = list(dict.fromkeys(texts))
+    known = dict(zip(distinct, encode(distinct), strict=True))
+    return [known[text] for text in texts]
 
 
 def likelihoods_of(

@@ -125,6 +125,7 @@ def check_references(examples: EvaluationSet, scoring: Scoring) -> None:
     references = [example.references for example in examples.examples]
     for metric in scoring.metrics.values():
         item_scores(metric, references, [""] * len(references))
+    _classification(scoring, references, [""] * len(references))
 
 
 def evaluate_predictions(
