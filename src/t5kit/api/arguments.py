@@ -11,7 +11,7 @@ import numpy as np
 
 from t5kit.api.folder_defaults import folder_words, merged
 from t5kit.decoding import DecodingOptions
-from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula
+from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula, Speculate
 from t5kit.errors import CheckpointError, RequestError
 from t5kit.scheduling.continuous import DEFAULT_MAX_BATCH_ROWS
 from t5kit.text import Tokenizer
@@ -75,12 +75,15 @@ class GenerationArguments(TypedDict, total=False):
     """The answer is one of these texts, letter for letter. Each must be writable in the vocabulary."""
     stop_strings: str | Sequence[str] | None
     """End where one of these appears."""
+    speculate: Speculate | None
+    """Look up what probably comes next in the prompt and verify several tokens in one step; the answers stay the same.
+    False, True, most tokens a step, or "auto": as far as it pays ("auto" on the native engine, False elsewhere)."""
 
 
 _PASSED_ON = (
     "max_new_tokens min_new_tokens num_beams num_beam_groups diversity_penalty num_return_sequences length_penalty "
     "length_penalty_formula early_stopping temperature top_k top_p min_p typical_p seed repetition_penalty "
-    "no_repeat_ngram_size encoder_no_repeat_ngram_size forced_eos"
+    "no_repeat_ngram_size encoder_no_repeat_ngram_size forced_eos speculate"
 ).split()
 
 

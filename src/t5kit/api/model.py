@@ -50,11 +50,13 @@ class Model(Trainable):
         runtime: Runtime,
         *,
         max_input_tokens: int = DEFAULT_MAX_INPUT_TOKENS,
+        max_cache_bytes: int | None = None,
         reopen: Callable[[CheckpointFolder], Runtime] = open_runtime,
     ) -> None:
         """reopen: makes the runtime of the weights that training leaves (`fit`, `train`)."""
         super().__init__(folder, tokenizer, runtime, reopen)
         self.max_input_tokens = max_input_tokens
+        self.max_cache_bytes = max_cache_bytes
 
     @classmethod
     def from_pretrained(
@@ -66,6 +68,7 @@ class Model(Trainable):
         threads: int | None = None,
         device: str = "auto",
         max_input_tokens: int = DEFAULT_MAX_INPUT_TOKENS,
+        max_cache_bytes: int | None = None,
         revision: str | None = None,
         offline: bool | None = None,
         cache_dir: str | Path | None = None,
@@ -74,11 +77,15 @@ class Model(Trainable):
 
         engine: auto, native, torch or reference; auto takes the fastest that can be had. weights: auto, float32,
         bfloat16, float16 or int8. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens:
-        texts longer than this are refused (memory sets it, not T5). revision, offline, cache_dir: for Hub ids.
+        texts longer than this are refused (memory sets it, not T5). max_cache_bytes: most bytes of attention caches at
+        a time (`t5kit.scheduling.request_bytes` tells what a request takes); texts wait for room, and one that alone
+        needs more is refused; None: no limit but 256 sequences at a time. revision, offline, cache_dir: for Hub ids.
         Raises: ModelNotFoundError, CheckpointError, TokenizerError, EngineError, DependencyError, RequestError.
         """
         if not isinstance(max_input_tokens, int) or max_input_tokens < 1:
             raise RequestError(f"max_input_tokens = {max_input_tokens!r} must be a positive integer.")
+        if max_cache_bytes is not None and (not isinstance(max_cache_bytes, int) or max_cache_bytes < 1):
+            raise RequestError(f"max_cache_bytes = {max_cache_bytes!r} must be a positive integer, or None.")
         cache = None if cache_dir is None else Path(cache_dir)
         if revision is not None and Path(name).expanduser().is_dir():
             raise RequestError(f"revision = {revision!r} is for Hub ids, and {str(name)!r} is a folder here. Drop it.")
@@ -99,7 +106,14 @@ class Model(Trainable):
                 )
         check_folder_defaults(folder.generation, tokenizer, folder.config.vocab_size)
         reopen = functools.partial(open_runtime, engine=engine, weights=weights, threads=threads, device=device)
-        return cls(folder, tokenizer, reopen(folder), max_input_tokens=max_input_tokens, reopen=reopen)
+        return cls(
+            folder,
+            tokenizer,
+            reopen(folder),
+            max_input_tokens=max_input_tokens,
+            max_cache_bytes=max_cache_bytes,
+            reopen=reopen,
+        )
 
     @property
     def config(self) -> T5Config:
@@ -374,11 +388,17 @@ class Model(Trainable):
     # From texts to requests to answers
 
     def _asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
-        """Return the options translated; the folder's num_return_sequences is not meant for a stream."""
+        """Return the options translated; the folder's num_return_sequences is not meant for a stream.
+
+        Drafts are looked up by default where the rows of a draft are sure to have the bits of plain steps: on native.
+        """
         defaults = dict(self.folder.generation)
         if is_streamed:
             defaults.pop("num_return_sequences", None)
-        return translate(options, defaults, self.tokenizer, vocab_size=self.config.vocab_size)
+        asked = translate(options, defaults, self.tokenizer, vocab_size=self.config.vocab_size)
+        if options.get("speculate") is None and self.runtime.description.engine.startswith("native"):
+            asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, speculate="auto"))
+        return asked
 
     def _encode_each(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | RequestError]:
         """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken."""
@@ -436,7 +456,9 @@ class Model(Trainable):
         return requests
 
     def _scheduler(self) -> ContinuousScheduler:
-        return ContinuousScheduler(self.runtime, detokenizer_factory=self.tokenizer.detokenizer)
+        return ContinuousScheduler(
+            self.runtime, detokenizer_factory=self.tokenizer.detokenizer, max_cache_bytes=self.max_cache_bytes
+        )
 
     def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
         """Return one result for each request, in their order."""

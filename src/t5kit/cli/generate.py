@@ -101,8 +101,13 @@ def generate(
         list[str] | None,
         typer.Option("--stop", "--stop-strings", help="End where this appears (repeat it).", show_default=False),
     ] = None,
+    speculate: Annotated[
+        str | None,
+        typer.Option(help="Draft tokens from the prompt: off, on, a number, or auto.", show_default="auto on native"),
+    ] = None,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
+    max_cache_bytes: options.MaxCacheBytesOption = None,
     batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
@@ -130,13 +135,14 @@ def generate(
         "allowed_outputs": allowed or None, "stop_strings": stop or None,
         "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size, "suppress_tokens": suppress_token or None,
         "forced_eos": forced_eos or None, "logit_bias": _logit_bias(logit_bias or []),
+        "speculate": _speculate(speculate),
     }  # fmt: skip
     if stream and json:
         raise RequestError("--stream writes the text as it comes and --json the finished answer; give one of the two.")
     records = records_of(texts or [], input, format)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
-        max_input_tokens=max_input_tokens,
+        max_input_tokens=max_input_tokens, max_cache_bytes=max_cache_bytes,
     )  # fmt: skip
     num_answers = _num_answers(loaded, arguments)
     if stream and num_answers > 1:
@@ -274,6 +280,17 @@ def _logit_bias(words: list[str]) -> dict[int, float] | None:
         if math.isnan(bias[int(token)]):
             raise RequestError(f"--logit-bias {word!r} must add a number.")
     return bias or None
+
+
+def _speculate(word: str | None) -> bool | int | str | None:
+    if word is None:
+        return None
+    values: dict[str, bool | str] = {"off": False, "on": True, "auto": "auto"}
+    if word.lower() in values:
+        return values[word.lower()]
+    if not word.isdecimal():
+        raise RequestError(f"--speculate {word!r} must be one of: off, on, auto, or a number of tokens.")
+    return int(word)
 
 
 def _early_stopping(word: str | None) -> bool | str | None:

@@ -26,6 +26,10 @@ RevisionOption = Annotated[
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is already in the Hub cache.")]
 MaxInputTokensOption = Annotated[int, typer.Option("--max-input-tokens", help="Texts with more tokens are refused.")]
+MaxCacheBytesOption = Annotated[
+    int | None,
+    typer.Option("--max-cache-bytes", help="Most bytes of attention caches at a time.", show_default="no limit"),
+]
 TruncateOption = Annotated[bool, typer.Option("--truncate", help="Cut longer texts instead of refusing them.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 InputOption = Annotated[
@@ -58,6 +62,7 @@ def load_model(
     revision: str | None = None,
     offline: bool = False,
     max_input_tokens: int = 4096,
+    max_cache_bytes: int | None = None,
 ) -> "Model":
     """Return the model that the options name."""
     with interrupts_end_at_once():
@@ -72,6 +77,7 @@ def load_model(
             revision=revision,
             offline=offline or None,
             max_input_tokens=max_input_tokens,
+            max_cache_bytes=max_cache_bytes,
         )
 
 

@@ -18,7 +18,7 @@ from t5kit.decoding.options import DEFAULT_DRAFT_TOKENS, Speculate
 from t5kit.runtime import LogitEdits, StepInput
 
 _LONGEST_KEY, _SHORTEST_KEY = 3, 2
-"""Sizes of the n-grams looked up. Single tokens find more, but rightly only half of the time (docs/how-to/generate)."""
+"""Sizes of the n-grams looked up. Single tokens find more places, and more often the wrong ones."""
 _BARRIER = -1
 """Stands in the text where no draft may go on: at EOS and at the prompt's end."""
 

@@ -170,3 +170,31 @@ def test_a_revision_of_a_folder_is_refused(tiny_folder: Path) -> None:
 def test_a_config_flag_must_be_a_bool() -> None:
     with pytest.raises(ConfigError, match="is_tied"):
         type(TINY_CONFIGS["t5_v1_1"])(is_tied=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", [False, True, 4, "auto"])
+def test_drafts_change_no_answer(tmp_path: Path, how: Any) -> None:
+    with Model.from_pretrained(write_tiny_folder(tmp_path / "m"), engine="reference") as model:
+        texts = ["abcabcabc", "", "aaaa"]
+        plain = model.generate(texts, max_new_tokens=30)
+        assert model.generate(texts, max_new_tokens=30, speculate=how) == plain
+
+
+def test_drafts_are_looked_up_by_default_on_the_native_engine_only(tmp_path: Path) -> None:
+    pytest.importorskip("t5kit._native")
+    folder = write_tiny_folder(tmp_path / "m")
+    for engine, expected in (("native", "auto"), ("reference", 0)):
+        with Model.from_pretrained(folder, engine=engine) as model:  # type: ignore[arg-type]
+            assert model._asked({}).options.speculate == expected
+            assert model._asked({"speculate": False}).options.speculate == 0
+
+
+def test_caches_are_bounded_and_the_error_names_the_option(tmp_path: Path) -> None:
+    folder = write_tiny_folder(tmp_path / "m")
+    with Model.from_pretrained(folder, engine="reference", max_cache_bytes=100_000) as model:
+        assert len(model.generate(["a"] * 20, max_new_tokens=4)) == 20
+        with pytest.raises(RequestError, match="max_cache_bytes = 100,000"):
+            model.generate("a", max_new_tokens=10**6)
+    for wrong in (0, -5, 1.5):
+        with pytest.raises(RequestError, match="max_cache_bytes"):
+            Model.from_pretrained(folder, engine="reference", max_cache_bytes=wrong)  # type: ignore[arg-type]
