@@ -1,5 +1,7 @@
 """`t5kit evaluate`: a model, or predictions that stand in a file, scored on data; two of them compared."""
 
+import contextlib
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.outputs import Output, json_line, open_output, progress
+from t5kit.cli.outputs import json_line, open_output, progress
 from t5kit.errors import RequestError
 from t5kit.metrics import METRICS
 from t5kit.sources.records import Format
@@ -16,7 +18,6 @@ from t5kit.sources.tables import NUM_SHOWN
 
 if TYPE_CHECKING:
     from t5kit.api.arguments import GenerationArguments
-    from t5kit.evaluation.comparison import Comparison
     from t5kit.evaluation.evaluator import Bootstrap, Scoring
     from t5kit.evaluation.examples import EvaluationSet
     from t5kit.evaluation.report import EvaluationReport
@@ -118,49 +119,88 @@ def evaluate(
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
     examples, scoring = examples_and_scoring(
-        str(data) if data is not None else list(examples_of_predictions(_file(predictions_only))),
+        str(data) if data is not None else list(examples_of_predictions(Path(name))),
         names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
         split="", repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
         choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
     )  # fmt: skip
-    arguments: GenerationArguments = {
-        "num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
-    }  # fmt: skip
-    loading: dict[str, Any] = {
-        "engine": engine, "weights": weights, "threads": threads, "device": device, "revision": revision,
-        "offline": offline, "max_input_tokens": max_input_tokens,
-    }  # fmt: skip
-
-    other = None
-    if compare_with is not None and Path(compare_with).is_file():
-        other = _scored_file(Path(compare_with), examples, scoring, bootstrap)
-    elif compare_with is not None:
-        resolve(compare_with, offline=offline or None)  # a wrong name is told before A has worked for an hour
+    work = _Work(
+        examples=examples,
+        scoring=scoring,
+        bootstrap=bootstrap,
+        truncate=truncate,
+        arguments={"num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty},
+        loading={
+            "engine": engine, "weights": weights, "threads": threads, "device": device, "offline": offline,
+            "max_input_tokens": max_input_tokens,
+        },
+    )  # fmt: skip
+    # B first where it costs little, so that what is wrong with it is told before A has worked for an hour.
+    other = work.of_file(Path(compare_with)) if compare_with and Path(compare_with).is_file() else None
+    if compare_with and other is None:
+        resolve(compare_with, offline=offline or None)
     with open_output(output) as out:
-        if predictions_only is not None:
-            report = _scored_file(predictions_only, examples, scoring, bootstrap)
-        else:
-            report = _scored_model(name, examples, scoring, bootstrap, arguments, loading, truncate=truncate)
-        if predictions is not None:
-            with open_output(predictions) as answers:
-                _write_predictions(answers, report)
-        if compare_with is not None and other is None:
-            loading["revision"] = None  # A's
-            other = _scored_model(compare_with, examples, scoring, bootstrap, arguments, loading, truncate=truncate)
+        with open_output(predictions) if predictions is not None else contextlib.nullcontext() as answers:
+            report = work.of_file(Path(name)) if predictions_only is not None else work.of_model(name, revision)
+            if answers is not None:
+                answers.write("".join(json_line(result.to_json()) for result in report.results))
+        if compare_with and other is None:
+            other = work.of_model(compare_with, None)
         comparison = (
             compare(report, other, bootstrap=bootstrap) if other is not None and bootstrap is not None else None
         )
         if json:
             facts: dict[str, Any] = report.to_json()
             out.write(json_line(facts if comparison is None else {**facts, "comparison": comparison.to_json()}))
+        elif comparison is None:
+            out.write(f"{report}\n")
         else:
-            out.write(_text(report, comparison, name, compare_with))
+            out.write(f"A: {name}\n{report}\n\nB: {compare_with}\n{comparison}\n")
     _say_what_is_bad(report)
     _say_what_failed(report, "A: " if other is not None else "")
     if other is not None:
         _say_what_failed(other, "B: ")
     if report.num_bad or report.num_unanswered or (other is not None and other.num_unanswered):
         raise typer.Exit(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What every system is asked, and how models are loaded for it."""
+
+    examples: "EvaluationSet"
+    scoring: "Scoring"
+    bootstrap: "Bootstrap | None"
+    truncate: bool
+    arguments: "GenerationArguments"
+    loading: dict[str, Any]
+
+    def of_model(self, name: str, revision: str | None) -> "EvaluationReport":
+        """Return the report on a model."""
+        from t5kit.api.evaluation import evaluate_model
+
+        with options.load_model(name, revision=revision, **self.loading) as model, progress("texts answered") as count:
+            return evaluate_model(
+                model,
+                self.examples,
+                self.scoring,
+                truncate=self.truncate,
+                bootstrap=self.bootstrap,
+                progress=count.advance,
+                options=self.arguments,
+            )
+
+    def of_file(self, path: Path) -> "EvaluationReport":
+        """Return the report on a file of predictions; what in it could not be used is named on standard error."""
+        from t5kit.evaluation.evaluator import evaluate_predictions
+        from t5kit.evaluation.predictions_file import read_predictions
+
+        matched = read_predictions(path, self.examples)
+        for record in matched.bad:
+            print(f"t5kit: {record.error}", file=sys.stderr)
+        if matched.num_unused:
+            print(f"t5kit: {path}: {matched.num_unused:,} prompts of it are not in the data.", file=sys.stderr)
+        return evaluate_predictions(self.examples, matched.predictions, self.scoring, bootstrap=self.bootstrap)
 
 
 def _one_system(model: str | None, option: str | None, predictions_only: Path | None) -> str:
@@ -176,60 +216,6 @@ def _one_system(model: str | None, option: str | None, predictions_only: Path | 
     if not given:
         raise RequestError("There is nothing to evaluate: name a model, or a file with --predictions-only.")
     return given[0]
-
-
-def _file(path: Path | None) -> Path:
-    assert path is not None  # one of --data and --predictions-only is given
-    return path
-
-
-def _scored_model(
-    name: str,
-    examples: "EvaluationSet",
-    scoring: "Scoring",
-    bootstrap: "Bootstrap | None",
-    arguments: "GenerationArguments",
-    loading: dict[str, Any],
-    *,
-    truncate: bool,
-) -> "EvaluationReport":
-    from t5kit.api.evaluation import evaluate_model
-
-    with options.load_model(name, **loading) as model, progress("texts answered") as count:
-        return evaluate_model(
-            model,
-            examples,
-            scoring,
-            truncate=truncate,
-            bootstrap=bootstrap,
-            progress=count.advance,
-            options=arguments,
-        )
-
-
-def _scored_file(
-    path: Path, examples: "EvaluationSet", scoring: "Scoring", bootstrap: "Bootstrap | None"
-) -> "EvaluationReport":
-    from t5kit.evaluation.evaluator import evaluate_predictions
-    from t5kit.evaluation.predictions_file import read_predictions
-
-    matched = read_predictions(path, examples)
-    for record in matched.bad:
-        print(f"t5kit: {record.error}", file=sys.stderr)
-    if matched.num_unused:
-        print(f"t5kit: {path}: {matched.num_unused:,} predictions are for prompts not in the data.", file=sys.stderr)
-    return evaluate_predictions(examples, matched.predictions, scoring, bootstrap=bootstrap)
-
-
-def _write_predictions(out: Output, report: "EvaluationReport") -> None:
-    for result in report.results:
-        out.write(json_line(result.to_json()))
-
-
-def _text(report: "EvaluationReport", comparison: "Comparison | None", name: str, other: str | None) -> str:
-    if comparison is None:
-        return f"{report}\n"
-    return f"A: {name}\n{report}\n\nB: {other}\n{comparison}\n"
 
 
 def _say_what_is_bad(report: "EvaluationReport") -> None:
