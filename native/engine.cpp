@@ -20,7 +20,10 @@ void Engine::check_ids(const int32_t* ids, size_t count, const char* what) const
 }
 
 template <class Use>
-void Engine::run_encoder(const int32_t* ids, const std::vector<int>& lengths, Use use) {
+void Engine::run_encoder(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters, Use use) {
+    T5KIT_CHECK(adapters.empty() || adapters.size() == lengths.size(),
+                "Got " << adapters.size() << " adapters for " << lengths.size() << " sequences; expected one for each.");
+    for (int name : adapters) adapter(name);
     for (int length : lengths) T5KIT_CHECK(length >= 1, "An encoder input has " << length << " tokens, expected at least 1.");
     check_ids(ids, std::accumulate(lengths.begin(), lengths.end(), size_t{0}), "encoder input");
     std::vector<Span> spans;
@@ -28,6 +31,7 @@ void Engine::run_encoder(const int32_t* ids, const std::vector<int>& lengths, Us
     const auto flush = [&] {
         if (spans.empty()) return;
         shape_buffers(num_rows, longest);
+        note_adapters(spans, num_rows);
         for (PositionBias& bias : encoder_bias_) bias.reach(longest);
         const std::function<void(int)> work = [&](int thread) { encoder_pass(thread, ids, spans, num_rows); };
         pool_.run(work);
@@ -36,9 +40,10 @@ void Engine::run_encoder(const int32_t* ids, const std::vector<int>& lengths, Us
         spans.clear();
         num_rows = longest = 0;
     };
-    for (int length : lengths) {
+    for (size_t i = 0; i < lengths.size(); ++i) {
+        const int length = lengths[i];
         if (num_rows && num_rows + length > kChunkTokens) flush();
-        spans.push_back({num_rows, length, 0, nullptr, nullptr, nullptr});
+        spans.push_back({num_rows, length, 0, nullptr, nullptr, nullptr, adapters.empty() ? nullptr : adapter(adapters[i]).get()});
         num_rows += length;
         longest = std::max(longest, length);
     }
@@ -62,19 +67,22 @@ void Engine::encoder_pass(int thread, const int32_t* ids, const std::vector<Span
     });
 }
 
-void Engine::encoder_states(const int32_t* ids, const std::vector<int>& lengths, float* out) {
-    run_encoder(ids, lengths, [&](const std::vector<Span>&, int num_rows) {
+void Engine::encoder_states(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters, float* out) {
+    run_encoder(ids, lengths, adapters, [&](const std::vector<Span>&, int num_rows) {
         for (int m = 0; m < num_rows; ++m, out += config_.d_model) std::copy_n(normed_.row(m), config_.d_model, out);
     });
 }
 
-std::vector<int> Engine::encode(const int32_t* ids, const std::vector<int>& lengths) {
+std::vector<int> Engine::encode(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters) {
     T5KIT_CHECK(config_.num_decoder_layers, "This model has no decoder and cannot generate; use encoder states.");
     std::vector<int> handles;
     try {
-        run_encoder(ids, lengths, [&](std::vector<Span>& spans, int num_rows) {
+        run_encoder(ids, lengths, adapters, [&](std::vector<Span>& spans, int num_rows) {
             const size_t first = handles.size();
-            for (const Span& span : spans) handles.push_back(sequences_.add_prompt(span.num_rows));
+            for (const Span& span : spans) {
+                handles.push_back(sequences_.add_prompt(span.num_rows));
+                if (!adapters.empty()) sequences_.prompt(handles.back()).adapter = adapter(adapters[handles.size() - 1]);
+            }
             for (size_t i = 0; i < spans.size(); ++i) spans[i].prompt = &sequences_.prompt(handles[first + i]);
             const std::function<void(int)> work = [&](int thread) {
                 for (size_t layer = 0; layer < decoder_.size(); ++layer) {
@@ -125,7 +133,7 @@ StepResult Engine::step(const StepRequest& request) {
         Prompt& prompt = sequences_.prompt(slot.handle);
         const int count = request.lengths[i];
         T5KIT_CHECK(count >= 1, "A row of a step has " << count << " tokens, expected at least 1.");
-        spans.push_back({num_rows, count, slot.length, &slot, &prompt, nullptr});
+        spans.push_back({num_rows, count, slot.length, &slot, &prompt, nullptr, prompt.adapter.get()});
         for (int t = request.wants_all_positions ? 0 : count - 1; t < count; ++t) out_rows.push_back(num_rows + t);
         num_rows += count;
         longest = std::max({longest, slot.length + count, prompt.length});
@@ -141,6 +149,7 @@ StepResult Engine::step(const StepRequest& request) {
         }
     }
     shape_buffers(num_rows, longest);
+    note_adapters(spans, num_rows);
     for (PositionBias& bias : decoder_bias_) bias.reach(longest);
     for (const Span& span : spans) sequences_.reserve(*span.slot, span.num_rows);
 

@@ -6,8 +6,10 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "adapters.h"
 #include "kernels.h"
 #include "memory.h"
 #include "position_bias.h"
@@ -99,10 +101,16 @@ public:
     uint64_t packed_digest();
     Sequences& sequences() { return sequences_; }
 
-    // ids [N] of all sequences, lengths of each, at least 1. Raises: EngineFailure for ids outside the vocabulary.
-    std::vector<int> encode(const int32_t* ids, const std::vector<int>& lengths);
+    // Copies an adapter and returns its name, at least 1. Raises: EngineFailure for maps that this model does not have.
+    int add_adapter(const std::vector<LowRankSource>& sources);
+    // Prompts that were encoded with it keep it.
+    void remove_adapter(int name);
+
+    // ids [N] of all sequences, lengths of each, at least 1, and the adapter of each, 0 for none; empty for none at all.
+    // Raises: EngineFailure for ids outside the vocabulary or unknown adapters.
+    std::vector<int> encode(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters);
     // out [N, D].
-    void encoder_states(const int32_t* ids, const std::vector<int>& lengths, float* out);
+    void encoder_states(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters, float* out);
 
     StepResult step(const StepRequest& request);
 
@@ -131,7 +139,15 @@ private:
         Slot* slot;      // decoder
         Prompt* prompt;  // decoder: what it attends to; encode: where keys and values go
         float* cross_weights;
+        const Adapter* adapter = nullptr;
     };
+    // Names of the maps in one Linear, and the size of each.
+    struct LinearPlace {
+        std::vector<std::string> names;
+        int outputs, inputs;
+    };
+    static constexpr int kMostMaps = 3;  // in one Linear
+
     // What one thread needs for attention and the head.
     struct Scratch {
         Buffer<float> scores, mixed, keys, values, pair;
@@ -144,6 +160,7 @@ private:
     // Loading (engine_load.cpp)
     void load(const TensorMap& tensors);
     Linear load_linear(const TensorMap& tensors, const std::vector<std::string>& names, int rows, int inputs);
+    Linear placed(Linear linear, const std::vector<std::string>& names, int outputs);
     Linear load_mlp_in(const TensorMap& tensors, const std::string& name);
     const float* load_norm(const TensorMap& tensors, const std::string& name);
     void load_position_bias(const TensorMap& tensors, const std::string& stack, int num_layers, std::vector<PositionBias>& biases);
@@ -166,10 +183,16 @@ private:
     void check_ids(const int32_t* ids, size_t count, const char* what) const;
     // Runs chunks of whole sequences through the encoder and calls `use(spans)` with their final states in states_.
     template <class Use>
-    void run_encoder(const int32_t* ids, const std::vector<int>& lengths, Use use);
+    void run_encoder(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters, Use use);
     void encoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows);
     void decoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows);
     void shape_buffers(int num_rows, int longest);
+
+    // Adapters (engine_adapters.cpp)
+    std::shared_ptr<const Adapter> adapter(int name) const;
+    void note_adapters(const std::vector<Span>& spans, int num_rows);
+    bool lower(const Linear& linear, const Rows& x, int num_rows);
+    void raise(const Linear& linear, int map, int block, int first, int count, float* y, size_t y_stride);
 
     // The head (engine_head.cpp)
     void run_head(const StepRequest& request, const std::vector<int>& rows, StepResult& result);
@@ -204,6 +227,14 @@ private:
     const float* decoder_norm_ = nullptr;
     std::vector<PositionBias> encoder_bias_, decoder_bias_;
     Head head_;
+
+    std::vector<LinearPlace> places_;  // [Linear::number]
+    std::unordered_map<int, std::shared_ptr<const Adapter>> adapters_;
+    int last_adapter_ = 0;
+    // Of a pass: its rows' adapters (empty where none has one), each of them once, and A x [rows][kMostMaps][low_stride_].
+    std::vector<const Adapter*> row_adapters_, active_adapters_;
+    Buffer<float> low_;
+    int low_stride_ = 0;
 
     Buffer<float> stream_;     // [N][model_stride], the residual
     Buffer<float> projected_;  // [N][3 * head_stride], queries, keys, values

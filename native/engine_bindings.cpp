@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -106,21 +107,35 @@ void check_flat(const IdArray& ids, const std::vector<int>& lengths) {
     T5KIT_CHECK(total == static_cast<int64_t>(ids.size()), "The lengths sum to " << total << ", but " << ids.size() << " ids were given.");
 }
 
-std::vector<int> encode(Engine& self, const IdArray& ids, const IdArray& lengths) {
+// (name of the linear map, A [r, in], B [out, r])
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using LowRankTuple = std::tuple<std::string, Matrix, Matrix>;
+
+int add_adapter(Engine& self, const std::vector<LowRankTuple>& maps) {
+    std::vector<LowRankSource> sources;
+    for (const auto& [name, a, b] : maps) {
+        T5KIT_CHECK(a.shape(0) == b.shape(1), "The adapter of '" << name << "' has A of rank " << a.shape(0) << " and B of rank " << b.shape(1) << ".");
+        T5KIT_CHECK(std::max({a.shape(0), a.shape(1), b.shape(0)}) <= static_cast<size_t>(kLargestSize), "The adapter of '" << name << "' is too large.");
+        sources.push_back({name, static_cast<int>(a.shape(0)), static_cast<int>(a.shape(1)), static_cast<int>(b.shape(0)), a.data(), b.data()});
+    }
+    return self.add_adapter(sources);
+}
+
+std::vector<int> encode(Engine& self, const IdArray& ids, const IdArray& lengths, const std::vector<int>& adapters) {
     const std::vector<int> counts = to_ints(lengths);
     check_flat(ids, counts);
     nb::gil_scoped_release unlocked;
-    return self.encode(ids.data(), counts);
+    return self.encode(ids.data(), counts, adapters);
 }
 
-auto encoder_states(Engine& self, const IdArray& ids, const IdArray& lengths) {
+auto encoder_states(Engine& self, const IdArray& ids, const IdArray& lengths, const std::vector<int>& adapters) {
     const std::vector<int> counts = to_ints(lengths);
     check_flat(ids, counts);
     const size_t width = self.config().d_model, rows = ids.size();
     std::vector<float> states(rows * width);
     {
         nb::gil_scoped_release unlocked;
-        self.encoder_states(ids.data(), counts, states.data());
+        self.encoder_states(ids.data(), counts, adapters, states.data());
     }
     return to_numpy(std::move(states), {rows, width});
 }
@@ -236,8 +251,10 @@ void bind_engine(nb::module_& module) {
         .def("packed", [](Engine& self) { return nb::ndarray<nb::numpy, const uint8_t>(self.packed(), {self.weight_bytes()}); },
              nb::rv_policy::reference_internal)
         .def("packed_digest", &Engine::packed_digest, nb::call_guard<nb::gil_scoped_release>())
-        .def("encode", &encode, nb::arg("ids"), nb::arg("lengths"))
-        .def("encoder_states", &encoder_states, nb::arg("ids"), nb::arg("lengths"))
+        .def("add_adapter", &add_adapter, nb::arg("maps"))
+        .def("remove_adapter", &Engine::remove_adapter, nb::arg("name"))
+        .def("encode", &encode, nb::arg("ids"), nb::arg("lengths"), nb::arg("adapters"))
+        .def("encoder_states", &encoder_states, nb::arg("ids"), nb::arg("lengths"), nb::arg("adapters"))
         .def("retain", [](Engine& self, const std::vector<int>& handles) { self.sequences().retain(handles); }, nb::arg("handles"))
         .def("release", [](Engine& self, const std::vector<int>& handles) { self.sequences().release(handles); }, nb::arg("handles"))
         .def("open_slots", [](Engine& self, const std::vector<int>& handles) { return names_array(self.sequences().open_slots(handles)); },

@@ -101,10 +101,12 @@ Rows Engine::attended(int thread, int num_rows) {
 }
 
 void Engine::apply(const Linear& linear, const Rows& x, int num_rows, float* y, size_t y_stride, bool adds) {
-    const int chunks = (num_rows + kTaskRows - 1) / kTaskRows;
+    const int chunks = (num_rows + kTaskRows - 1) / kTaskRows, blocks = linear.num_blocks / linear.num_maps;
+    const bool is_adapted = lower(linear, x, num_rows);
     pool_.for_each(chunks * linear.num_blocks, 1, [&](int task) {
-        const int block = task % linear.num_blocks, first = task / linear.num_blocks * kTaskRows;
-        kernels_.linear(linear.panels, block, x, first, std::min(kTaskRows, num_rows - first), y + block * kLanes, y_stride, adds);
+        const int block = task % linear.num_blocks, first = task / linear.num_blocks * kTaskRows, count = std::min(kTaskRows, num_rows - first);
+        kernels_.linear(linear.panels, block, x, first, count, y + block * kLanes, y_stride, adds);
+        if (is_adapted) raise(linear, block / blocks, block % blocks, first, count, y + block * kLanes, y_stride);
     });
 }
 
@@ -113,12 +115,14 @@ void Engine::feed_forward(int thread, const float* norm, const Linear& in, const
     const int maps = config_.uses_gated_mlp ? 2 : 1;
     const int blocks = in.num_blocks / maps, chunks = (num_rows + kTaskRows - 1) / kTaskRows;
     float* pair = scratch_[thread].pair.data();
+    const bool is_adapted = lower(in, x, num_rows);
     pool_.for_each(chunks * blocks, 1, [&](int task) {
         const int block = task % blocks, first = task / blocks * kTaskRows, count = std::min(kTaskRows, num_rows - first);
         for (int map = 0; map < maps; ++map) {
             // The kernel counts y from row 0 of x; the pair holds rows from `first` on.
             float* y = pair + map * kTaskRows * kLanes - static_cast<ptrdiff_t>(first) * kLanes;
             kernels_.linear(in.panels, block * maps + map, x, first, count, y, kLanes, false);
+            if (is_adapted) raise(in, map, block, first, count, y, kLanes);
         }
         for (int m = 0; m < count; ++m) {
             const float* activated = pair + m * kLanes;

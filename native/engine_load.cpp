@@ -34,6 +34,7 @@ uint64_t Engine::packed_digest() { return digest(arena_.data(), arena_.size_byte
 void Engine::load(const TensorMap& tensors) {
     const int D = config_.d_model, inner = config_.num_heads * config_.d_kv, F = config_.d_ff;
     const Tensor& shared = tensors.get("shared.weight", {config_.vocab_size, D});
+    places_.clear();
     encoder_.clear();
     decoder_.clear();
     encoder_bias_.clear();
@@ -83,7 +84,14 @@ void Engine::load(const TensorMap& tensors) {
 Linear Engine::load_linear(const TensorMap& tensors, const std::vector<std::string>& names, int rows, int inputs) {
     std::vector<BlockSource> blocks;
     for (const std::string& name : names) append_blocks(tensors.get(name + ".weight", {rows, inputs}), blocks);
-    return pack_linear(blocks, inputs, format_, arena_, pool_);
+    return placed(pack_linear(blocks, inputs, format_, arena_, pool_), names, rows);
+}
+
+Linear Engine::placed(Linear linear, const std::vector<std::string>& names, int outputs) {
+    linear.number = static_cast<int>(places_.size());
+    linear.num_maps = static_cast<int>(names.size());
+    places_.push_back({names, outputs, linear.inputs});
+    return linear;
 }
 
 // T5: gated models multiply act(wi_0 x) by wi_1 x; the blocks of the two alternate, so that one task makes both.
@@ -96,7 +104,7 @@ Linear Engine::load_mlp_in(const TensorMap& tensors, const std::string& name) {
         blocks.push_back({&activated, row});
         blocks.push_back({&gate, row});
     }
-    return pack_linear(blocks, config_.d_model, format_, arena_, pool_);
+    return placed(pack_linear(blocks, config_.d_model, format_, arena_, pool_), {name + "wi_0", name + "wi_1"}, config_.d_ff);
 }
 
 const float* Engine::load_norm(const TensorMap& tensors, const std::string& name) {

@@ -11,6 +11,8 @@
 
 namespace t5kit {
 
+struct Adapter;
+
 // The sizes of a decoder's caches.
 struct CacheShape {
     int num_layers = 0;
@@ -29,6 +31,7 @@ struct Prompt {
     int num_references = 1;
     int length = 0;
     Buffer<float> data;  // [layer][head][keys of all pages, then values]
+    std::shared_ptr<const Adapter> adapter;  // that it was encoded with, or null
 
     int num_pages() const { return (length + kPageTokens - 1) / kPageTokens; }
     float* keys(const CacheShape& shape, int layer, int head) {

@@ -59,11 +59,14 @@ const float* read_vector(const Tensor& tensor, size_t count, Arena& arena);
 const float* read_matrix(const Tensor& tensor, int rows, int columns, Arena& arena, ThreadPool& pool);
 const uint16_t* read_matrix_bfloat16(const Tensor& tensor, int rows, int columns, Arena& arena, ThreadPool& pool);
 
-// A linear map of packed blocks; `outputs` counts the lanes, padding included.
+// A linear map of packed blocks, or several that have the same input.
 struct Linear {
     Panels panels;
     int inputs = 0;
     int num_blocks = 0;
+    // Of one engine's linear maps, in the order of loading; and how many maps stand in it.
+    int number = 0;
+    int num_maps = 1;
 };
 
 // 64 rows of `source` from `first_row` on; rows past its end are zero.

@@ -69,10 +69,19 @@ class Engine:
     def packed_digest(self) -> int:
         """Return a 64-bit digest of `packed()`."""
 
-    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> list[int]:
-        """Shapes: ids [N] int32, one sequence after another; lengths [B] int32 -> B handles."""
+    def add_adapter(self, maps: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> int:
+        """maps: (name of a linear map, A [r, in], B [out, r]) float32, copied -> the adapter's name, at least 1."""
 
-    def encoder_states(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def remove_adapter(self, name: int) -> None:
+        """Forget an adapter; handles that were encoded with it keep it."""
+
+    def encode(self, ids: np.ndarray, lengths: np.ndarray, adapters: Sequence[int]) -> list[int]:
+        """Shapes: ids [N] int32, one sequence after another; lengths [B] int32 -> B handles.
+
+        adapters: one name for each, 0 for none; empty for none at all.
+        """
+
+    def encoder_states(self, ids: np.ndarray, lengths: np.ndarray, adapters: Sequence[int]) -> np.ndarray:
         """Shapes: as encode -> [N, D] float32."""
 
     def retain(self, handles: Sequence[int]) -> None: ...

@@ -12,10 +12,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from t5kit.checkpoint.adapters import Adapter, check_adapter
 from t5kit.checkpoint.quantized import all_parts
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
+from t5kit.runtime.adapters import check_adapter_count
 from t5kit.runtime.edits import LogitEdits
 from t5kit.runtime.native_cache import PackedCache
 from t5kit.runtime.protocol import RuntimeDescription, StepInput, StepOutput
@@ -131,22 +133,38 @@ class NativeRuntime:
             log_sum_exp_bound=INT8_LOG_SUM_EXP_BOUND if weights == "int8" else 0.0,
         )
 
+    # Adapters
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        engine = self._open
+        check_adapter(adapter, self.config)
+        return engine.add_adapter(
+            [(name, np.ascontiguousarray(m.a), np.ascontiguousarray(m.b)) for name, m in adapter.maps.items()]
+        )
+
+    def remove_adapter(self, name: int) -> None:
+        self._open.remove_adapter(int(name))
+
     # Encoding
 
-    def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+    def encode(self, sequences: Sequence[np.ndarray], adapters: Sequence[int] | None = None) -> list[int]:
         engine = self._open
         if not self._has_decoder:
             raise EngineError(f"A model with the head {self.config.head.value!r} cannot generate; use encoder states.")
         check_encoder_sequences(sequences, self.config)
-        return engine.encode(*_flat(sequences)) if sequences else []
+        names = [] if adapters is None else check_adapter_count(len(sequences), adapters)
+        return engine.encode(*_flat(sequences), names) if sequences else []
 
-    def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def encoder_states(
+        self, sequences: Sequence[np.ndarray], adapters: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
         engine = self._open
         check_encoder_sequences(sequences, self.config)
+        names = [] if adapters is None else check_adapter_count(len(sequences), adapters)
         if not sequences:
             return []
         flat_ids, lengths = _flat(sequences)
-        return np.split(engine.encoder_states(flat_ids, lengths), np.cumsum(lengths)[:-1])
+        return np.split(engine.encoder_states(flat_ids, lengths, names), np.cumsum(lengths)[:-1])
 
     def retain(self, handles: Sequence[int]) -> None:
         self._open.retain([int(handle) for handle in handles])

@@ -15,9 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from t5kit.checkpoint.adapters import Adapter, LowRankMap, check_adapter
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
+from t5kit.runtime.adapters import NO_ADAPTER, check_adapter_count
 from t5kit.runtime.edits import LogitEdits, apply_edits
 from t5kit.runtime.protocol import Need, RuntimeDescription, StepInput, StepOutput
 from t5kit.runtime.validation import (
@@ -92,6 +94,8 @@ def attend(
 class _EncodedPrompt:
     keys_values: list[tuple[np.ndarray, np.ndarray]]
     """A decoder layer's cross-attention keys and values, each [H, S, E]."""
+    adapter: Mapping[str, LowRankMap]
+    """Linear map -> what it adds for this text; empty without an adapter."""
     num_references: int = 1
 
 
@@ -127,31 +131,53 @@ class ReferenceRuntime:
         self._has_decoder = config.head is Head.LANGUAGE_MODEL
         self._prompts: dict[int, _EncodedPrompt] = {}
         self._slots: dict[int, _SlotState] = {}
+        self._adapters: dict[int, Mapping[str, LowRankMap]] = {NO_ADAPTER: {}}
         self._names = itertools.count(1)
         self._is_open = True
 
+    # Adapters
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        self._check_open()
+        check_adapter(adapter, self.config)
+        name = next(self._names)
+        self._adapters[name] = dict(adapter.maps)
+        return name
+
+    def remove_adapter(self, name: int) -> None:
+        self._check_open()
+        if name == NO_ADAPTER:
+            raise EngineError(f"Adapter {NO_ADAPTER} is the model itself and cannot be removed.")
+        self._adapter(name)
+        del self._adapters[name]
+
     # Encoding
 
-    def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def encoder_states(
+        self, sequences: Sequence[np.ndarray], adapters: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
         self._check_open()
         check_encoder_sequences(sequences, self.config)
-        return [self._encode_one(ids) for ids in sequences]
+        chosen = [self._adapter(name) for name in check_adapter_count(len(sequences), adapters)]
+        return [self._encode_one(ids, adapter) for ids, adapter in zip(sequences, chosen, strict=True)]
 
-    def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+    def encode(self, sequences: Sequence[np.ndarray], adapters: Sequence[int] | None = None) -> list[int]:
         self._check_open()
         if not self._has_decoder:
             raise EngineError(f"A model with the head {self.config.head.value!r} cannot generate; use encoder states.")
         handles = []
-        for states_SD in self.encoder_states(sequences):
-            handle = next(self._names)
+        names = check_adapter_count(len(sequences), adapters)
+        for states_SD, name in zip(self.encoder_states(sequences, names), names, strict=True):
+            handle, adapter = next(self._names), self._adapter(name)
             self._prompts[handle] = _EncodedPrompt(
                 [
                     (
-                        self._split_heads(states_SD, f"{block}.EncDecAttention.k"),
-                        self._split_heads(states_SD, f"{block}.EncDecAttention.v"),
+                        self._split_heads(states_SD, f"{block}.EncDecAttention.k", adapter),
+                        self._split_heads(states_SD, f"{block}.EncDecAttention.v", adapter),
                     )
                     for block in (f"decoder.block.{i}.layer.1" for i in range(self.config.num_decoder_layers))
-                ]
+                ],
+                adapter,
             )
             handles.append(handle)
         return handles
@@ -262,11 +288,12 @@ class ReferenceRuntime:
         self._is_open = False
         self._prompts.clear()
         self._slots.clear()
+        self._adapters.clear()
         self._weights.clear()
 
     # The model
 
-    def _encode_one(self, ids: np.ndarray) -> np.ndarray:
+    def _encode_one(self, ids: np.ndarray, adapter: Mapping[str, LowRankMap]) -> np.ndarray:
         x_SD = self._weights["shared.weight"][ids]  # T5: no sqrt(d_model) on the way in
         buckets_SS = self._buckets(is_bidirectional=True, num_queries=len(ids), num_keys=len(ids))
         for i in range(self.config.num_encoder_layers):
@@ -274,14 +301,15 @@ class ReferenceRuntime:
             bias_HSS = self._position_bias("encoder", i, buckets_SS)
             normed = self._norm(x_SD, f"{block}.layer.0.layer_norm")
             name = f"{block}.layer.0.SelfAttention"
-            q, k, v = (self._split_heads(normed, f"{name}.{part}") for part in "qkv")
-            x_SD = x_SD + self._linear(attend(q, k, v, bias_HSS)[0], f"{name}.o")
-            x_SD = self._feed_forward(x_SD, f"{block}.layer.1")
+            q, k, v = (self._split_heads(normed, f"{name}.{part}", adapter) for part in "qkv")
+            x_SD = x_SD + self._linear(attend(q, k, v, bias_HSS)[0], f"{name}.o", adapter)
+            x_SD = self._feed_forward(x_SD, f"{block}.layer.1", adapter)
         return self._norm(x_SD, "encoder.final_layer_norm")
 
     def _decode_one(self, state: _SlotState, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Feed tokens [T] to a slot; return hidden [T, D] and cross-attention weights [layers, H, T, S]."""
-        x_TD = self._weights["shared.weight"][tokens]
+        x_TD, prompt = self._weights["shared.weight"][tokens], self._prompt(state.handle)
+        adapter = prompt.adapter
         num_keys = state.num_tokens + len(tokens)
         past, grown, cross_weights = state.keys_values, [], []
         buckets_TK = self._buckets(is_bidirectional=False, num_queries=len(tokens), num_keys=num_keys)
@@ -289,18 +317,18 @@ class ReferenceRuntime:
             block = f"decoder.block.{i}"
             name = f"{block}.layer.0.SelfAttention"
             normed = self._norm(x_TD, f"{block}.layer.0.layer_norm")
-            q, k, v = (self._split_heads(normed, f"{name}.{part}") for part in "qkv")
+            q, k, v = (self._split_heads(normed, f"{name}.{part}", adapter) for part in "qkv")
             k, v = (np.concatenate([old, new], axis=1) for old, new in zip(past[i], (k, v), strict=True))
             grown.append((k, v))
             bias_HTK = self._position_bias("decoder", i, buckets_TK)
-            x_TD = x_TD + self._linear(attend(q, k, v, bias_HTK)[0], f"{name}.o")
+            x_TD = x_TD + self._linear(attend(q, k, v, bias_HTK)[0], f"{name}.o", adapter)
 
             name = f"{block}.layer.1.EncDecAttention"
-            q = self._split_heads(self._norm(x_TD, f"{block}.layer.1.layer_norm"), f"{name}.q")
-            out, weights = attend(q, *self._prompt(state.handle).keys_values[i], None)  # T5: no bias across stacks
+            q = self._split_heads(self._norm(x_TD, f"{block}.layer.1.layer_norm"), f"{name}.q", adapter)
+            out, weights = attend(q, *prompt.keys_values[i], None)  # T5: no bias across stacks
             cross_weights.append(weights)
-            x_TD = x_TD + self._linear(out, f"{name}.o")
-            x_TD = self._feed_forward(x_TD, f"{block}.layer.2")
+            x_TD = x_TD + self._linear(out, f"{name}.o", adapter)
+            x_TD = self._feed_forward(x_TD, f"{block}.layer.2", adapter)
         state.keys_values, state.num_tokens = grown, num_keys
         return self._norm(x_TD, "decoder.final_layer_norm"), np.stack(cross_weights)
 
@@ -344,28 +372,38 @@ class ReferenceRuntime:
         table_RH = self._weights[f"{stack}.block.{owner}.layer.0.SelfAttention.relative_attention_bias.weight"]
         return np.where(buckets_TK < 0, np.float32(-np.inf), table_RH[buckets_TK].transpose(2, 0, 1))
 
-    def _feed_forward(self, x: np.ndarray, layer: str) -> np.ndarray:
+    def _feed_forward(self, x: np.ndarray, layer: str, adapter: Mapping[str, LowRankMap]) -> np.ndarray:
         normed, name, c = self._norm(x, f"{layer}.layer_norm"), f"{layer}.DenseReluDense", self.config
         if c.uses_gated_mlp:
-            inner = activate(self._linear(normed, f"{name}.wi_0"), c.activation) * self._linear(normed, f"{name}.wi_1")
+            activated = activate(self._linear(normed, f"{name}.wi_0", adapter), c.activation)
+            inner = activated * self._linear(normed, f"{name}.wi_1", adapter)
         else:
-            inner = activate(self._linear(normed, f"{name}.wi"), c.activation)
-        return x + self._linear(inner, f"{name}.wo")
+            inner = activate(self._linear(normed, f"{name}.wi", adapter), c.activation)
+        return x + self._linear(inner, f"{name}.wo", adapter)
 
-    def _linear(self, x: np.ndarray, name: str) -> np.ndarray:
-        return x @ self._weights[f"{name}.weight"].T
+    def _linear(self, x: np.ndarray, name: str, adapter: Mapping[str, LowRankMap]) -> np.ndarray:
+        y = x @ self._weights[f"{name}.weight"].T
+        if name in adapter:
+            y = y + (x @ adapter[name].a.T) @ adapter[name].b.T
+        return y
 
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         return rms_norm(x, self._weights[f"{name}.weight"], self.config.layer_norm_epsilon)
 
-    def _split_heads(self, x: np.ndarray, name: str) -> np.ndarray:
-        return self._linear(x, name).reshape(len(x), self.config.num_heads, self.config.d_kv).swapaxes(0, 1)
+    def _split_heads(self, x: np.ndarray, name: str, adapter: Mapping[str, LowRankMap]) -> np.ndarray:
+        y = self._linear(x, name, adapter)
+        return y.reshape(len(x), self.config.num_heads, self.config.d_kv).swapaxes(0, 1)
 
     # What is open
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise EngineError(CLOSED)
+
+    def _adapter(self, name: int) -> Mapping[str, LowRankMap]:
+        if name not in self._adapters:
+            raise EngineError(f"Adapter {name} is not one of this runtime's.")
+        return self._adapters[name]
 
     def _prompt(self, handle: int) -> _EncodedPrompt:
         prompt = self._prompts.get(handle)

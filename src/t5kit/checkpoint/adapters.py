@@ -1,0 +1,225 @@
+"""LoRA adapters in peft's file format: adapter_config.json and adapter_model.safetensors, read strictly.
+
+A low-rank map adds (x A^T) B^T, times a scale, to the output of one linear map of the stacks. peft calls the parts
+`base_model.model.<map>.lora_A.weight` [r, in] and `lora_B.weight` [out, r]; the scale is lora_alpha / r, or
+lora_alpha / sqrt(r) with use_rslora, and rank_pattern and alpha_pattern change r and alpha for maps that they name.
+Whatever else peft can do to a model (biases, DoRA, modules saved whole, embeddings, heads) is refused by name, never
+left out in silence. Source: Hu et al. 2021; peft's LoraConfig and its save_pretrained.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from t5kit.checkpoint.safetensors_file import open_safetensors
+from t5kit.checkpoint.source_files import locate, read_json, shortened
+from t5kit.checkpoint.tensors import TensorView
+from t5kit.config import T5Config, tensor_shapes
+from t5kit.errors import CheckpointError
+
+CONFIG_FILE: Final = "adapter_config.json"
+WEIGHTS_FILE: Final = "adapter_model.safetensors"
+
+_PREFIX: Final = "base_model.model."
+_PART = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_MAP = re.compile(r"\.(?:SelfAttention|EncDecAttention)\.[qkvo]\.weight|\.DenseReluDense\.(?:wi|wi_0|wi_1|wo)\.weight")
+# What changes the arithmetic: key -> the values that mean "not used".
+_UNUSED: Final[Mapping[str, tuple[object, ...]]] = {
+    "bias": (None, "none"),
+    "fan_in_fan_out": (None, False),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "use_dora": (None, False),
+    "use_qalora": (None, False),
+    "alora_invocation_tokens": (None, []),
+    "layer_replication": (None, []),
+    "megatron_config": (None, {}),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LowRankMap:
+    """What one linear map gets in addition: y += (x @ a.T) @ b.T."""
+
+    a: np.ndarray
+    """[r, in] float32."""
+    b: np.ndarray
+    """[out, r] float32, the scale multiplied in."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+    """Low-rank additions to some linear maps of one architecture."""
+
+    source: str
+    """Where it comes from, for messages."""
+    maps: Mapping[str, LowRankMap]
+    """Name of a linear map without ".weight", such as "encoder.block.0.layer.0.SelfAttention.q" -> its addition."""
+
+
+def linear_map_shapes(config: T5Config) -> dict[str, tuple[int, int]]:
+    """Return name (without ".weight") -> [out, in] of every linear map that an adapter may name."""
+    return {
+        name.removeprefix("transformer.").removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in tensor_shapes(config).items()
+        if _MAP.search(name)
+    }
+
+
+def check_adapter(adapter: Adapter, config: T5Config) -> None:
+    """Raise CheckpointError unless every map of the adapter is one of this architecture, in its shape, and finite."""
+    shapes = linear_map_shapes(config)
+    if not adapter.maps:
+        raise CheckpointError(f"{adapter.source} adapts nothing.")
+    for name, low_rank in adapter.maps.items():
+        if name not in shapes:
+            raise CheckpointError(
+                f"{adapter.source} adapts {shortened(name)}, which is no linear map of this model's stacks."
+            )
+        (outputs, inputs), a, b = shapes[name], low_rank.a, low_rank.b
+        if (
+            a.ndim != 2
+            or b.ndim != 2
+            or a.shape[0] < 1
+            or (b.shape[0], b.shape[1], a.shape[1])
+            != (
+                outputs,
+                a.shape[0],
+                inputs,
+            )
+        ):
+            raise CheckpointError(
+                f"{adapter.source}: the map {name} is {outputs} x {inputs}, but its adapter has A {list(a.shape)} and "
+                f"B {list(b.shape)}; expected [r, {inputs}] and [{outputs}, r]."
+            )
+        if a.dtype != np.float32 or b.dtype != np.float32:
+            raise CheckpointError(f"{adapter.source}: the adapter of {name} must be float32.")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise CheckpointError(f"{adapter.source}: the adapter of {name} holds infinities or NaN.")
+
+
+def open_adapter(path: Path, config: T5Config) -> Adapter:
+    """Read a folder as peft's `save_pretrained` writes it, for a model of this architecture.
+
+    Raises: CheckpointError saying what is missing, unknown, misshapen or not supported.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{str(path)!r} is no folder; an adapter is a folder with {CONFIG_FILE} in it.")
+    raw = read_json(locate(path, CONFIG_FILE))
+    settings = _Settings.read(raw)
+    maps = {}
+    for name, parts in _parts(open_safetensors(locate(path, WEIGHTS_FILE)).views).items():
+        missing = {"A", "B"} - parts.keys()
+        if missing:
+            raise CheckpointError(f"{path}: {shortened(name)} has no lora_{min(missing)}.weight.")
+        a, b = parts["A"].to_float32(), parts["B"].to_float32()
+        rank = settings.rank(name)
+        if a.ndim != 2 or a.shape[0] != rank:
+            raise CheckpointError(
+                f"{path}: lora_A of {shortened(name)} is {list(a.shape)}; {CONFIG_FILE} says its rank is {rank}."
+            )
+        maps[name] = LowRankMap(np.ascontiguousarray(a), np.float32(settings.scale(name)) * b)
+    adapter = Adapter(str(path), maps)
+    check_adapter(adapter, config)
+    return adapter
+
+
+def _parts(stored: Mapping[str, TensorView]) -> dict[str, dict[str, TensorView]]:
+    parts: dict[str, dict[str, TensorView]] = {}
+    for name, view in stored.items():
+        match = _PART.fullmatch(name.removeprefix(_PREFIX))
+        if match is None or not name.startswith(_PREFIX):
+            raise CheckpointError(
+                f"{WEIGHTS_FILE} holds {shortened(name)}; understood are {_PREFIX}<linear map>.lora_A.weight and "
+                "lora_B.weight of the stacks' linear maps. Embeddings, heads and biases are not adapted here."
+            )
+        if match[2] in parts.setdefault(match[1].removeprefix("transformer."), {}):
+            raise CheckpointError(f"{WEIGHTS_FILE} holds lora_{match[2]} of {shortened(match[1])} twice.")
+        parts[match[1].removeprefix("transformer.")][match[2]] = view
+    return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What of adapter_config.json the arithmetic hangs on."""
+
+    r: int
+    alpha: float
+    uses_sqrt: bool
+    ranks: Mapping[str, object]
+    alphas: Mapping[str, object]
+
+    @classmethod
+    def read(cls, raw: Mapping[str, object]) -> "_Settings":
+        if raw.get("peft_type") != "LORA":
+            raise CheckpointError(
+                f"{CONFIG_FILE}: peft_type is {shortened(raw.get('peft_type'))}; t5kit reads LORA adapters."
+            )
+        for key, unused in _UNUSED.items():
+            value = raw.get(key)
+            if not any(type(value) is type(word) and value == word for word in unused):
+                raise CheckpointError(
+                    f"{CONFIG_FILE}: {key} is {shortened(value)}, which t5kit's runtimes do not compute. Merge the "
+                    "adapter into its model with peft, or train one without."
+                )
+        uses_sqrt = raw.get("use_rslora", False)
+        if uses_sqrt not in (True, False, None):
+            raise CheckpointError(f"{CONFIG_FILE}: use_rslora must be true or false; got {shortened(uses_sqrt)}.")
+        patterns = {}
+        for key in ("rank_pattern", "alpha_pattern"):
+            pattern = raw.get(key) or {}
+            if not isinstance(pattern, dict):
+                raise CheckpointError(f"{CONFIG_FILE}: {key} must be an object; got {shortened(pattern)}.")
+            for name in pattern:
+                # A hostile regular expression can run for ever; peft's own patterns are names.
+                if not re.fullmatch(r"\^?[A-Za-z0-9_.]+\$?", name):
+                    raise CheckpointError(f"{CONFIG_FILE}: {key} has {shortened(name)}; expected names of maps.")
+            patterns[key] = pattern
+        settings = cls(
+            _rank(raw.get("r", 8), "r"),
+            _alpha(raw.get("lora_alpha", 8), "lora_alpha"),
+            bool(uses_sqrt),
+            patterns["rank_pattern"],
+            patterns["alpha_pattern"],
+        )
+        for name, rank in settings.ranks.items():
+            _rank(rank, f"rank_pattern of {shortened(name)}")
+        for name, alpha in settings.alphas.items():
+            _alpha(alpha, f"alpha_pattern of {shortened(name)}")
+        return settings
+
+    def rank(self, name: str) -> int:
+        """Return the rank of a map."""
+        return _rank(_matching(self.ranks, name, self.r), "r")
+
+    def scale(self, name: str) -> float:
+        """Return what B A is multiplied by."""
+        alpha, rank = _alpha(_matching(self.alphas, name, self.alpha), "lora_alpha"), self.rank(name)
+        return alpha / (math.sqrt(rank) if self.uses_sqrt else rank)
+
+
+def _matching(pattern: Mapping[str, object], name: str, default: object) -> object:
+    """Return the value of the first key that is the map's name or its end (peft: `(.*\\.)?(key)$`)."""
+    for key, value in pattern.items():
+        plain = key.removeprefix("^").removesuffix("$")
+        if re.fullmatch(plain if key.startswith("^") else rf"(.*\.)?({plain})", name):
+            return value
+    return default
+
+
+def _rank(value: object, what: str) -> int:
+    if type(value) is not int or not 1 <= value <= 1 << 16:
+        raise CheckpointError(f"{CONFIG_FILE}: {what} must be a positive integer; got {shortened(value)}.")
+    return value
+
+
+def _alpha(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise CheckpointError(f"{CONFIG_FILE}: {what} must be a number; got {shortened(value)}.")
+    return float(value)
