@@ -215,6 +215,8 @@ def _measure(task: OpenedTask, tokenizer: Tokenizer) -> _Lengths:
         ids = float(sum(len(ids) for ids in tokenizer.encode_batch(texts, add_eos=False)) * step)
         return _Lengths(longest_encoder=512, longest_target=114, encoder_ids=0.9 * ids, target_ids=0.2 * ids)
     pairs = list(training_pairs([sample]))
+    if not pairs:
+        raise DataError("no record of the data gives an input and a target.")
     encoder = np.array([len(ids) for ids in tokenizer.encode_batch([pair.prompt for pair in pairs])])
     target = np.array([len(ids) for ids in tokenizer.encode_batch([pair.target for pair in pairs])])
     return _Lengths(

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from t5kit.errors import DataError
+from t5kit.errors import ConfigError, DataError
 from t5kit.sources import text_field
 from t5kit.tasks.configured import TRAIN, OpenedTask
 from t5kit.tasks.templates import TextPair
@@ -21,6 +21,8 @@ def make_vocabulary(config: VocabularyConfig, tasks: Sequence[OpenedTask], *, se
     """
     if config.source == "symbols":
         pairs = list(training_pairs(tasks))
+        if not pairs:
+            raise DataError("no task has a train record that gives a pair of texts, so there are no symbols to take.")
         return symbol_tokenizer(
             (pair.prompt for pair in pairs), (pair.target for pair in pairs), num_sentinels=config.num_sentinels
         )
@@ -28,18 +30,21 @@ def make_vocabulary(config: VocabularyConfig, tasks: Sequence[OpenedTask], *, se
         passages = Path(folder) / "passages.txt"
         with passages.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{text}\n" for text in training_texts(tasks))
-        return train_tokenizer(
-            [passages],
-            Path(folder) / "vocabulary",
-            vocab_size=config.size,
-            model_type=config.source,
-            byte_fallback=config.byte_fallback,
-            num_sentinels=config.num_sentinels,
-            keeps_whitespace=config.keeps_whitespace,
-            character_coverage=config.character_coverage,
-            max_sentences=config.max_sentences,
-            seed=seed,
-        )
+        try:
+            return train_tokenizer(
+                [passages],
+                Path(folder) / "vocabulary",
+                vocab_size=config.size,
+                model_type=config.source,
+                byte_fallback=config.byte_fallback,
+                num_sentinels=config.num_sentinels,
+                keeps_whitespace=config.keeps_whitespace,
+                character_coverage=config.character_coverage,
+                max_sentences=config.max_sentences,
+                seed=seed,
+            )
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("vocab_size = ", "vocabulary.size = ")) from error
 
 
 def training_texts(tasks: Sequence[OpenedTask]) -> Iterator[str]:
@@ -58,11 +63,7 @@ def training_texts(tasks: Sequence[OpenedTask]) -> Iterator[str]:
 
 
 def training_pairs(tasks: Sequence[OpenedTask]) -> Iterator[TextPair]:
-    """Yield the pairs of the supervised tasks' train records by their first phrasing; bad records give none.
-
-    Raises: DataError if there is none at all.
-    """
-    num_pairs = 0
+    """Yield the pairs of the supervised tasks' train records by their first phrasing; bad records give none."""
     for task in tasks:
         if task.objective is not None or TRAIN not in task.task.splits:
             continue
@@ -70,7 +71,4 @@ def training_pairs(tasks: Sequence[OpenedTask]) -> Iterator[TextPair]:
         for index in range(len(table)):
             pair = task.task.form.pair(table[index])
             if isinstance(pair, TextPair):
-                num_pairs += 1
                 yield pair
-    if not num_pairs:
-        raise DataError("no task has a train record that gives a pair of texts, so no vocabulary can be made of them.")

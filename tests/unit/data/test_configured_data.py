@@ -1,0 +1,108 @@
+"""A run's data as its recipe says it."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5kit.data.config import DataConfig
+from t5kit.data.configured import evaluation_batches, make_mixture, open_tasks, training_data
+from t5kit.data.vocabulary import make_vocabulary, training_texts
+from t5kit.errors import ConfigError, DataError
+from t5kit.tasks.config import MixtureConfig, ObjectiveConfig, TaskConfig
+from t5kit.text import ByteTokenizer
+from t5kit.text.config import VocabularyConfig
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    (tmp_path / "a.tsv").write_text("".join(f"a{n}\tA {n}\n" for n in range(30)), encoding="utf-8")
+    (tmp_path / "b.tsv").write_text("".join(f"b{n}\tB {n}\n" for n in range(10)), encoding="utf-8")
+    (tmp_path / "c.txt").write_text("".join(f"some text {n}\n" * 4 for n in range(10)), encoding="utf-8")
+    return DataConfig(
+        dir=str(tmp_path),
+        tasks={
+            "a": TaskConfig(train=("a.tsv",), dev=("b.tsv",)),
+            "b": TaskConfig(train=("b.tsv",)),
+            "only_dev": TaskConfig(dev=("b.tsv",)),
+        },
+        batch_rows=4,
+        encoder_length=32,
+        target_length=32,
+        window_batches=2,
+    )
+
+
+def replaced(config: DataConfig, **changes: object) -> DataConfig:
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_mixing_by_size_leaves_out_what_is_only_evaluated(config: DataConfig) -> None:
+    mixture = make_mixture(config, open_tasks(config, seed=0))
+    assert [task.name for task in mixture.members] == ["a", "b"] and mixture.rates == (30.0, 10.0)
+
+
+def test_a_stated_size_and_a_cap_change_the_rates(config: DataConfig) -> None:
+    tasks = {**config.tasks, "b": TaskConfig(train=("b.tsv",), num_examples=1000)}
+    changed = replaced(config, tasks=tasks, mixture=MixtureConfig(maximum=90, temperature=2.0))
+    assert make_mixture(changed, open_tasks(changed, seed=0)).rates == pytest.approx((30**0.5, 90**0.5))
+
+
+def test_fixed_rates_are_taken_as_they_are(config: DataConfig) -> None:
+    def rates(**given: float) -> tuple[float, ...]:
+        changed = replaced(config, mixture=MixtureConfig(kind="fixed", rates=given))
+        return make_mixture(changed, open_tasks(changed, seed=0)).rates
+
+    assert rates(a=1, b=3, only_dev=0) == (1.0, 3.0)
+    with pytest.raises(ConfigError, match="has no rate for 'only_dev'"):
+        rates(a=1, b=3)
+    with pytest.raises(ConfigError, match=r"rates\.only_dev = 1.0, but the task has no train files"):
+        rates(a=1, b=3, only_dev=1)
+
+
+def test_every_train_example_comes_once_an_epoch(config: DataConfig) -> None:
+    one = replaced(config, num_epochs=1)
+    tokenizer = ByteTokenizer()
+    with training_data(one, open_tasks(one, seed=0), tokenizer, seed=0) as data:
+        batches = list(data.loader)
+    texts = [tokenizer.decode(e.encoder_ids) for batch in batches for row in batch.examples() for e in row]
+    assert sorted(texts) == sorted([f"a{n}" for n in range(30)] + [f"b{n}" for n in range(10)])
+
+
+def test_evaluation_batches_are_the_same_at_every_call(config: DataConfig, tmp_path: Path) -> None:
+    changed = replaced(config, tasks={"c": TaskConfig(train=("c.txt",), held_out=8, objective=ObjectiveConfig())})
+    (task,) = open_tasks(changed, seed=0)
+    first, second = (list(evaluation_batches(changed, task, ByteTokenizer())) for _ in range(2))
+    assert len(first) == len(second) >= 1
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.encoder_input_ids, other.encoder_input_ids)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_the_test_files_are_not_opened(config: DataConfig) -> None:
+    changed = replaced(config, tasks={"a": TaskConfig(train=("a.tsv",), test=("not-there.tsv",))})
+    assert list(open_tasks(changed, seed=0)[0].task.splits) == ["train"]
+
+
+def test_a_vocabulary_is_made_of_train_records_alone(config: DataConfig) -> None:
+    tasks = open_tasks(config, seed=0)
+    texts = list(itertools.islice(training_texts(tasks), 4))
+    assert texts == ["a0", "A 0", "a1", "A 1"] and len(list(training_texts(tasks))) == 80
+    tokenizer = make_vocabulary(VocabularyConfig(source="symbols", num_sentinels=0), tasks, seed=0)
+    letters = set("ab0123456789")
+    words = {"▁A", "▁B", *(f"▁{n}" for n in range(30))}
+    assert {tokenizer.id_to_piece(n) for n in range(4, tokenizer.vocab_size)} == letters | words
+
+
+def test_a_vocabulary_of_running_text_takes_its_size(config: DataConfig) -> None:
+    changed = replaced(config, tasks={"c": TaskConfig(train=("c.txt",), objective=ObjectiveConfig())})
+    tasks = open_tasks(changed, seed=0)
+    made = make_vocabulary(VocabularyConfig(source="unigram", size=376), tasks, seed=0)
+    assert (made.vocab_size, made.num_sentinels) == (376, 100)
+    assert made.decode(made.encode("some text 3")) == "some text 3"
+    with pytest.raises(ConfigError, match=r"vocabulary\.size = 9000 is too large for this text"):
+        make_vocabulary(VocabularyConfig(source="unigram", size=9000), tasks, seed=0)
+    with pytest.raises(DataError, match="no task has a train record that gives a pair"):
+        make_vocabulary(VocabularyConfig(source="symbols"), tasks, seed=0)
