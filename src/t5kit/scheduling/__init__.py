@@ -12,8 +12,6 @@ from t5kit.scheduling.requests import (
 )
 from t5kit.scheduling.scheduler import Scheduler
 
-StaticScheduler = ContinuousScheduler  # until evaluation/ names it so
-
 __all__ = [
     "ContinuousScheduler",
     "Event",
@@ -21,7 +19,6 @@ __all__ = [
     "RequestFailed",
     "RequestFinished",
     "Scheduler",
-    "StaticScheduler",
     "Timings",
     "TokensGenerated",
     "request_bytes",
