@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5kit.errors import DataError
+from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.sources import BadRecord, MemoryTable, RecordTable
 from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks import TaskForm, TextPair
+from t5kit.text.tokenizer import check_text
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def evaluation_set(
     bad: list[BadRecord] = []
     pairs: list[tuple[int, TextPair]] = []
     for index in range(len(table)):
-        pair = form.pair(table[index])
+        pair = _checked(form.pair(table[index]))
         if isinstance(pair, TextPair):
             pairs.append((index, pair))
         else:
@@ -83,6 +84,18 @@ def evaluation_set(
         num_bad=num_bad,
         bad=tuple(first_bad[:NUM_SHOWN]),
     )
+
+
+def _checked(pair: TextPair | BadRecord) -> TextPair | BadRecord:
+    """Return the pair, or why its texts are none: half of a surrogate pair can neither be encoded nor written."""
+    if isinstance(pair, BadRecord):
+        return pair
+    try:
+        for text in (pair.prompt, pair.target, *pair.references):
+            check_text(text)
+    except RequestError as error:
+        return BadRecord(place=pair.place, error=f"{pair.place}: {error}")
+    return pair
 
 
 def _examples(pairs: Sequence[tuple[int, TextPair]], *, is_grouped: bool, separator: str) -> list[EvaluationExample]:

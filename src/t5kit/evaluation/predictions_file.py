@@ -13,6 +13,7 @@ from t5kit.errors import DataError, RequestError, T5kitError
 from t5kit.evaluation.examples import EvaluationSet
 from t5kit.sources import BadRecord, Record, read_records
 from t5kit.sources.records import Format, format_of
+from t5kit.text.tokenizer import check_text
 
 PROMPT_FIELDS = ("prompt", "input", "0")
 PREDICTION_FIELDS = ("prediction", "text", "1")
@@ -127,4 +128,8 @@ def _text(record: Record, name: str) -> str:
     value = record.fields[name]
     if not isinstance(value, str):
         raise DataError(f"{record.place}: field {name!r} is {type(value).__name__}, expected text.")
+    try:
+        check_text(value)
+    except RequestError as error:
+        raise DataError(f"{record.place}: {error}") from error
     return value

@@ -96,6 +96,13 @@ def test_bad_records_are_counted_and_named_wherever_they_are_found(tmp_path: obj
         evaluation_set(FORM, table_of([{"target": "1"}]))
 
 
+def test_half_a_surrogate_pair_makes_a_bad_record() -> None:
+    examples = examples_of(("a", "1"), ("\ud800", "2"), ("b", "x\udc00"))
+    assert len(examples.examples) == 1
+    assert [record.place for record in examples.bad] == ["record:2", "record:3"]
+    assert "lone surrogate U+D800" in examples.bad[0].error
+
+
 @given(size=st.integers(1, 30), fewer=st.integers(1, 30), more=st.integers(1, 30), seed=st.integers(0, 99))
 def test_a_larger_draw_by_the_same_seed_holds_the_smaller_in_order(size: int, fewer: int, more: int, seed: int) -> None:
     pairs = [(str(number), "x") for number in range(size)]

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -109,11 +110,15 @@ def test_a_run_hears_of_references_its_metrics_cannot_take_before_it_starts() ->
 
 
 def test_unanswerable_dev_examples_are_said_aloud(runtime: ReferenceRuntime) -> None:
-    table = table_of([{"source": "a", "target": "b"}, {"source": "\ud800", "target": "c"}])
-    evaluator = RunEvaluator.prepare(
-        {"t": (FORM, table)}, tokenizer=ByteTokenizer(), config=EvaluationConfig(max_new_tokens=2)
-    )
-    with pytest.warns(UserWarning, match=r"t: 1 examples could not be answered .* first record:2: "):
+    class Picky(ByteTokenizer):
+        def encode_batch(self, texts: Sequence[str], *, add_eos: bool = True) -> list[np.ndarray]:
+            if "q" in texts:
+                raise RequestError("no q here")
+            return super().encode_batch(texts, add_eos=add_eos)
+
+    table = table_of([{"source": "a", "target": "b"}, {"source": "q", "target": "c"}])
+    evaluator = RunEvaluator.prepare({"t": (FORM, table)}, tokenizer=Picky(), config=EvaluationConfig(max_new_tokens=2))
+    with pytest.warns(UserWarning, match="t: 1 examples could not be answered .* first record:2: no q here"):
         evaluator.scores(runtime)
 
 
