@@ -1,0 +1,121 @@
+"""Training without a recipe."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5kit import Model
+from t5kit.config.overrides import read_settings
+from t5kit.errors import ConfigError, DataError, RequestError
+from t5kit.recipe import bind_recipe, read_recipe
+
+PAIRS = [(letter * number, letter.upper()) for letter in "wxyz" for number in range(1, 13)]
+QUICK: dict[str, Any] = dict(num_steps=2, batch_tokens=256, threads=1, progress=False)
+
+
+@pytest.fixture
+def torch_model(tiny_folder: Path) -> Iterator[Model]:
+    with Model.from_pretrained(tiny_folder, engine="reference") as model:
+        yield model
+
+
+def test_a_fitted_model_answers_better_than_before(torch_model: Model) -> None:
+    before = torch_model.score("wwww", "W")
+    result = torch_model.fit(PAIRS, lr=3e-3, batch_tokens=512, num_steps=15, threads=1, progress=False)
+    assert torch_model.score("wwww", "W") > before + 3
+    assert result.best is not None and torch_model.folder.path == result.model_path
+
+
+def test_the_run_s_folder_trains_the_same_again(torch_model: Model, tmp_path: Path) -> None:
+    result = torch_model.fit(PAIRS, run_folder=tmp_path / "run", metrics=["exact_match"], **QUICK)
+    assert result.model_path == tmp_path / "run" / "model"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()]
+    dev = (tmp_path / "run" / "data" / "dev.jsonl").read_text("utf-8").splitlines()
+    assert len(rows) + len(dev) == len(PAIRS) and len(dev) == 3
+    assert set(rows[0]) == {"input", "target"}
+    config = read_recipe(tmp_path / "run" / "resolved.toml")
+    assert config == bind_recipe(read_settings(tmp_path / "run" / "recipe.toml"))
+    from t5kit.api.training import train_config
+
+    again = train_config(config, tmp_path / "again")
+    weights = [path.read_bytes() for run in (result, again) for path in run.model_path.glob("*.safetensors")]
+    assert weights[0] == weights[1]
+
+
+def test_a_run_on_other_records_is_not_gone_on_with(torch_model: Model, tiny_folder: Path, tmp_path: Path) -> None:
+    torch_model.fit(PAIRS, run_folder=tmp_path / "run", **QUICK)
+    changed = [(source, "Q" if source == "x" else target) for source, target in PAIRS]
+    with Model.from_pretrained(tiny_folder, engine="reference") as again:
+        with pytest.warns(UserWarning, match="is finished"):  # taken as it is
+            again.fit(PAIRS, run_folder=tmp_path / "run", **QUICK)
+        assert again.folder.path == tmp_path / "run" / "model"
+    other = Model.from_pretrained(tiny_folder, engine="reference")
+    with other, pytest.raises(ConfigError, match="holds a run on other data"):
+        other.fit(changed, run_folder=tmp_path / "run", **QUICK)
+
+
+def test_files_columns_and_templates_are_taken(torch_model: Model, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "fine,yes\nbad,no\n" * 5, encoding="utf-8")
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"text": "good", "label": "yes"}) + "\n", encoding="utf-8")
+    torch_model.fit(
+        tmp_path / "a.csv", tmp_path / "dev.jsonl", input="review: {text}", target="label",
+        run_folder=tmp_path / "run", **QUICK,
+    )  # fmt: skip
+    first = json.loads((tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()[0])
+    assert first == {"input": "review: fine", "target": "yes"}
+    dev = (tmp_path / "run" / "data" / "dev.jsonl").read_text("utf-8")
+    assert json.loads(dev) == {"input": "review: good", "target": "yes"}
+
+
+def test_lengths_follow_from_the_data(torch_model: Model, tmp_path: Path) -> None:
+    rows = [{"input": "a" * 300, "target": "b" * 100}, {"input": "c", "target": "d"}] * 3
+    torch_model.fit(rows, run_folder=tmp_path / "run", **QUICK)
+    data = read_recipe(tmp_path / "run" / "resolved.toml").data
+    assert (data.encoder_length, data.target_length) == (304, 104)
+    torch_model.fit(rows, run_folder=tmp_path / "cut", max_input_tokens=100, max_target_tokens=10, **QUICK)
+    data = read_recipe(tmp_path / "cut" / "resolved.toml").data
+    assert data.encoder_length == 256 and data.target_length >= 10
+
+
+def test_pre_training_goes_on_with_running_text(torch_model: Model, tmp_path: Path) -> None:
+    before = torch_model.folder.path
+    result = torch_model.train(["some text to read " * 20] * 45, run_folder=tmp_path / "run", **QUICK)
+    assert result.num_steps == 2 and torch_model.folder.path != before
+    config = read_recipe(tmp_path / "run" / "resolved.toml")
+    objective = config.data.tasks["data"].objective
+    assert objective is not None and objective.name == "span_corruption"
+    (tmp_path / "more.txt").write_text("another line of text\n" * 60, encoding="utf-8")
+    torch_model.train(str(tmp_path / "more.txt"), objective="prefix_lm", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "said"),
+    [
+        ([], {}, DataError, "there are no rows"),
+        ([3], {}, RequestError, "row 0 of the data is 3; expected mappings of fields"),
+        ([{"a": "b"}], {}, DataError, "no record has an input and a target; row:1: has no field 'input'"),
+        (PAIRS, {"epochs": 3}, RequestError, "no option 'epochs'. Did you mean num_epochs"),
+        (PAIRS, {"lr": 0}, RequestError, "lr = 0 must be a number above 0"),
+        (PAIRS, {"num_steps": 1.5}, RequestError, "num_steps = 1.5 must be an integer"),
+        (PAIRS, {"metrics": ["rouje"]}, RequestError, "There is no metric 'rouje'"),
+        ("/nowhere.tsv", {}, DataError, "there is no such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before(
+    model: Model, data: Any, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    before = model.generate("a", max_new_tokens=2)
+    with pytest.raises(error, match=said):
+        model.fit(data, progress=False, **options)
+    assert model.generate("a", max_new_tokens=2) == before
+
+
+def test_a_temporary_run_goes_with_the_model(tiny_folder: Path) -> None:
+    model = Model.from_pretrained(tiny_folder, engine="reference")
+    path = model.fit(PAIRS[:5], **QUICK).model_path
+    assert path.is_dir()
+    model.close()
+    assert not path.exists()
