@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from build_tasks import PARTS, BuildError, Part, Row, part_of, write_rows
@@ -75,34 +75,41 @@ def description_rows(packages: Iterable[str], translation: Iterable[str]) -> Ite
         )
 
 
-def fetch_index(index: Path) -> None:
-    """Put Debian's index files into a folder by apt-get, without touching the machine's own package lists."""
+def fetch_index(
+    index: Path, files: Mapping[str, str] = INDEX_FILES, *, languages: str = "en", packages: Sequence[str] = ()
+) -> None:
+    """Put Debian's index files, and packages as .deb, into a folder by apt-get, with package lists of its own.
+
+    files: name in the folder -> pattern of its name among apt's lists.
+    """
     if not shutil.which("apt-get"):
-        raise BuildError(
-            f"{index} lacks {' or '.join(INDEX_FILES)}, and there is no apt-get to fetch them; see --help."
-        )
+        wanted = " or ".join([*files, *packages])
+        raise BuildError(f"{index} lacks {wanted}, and there is no apt-get to fetch them; see --help.")
     with tempfile.TemporaryDirectory() as scratch:
         lists = Path(scratch, "lists")
         (lists / "partial").mkdir(parents=True)
         sources = Path(scratch, "sources.list")
         sources.write_text(SOURCES, encoding="utf-8")
-        options = {
+        settings = {
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": "-",
             "Dir::State::lists": lists,
             "Dir::Cache": scratch,
-            "Acquire::Languages": "en",
+            "Acquire::Languages": languages,
             "APT::Architecture": "amd64",
             "APT::Sandbox::User": "",
         }
-        command = ["apt-get", "update", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
-        subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
-        for name, pattern in INDEX_FILES.items():
+        options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+        subprocess.run(["apt-get", "update", *options], stdin=subprocess.DEVNULL, check=False)
+        for name, pattern in files.items():
             found = sorted(lists.glob(pattern))
             if not found:
                 raise BuildError(f"apt-get fetched no {name} (its message is above); it needs a Debian mirror to ask.")
             with (index / name).open("wb") as file:
                 subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", str(found[0])], stdout=file, check=True)
+        if packages:
+            command = ["apt-get", "download", *options, *packages]
+            subprocess.run(command, cwd=index, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
 
 
 def read_index(index: Path, name: str) -> str:

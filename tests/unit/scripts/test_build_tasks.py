@@ -131,7 +131,7 @@ def test_descriptions_give_a_synopsis_and_a_section_once(build_debian_tasks: Mod
 
 def test_rebuilt_descriptions_equal_the_published_files(build_debian_tasks: ModuleType) -> None:
     folder, index = os.environ.get("T5KIT_TASK_DATA"), os.environ.get("T5KIT_DEBIAN_INDEX")
-    if not folder or not index:
+    if not folder or not index or not any(Path(index).glob("Packages*")):
         pytest.skip("needs T5KIT_TASK_DATA and T5KIT_DEBIAN_INDEX (build_debian_tasks.py --index)")
     for name, parts in build_debian_tasks.build(Path(index)).items():
         for part, rows in parts.items():
