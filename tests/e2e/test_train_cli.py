@@ -133,8 +133,8 @@ def test_a_killed_run_goes_on_by_the_same_command_to_the_bit(
 
 def test_warnings_are_sentences() -> None:
     with plain_warnings():
-        assert warnings.formatwarning("it is so.", UserWarning, "x.py", 3) == "t5kit: it is so.\n"  # type: ignore[arg-type]
-    assert "x.py" in warnings.formatwarning("it is so.", UserWarning, "x.py", 3)  # type: ignore[arg-type]
+        assert warnings.formatwarning("it is so.", UserWarning, "x.py", 3) == "t5kit: it is so.\n"
+    assert "x.py" in warnings.formatwarning("it is so.", UserWarning, "x.py", 3)
 
 
 def test_resume_asks_for_a_run(
