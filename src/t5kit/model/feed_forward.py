@@ -11,13 +11,14 @@ from t5kit.model.dropout import Dropout, DropoutBroadcast
 from t5kit.model.norm import RMSNorm
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Return GELU by its tanh approximation, T5 v1.1's."""
     return F.gelu(x, approximate="tanh")
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "gelu_tanh": _gelu_tanh,
+    "gelu_tanh": gelu_tanh,
     "gelu": F.gelu,
     "silu": F.silu,
 }

@@ -68,8 +68,12 @@ class RelativePositionBias(nn.Module):
         # No weight: it stays real where the parameters are built on the meta device, and out of the folder.
         self.register_buffer("starts", torch.tensor(starts, device="cpu"), persistent=False)
 
-    def forward(self, num_queries: int, num_keys: int, *, first_query: int = 0) -> Tensor:
+    def forward(
+        self, num_queries: int, num_keys: int, *, first_query: int = 0, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Return the bias [1, H, T, K] of queries first_query .. first_query + T - 1 and keys 0 .. K - 1.
+
+        dtype: that of the bias and of the sums in its gradient; by default the table's.
 
         Speed: a bias depends on the distance alone, so T + K - 1 rows are looked up and laid out as diagonals; the
         gradient then reaches the table by T + K - 1 additions instead of T * K.
@@ -77,7 +81,7 @@ class RelativePositionBias(nn.Module):
         last_query = first_query + num_queries - 1
         relative = torch.arange(-last_query, num_keys - first_query, device=self.weight.device)
         buckets = _buckets(relative, self.starts, is_bidirectional=self.is_bidirectional)
-        by_distance_HN = nn.functional.embedding(buckets, self.weight).mT
+        by_distance_HN = nn.functional.embedding(buckets, self.weight.to(dtype)).mT
         # Row i of the windows begins at distance i - last_query, which is what the i-th query from the end sees first.
         return by_distance_HN.unfold(-1, num_keys, 1).flip(1)[None]
 

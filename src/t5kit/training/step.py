@@ -15,6 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 from t5kit.data import Batch
 from t5kit.errors import DataError
 from t5kit.model.dropout import Dropout
+from t5kit.model.passes import PLAIN, compiled_passes
+from t5kit.model.ragged import NO_DROPOUT, TextDropout, ragged_hidden
+from t5kit.model.ragged_layout import RaggedBatch
 from t5kit.model.t5 import T5
 from t5kit.training.clipping import finish_gradients
 from t5kit.training.config import ComputeConfig, LossConfig
@@ -82,8 +85,17 @@ class TrainingStep:
         for module in self._model.modules():
             if isinstance(module, Dropout):
                 module.broadcast = compute.dropout_broadcast
+        self._recomputes_layers = compute.recomputes_layers
         self._model.encoder.recomputes_layers = compute.recomputes_layers
         self._model.decoder.recomputes_layers = compute.recomputes_layers
+        # A processor gains from leaving padding out; a GPU wants few large kernels, FSDP2 its modules called whole.
+        on_processor = model.shared.weight.device.type == "cpu"
+        draws_by_text = compute.dropout_broadcast == "length"
+        self._is_ragged = on_processor and draws_by_text and not isinstance(model, FSDPModule)
+        self._passes = compiled_passes() if compute.is_compiled and self._is_ragged else PLAIN
+        if compute.is_compiled and not self._is_ragged:
+            for block in (*self._model.encoder.block, *self._model.decoder.block):
+                block.compile()
 
     def __call__(self, batch: Batch, *, step: int, lr: float) -> StepReport:
         """Update the model by one batch, which is the whole one on every process; step counts updates from 0.
@@ -94,9 +106,8 @@ class TrainingStep:
         self._refresh()
         total: LossSums | None = None
         for number, rows in enumerate(self._microbatches(batch)):
-            with self._seeded(step, number):
-                sums = self._sums(rows)
-                sums.sum.backward()
+            sums = self._sums(rows, (self._seed, step, number, self._parallel.rank))
+            sums.sum.backward()
             total = sums.detached() if total is None else total + sums.detached()
         assert total is not None, "a batch has rows"
         total = self._parallel.all_reduce(total)
@@ -125,7 +136,7 @@ class TrainingStep:
         self._refresh()
         total: LossSums | None = None
         for rows in self._microbatches(batch):
-            sums = self._sums(rows)
+            sums = self._sums(rows, None)
             total = sums if total is None else total + sums
         assert total is not None, "a batch has rows"
         if isinstance(self._model, FSDPModule):
@@ -146,26 +157,36 @@ class TrainingStep:
         for first in range(0, num_rows, at_once):
             yield mine.rows(first, min(first + at_once, num_rows))
 
-    def _sums(self, rows: Batch) -> LossSums:
-        device = self._model.shared.weight.device
-        hidden = self._model.hidden(
-            encoder_input_ids=_tensor(rows.encoder_input_ids, device),
-            decoder_input_ids=_tensor(rows.decoder_input_ids, device),
-            encoder_segment_ids=_tensor(rows.encoder_segment_ids, device),
-            decoder_segment_ids=_tensor(rows.decoder_segment_ids, device),
-        )
+    def _sums(self, rows: Batch, seeds: tuple[int, ...] | None) -> LossSums:
+        """Return the loss sums of some rows; seeds are those of dropout, None for none."""
+        model, device = self._model, self._model.shared.weight.device
+        if self._is_ragged:
+            ragged = RaggedBatch.of(rows, num_heads=model.config.num_heads, device=device)
+            dropout = NO_DROPOUT if seeds is None else TextDropout(model.config.dropout_rate, seeds)
+            hidden_ND = ragged_hidden(
+                model, ragged, dropout=dropout, recomputes_layers=self._recomputes_layers, passes=self._passes
+            )
+            return language_model_loss(model, hidden_ND, ragged.labels, ragged.loss_weights, config=self._loss)
+        with _seeded(seeds, device):
+            hidden_BTD = model.hidden(
+                encoder_input_ids=_tensor(rows.encoder_input_ids, device),
+                decoder_input_ids=_tensor(rows.decoder_input_ids, device),
+                encoder_segment_ids=_tensor(rows.encoder_segment_ids, device),
+                decoder_segment_ids=_tensor(rows.decoder_segment_ids, device),
+            )
         labels, weights = _tensor(rows.labels, device), _tensor(rows.loss_weights, device)
-        return language_model_loss(self._model, hidden, labels, weights, config=self._loss)
+        return language_model_loss(model, hidden_BTD, labels, weights, config=self._loss)
 
-    @contextlib.contextmanager
-    def _seeded(self, step: int, microbatch: int) -> Iterator[None]:
-        """Draw dropout from this seed, and leave PyTorch's generators as they were."""
-        entropy = (self._seed, step, microbatch, self._parallel.rank)
-        device = self._model.shared.weight.device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-            yield
+
+@contextlib.contextmanager
+def _seeded(seeds: tuple[int, ...] | None, device: torch.device) -> Iterator[None]:
+    """Let modules draw dropout from these seeds, and leave PyTorch's generators as they were."""
+    if seeds is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]))
+        yield
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
