@@ -34,7 +34,7 @@ Description-de: Übersetzer für Ada
  eins zwei
  drei
  \u00a0
- Hier stehen vier Worte
+ Hier stehen vier Texte
 
 Package: gone
 Description-md5: 9
@@ -67,7 +67,7 @@ def test_descriptions_pair_paragraphs_where_both_have_as_many(translations: Modu
     assert pairs == [
         ("Compiler for Ada", "Übersetzer für Ada"),
         ("one  two three", "eins zwei drei"),
-        ("Four words stand here", "Hier stehen vier Worte"),
+        ("Four words stand here", "Hier stehen vier Texte"),
         ("Same number", "Gleiche Zahl"),
     ]
 
@@ -78,8 +78,8 @@ def test_help_pages_give_named_paragraphs_without_marks(translations: ModuleType
 
 def test_help_pages_of_unlike_length_or_one_language_give_nothing(translations: ModuleType) -> None:
     pages = {"z.html": PAGE, "shared/find_toolbar.html": PAGE, "only.html": PAGE}
-    other = {"z.html": PAGE.replace("Click", "Klick"), "shared/find_toolbar.html": '<p id="a">Ein Wort</p>'}
-    assert next(pair[1] for pair in translations.help_pairs(pages, other)) == "Klick OK & go."
+    other = {"z.html": PAGE.replace("Click", "Taste"), "shared/find_toolbar.html": '<p id="a">Ein Wort</p>'}
+    assert next(pair[1] for pair in translations.help_pairs(pages, other)) == "Taste OK & go."
     assert len(list(translations.help_pairs(pages, other))) == 4
 
 
@@ -108,8 +108,8 @@ def test_pairs_are_kept_by_length_and_likeness(
 
 
 def test_the_first_pair_of_a_text_counts_even_if_it_is_not_kept(translations: ModuleType) -> None:
-    pairs = [("Edit", "Edit"), ("Edit", "x"), ("Edit", "Ändern"), ("Two words", "Zwei Worte")]
-    assert list(translations.chosen(pairs, min_words=1, without=set())) == [("Two words", "Zwei Worte")]
+    pairs = [("Edit", "Edit"), ("Edit", "x"), ("Edit", "Ändern"), ("Two words", "Zwei Texte")]
+    assert list(translations.chosen(pairs, min_words=1, without=set())) == [("Two words", "Zwei Texte")]
     rows = list(translations.translation_rows(pairs, [("Two words", "Z W"), ("One", "Ein")], language="German"))
     assert [(row.source, row.key) for row in rows] == [("translate English to German: Two words", "two words")]
 
