@@ -92,6 +92,7 @@ class Parallel:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no sum times a factor
         register_fsdp_forward_method(model, "hidden")
 
     def rows_of(self, batch: Batch) -> Batch:
