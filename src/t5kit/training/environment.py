@@ -50,7 +50,7 @@ class Environment:
     """Processes of the run."""
 
 
-DECIDES_BITS = ("torch", "processor", "instruction_set", "device", "num_threads", "num_processes")
+DECIDES_BITS = ("t5kit", "torch", "numpy", "processor", "instruction_set", "device", "num_threads", "num_processes")
 """Where two starts differ in one of these, sums are made in another order: a resumed run is not equal to the bit."""
 
 

@@ -42,9 +42,9 @@ def train(run: TrainingRun) -> TrainingResult:
 
     Each pass does what is due after the steps made so far (a line of metrics, an evaluation, a checkpoint, in this
     order), then one step more. A run that is finished already says so in a warning and gives its result at once.
-    Raises: RunStoppedError when SIGINT or SIGTERM asked for it, with all saved; TrainingError after
-    `max_skipped_in_a_row` updates that were not finite; CheckpointError if no checkpoint is whole or nothing can be
-    written. After each of these the run can be resumed.
+    Raises: RunStoppedError when SIGINT or SIGTERM asked for it, with all saved; CheckpointError if no checkpoint is
+    whole or nothing can be written: after mending that, the run can be resumed. TrainingError after
+    `max_skipped_in_a_row` updates that were not finite, which a resumed run would meet again.
     """
     if (result := finished_result(run.folder)) is not None:
         warnings.warn(f"the run in {run.folder.path} is finished: nothing is left to train.", UserWarning, stacklevel=2)
@@ -80,7 +80,7 @@ def train(run: TrainingRun) -> TrainingResult:
 
 def finished_result(folder: RunFolder) -> TrainingResult | None:
     """Return what a finished run came to, or None if it is not finished. A collective call."""
-    plain = decided_by_first(folder.result())
+    plain = decided_by_first(folder.result() if is_first() else None)
     if plain is None:
         return None
     best = plain["best"] and Best(**{**plain["best"], "metrics": read_metrics(plain["best"]["metrics"])})
