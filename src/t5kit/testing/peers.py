@@ -1,0 +1,198 @@
+"""Engines that answer ids with ids, ours and others', as plain functions: what `t5kit bench` compares.
+
+Each opener takes a model folder and returns a function from prompts and a number of beams to answers, EOS included
+where it was reached. They differ in nothing a caller can see, so that whatever they give can be compared id by id.
+Libraries that are not installed are a DependencyError; a model that one cannot read is an error of its own kind.
+"""
+
+import concurrent.futures
+import dataclasses
+import importlib.util
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from t5kit.api.engines import Engine, Weights, open_runtime
+from t5kit.checkpoint import open_folder
+from t5kit.config import T5Config
+from t5kit.decoding import DecodingOptions
+from t5kit.decoding.options import Speculate
+from t5kit.errors import DependencyError, EngineError, RequestError
+from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
+
+Ids = list[int]
+Answer = Callable[[Sequence[Ids], int], list[Ids]]
+"""Prompts asked for together and the number of beams -> their answers."""
+
+WEIGHTS_OF: dict[str, tuple[str, ...]] = {
+    "native": ("int8", "bfloat16", "float32"),
+    "torch": ("auto", "float32", "bfloat16", "float16"),
+    "reference": ("float32",),
+    "ctranslate2": ("int8", "int8_float32", "int16", "bfloat16", "float32"),
+    "transformers": ("float32", "bfloat16", "float16"),
+}
+"""Engine -> the words for its weights, the default first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineName:
+    """An engine and its weights, written "native:int8"."""
+
+    engine: str
+    weights: str
+
+    def __str__(self) -> str:
+        return f"{self.engine}:{self.weights}"
+
+    @classmethod
+    def parse(cls, word: str) -> "EngineName":
+        """Return what "native" or "native:int8" names. Raises: RequestError with the words that exist."""
+        engine, _, weights = word.strip().partition(":")
+        if engine not in WEIGHTS_OF:
+            raise RequestError(f"The engine {engine!r} must be one of: {', '.join(WEIGHTS_OF)}.")
+        if weights and weights not in WEIGHTS_OF[engine]:
+            raise RequestError(
+                f"{engine} has no weights {weights!r} here; it takes one of: {', '.join(WEIGHTS_OF[engine])}."
+            )
+        return cls(engine=engine, weights=weights or WEIGHTS_OF[engine][0])
+
+
+def prepare_engine(name: EngineName, folder: Path, *, scratch: Path) -> None:
+    """Convert a model folder into `scratch` for an engine that needs that; a second call finds it done.
+
+    In a process of its own, so that the memory it takes is not counted as the engine's.
+    """
+    if name.engine != "ctranslate2" or (scratch / "ctranslate2").exists():
+        return
+    _need("ctranslate2")
+    _need("transformers")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_convert_for_ctranslate2, folder, open_folder(folder).config, scratch / "ctranslate2").result()
+
+
+def open_engine(name: EngineName, folder: Path, *, threads: int, max_new_tokens: int, scratch: Path) -> Answer:
+    """Return the engine `name` over a model folder; scratch is what `prepare_engine` was given.
+
+    Raises: DependencyError, EngineError, CheckpointError, and whatever a peer raises for a model that it cannot take.
+    """
+    match name.engine:
+        case "ctranslate2":
+            return _open_ctranslate2(folder, name.weights, threads, max_new_tokens, scratch)
+        case "transformers":
+            return _open_transformers(folder, name.weights, threads, max_new_tokens)
+        case _:
+            return _open_ours(folder, name, threads, max_new_tokens)
+
+
+def _open_ours(folder: Path, name: EngineName, threads: int, max_new_tokens: int) -> Answer:
+    engine: Engine = name.engine  # type: ignore[assignment]  # EngineName.parse saw to it
+    weights: Weights = name.weights  # type: ignore[assignment]
+    runtime = open_runtime(
+        open_folder(folder),
+        engine=engine,
+        weights=weights,
+        threads=None if engine == "reference" else threads,
+        device="cpu",
+    )
+    speculate: Speculate = "auto" if engine == "native" else 0  # as Model.generate does
+
+    def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
+        options = DecodingOptions(max_new_tokens=max_new_tokens, num_beams=num_beams, speculate=speculate)
+        scheduler = ContinuousScheduler(runtime)
+        scheduler.submit(
+            [
+                GenerationRequest(request_id=number, encoder_input_ids=np.array(ids, np.int32), options=options)
+                for number, ids in enumerate(prompts)
+            ]
+        )
+        found: dict[int, Ids] = {}
+        while scheduler.has_work:
+            for event in scheduler.step():
+                if isinstance(event, RequestFailed):
+                    raise EngineError(event.error)
+                if isinstance(event, RequestFinished):
+                    found[event.request_id] = event.hypotheses[0].token_ids.tolist()
+        return [found[number] for number in range(len(prompts))]
+
+    return answer
+
+
+def _open_ctranslate2(folder: Path, weights: str, threads: int, max_new_tokens: int, scratch: Path) -> Answer:
+    _need("ctranslate2")
+    import ctranslate2
+
+    converted = scratch / "ctranslate2"
+    vocabulary = json.loads((converted / "shared_vocabulary.json").read_text(encoding="utf-8"))
+    ids_of = {piece: number for number, piece in enumerate(vocabulary)}
+    translator = ctranslate2.Translator(
+        str(converted), device="cpu", compute_type=weights, intra_threads=threads, inter_threads=1
+    )
+
+    def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
+        made = translator.translate_batch(
+            [[vocabulary[token] for token in ids] for ids in prompts],
+            beam_size=num_beams,
+            max_decoding_length=max_new_tokens,
+            max_input_length=0,
+            max_batch_size=len(prompts),
+            return_end_token=True,
+        )
+        return [[ids_of[piece] for piece in each.hypotheses[0]] for each in made]
+
+    return answer
+
+
+def _convert_for_ctranslate2(folder: Path, config: T5Config, converted: Path) -> None:
+    """Write CTranslate2's form of a model folder, in float32."""
+    from ctranslate2.converters import TransformersConverter
+
+    spec = TransformersConverter(str(folder))._load()
+    if not config.scales_logits:
+        # Beside transformers 5 the converter takes untied models for tied ones and scales their logits; this is what
+        # it writes itself for a model that does not scale.
+        spec.decoder.scale_outputs = "__optional"
+    spec.validate()
+    spec.optimize(quantization="float32")
+    converted.mkdir(parents=True)
+    spec.save(str(converted))
+
+
+def _open_transformers(folder: Path, weights: str, threads: int, max_new_tokens: int) -> Answer:
+    _need("transformers")
+    _need("torch")
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = open_folder(folder).config
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=getattr(torch, weights)).eval()
+    # The folder's own defaults (beams, penalties) must not move what is compared.
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=config.eos_id, pad_token_id=config.pad_id, decoder_start_token_id=config.decoder_start_id
+    )
+
+    @torch.inference_mode()
+    def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
+        longest = max(map(len, prompts))
+        ids = torch.full((len(prompts), longest), config.pad_id, dtype=torch.int64)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+            mask[row, : len(prompt)] = 1
+        made = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens
+        )
+        eos = config.eos_id
+        return [row[: row.index(eos) + 1] if eos in row else row for row in made[:, 1:].tolist()]
+
+    return answer
+
+
+def _need(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise DependencyError(f"{library} is not installed; `pip install {library}` to compare with it.")

@@ -1,0 +1,142 @@
+"""`t5kit bench`: engines side by side, in processes of their own; what cannot take part is left out with a sentence."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from t5kit.cli import main as cli
+from t5kit.errors import DependencyError, RequestError
+from t5kit.runtime.native import unavailable_reason
+from t5kit.testing import peers
+from t5kit.testing.engine_worker import EngineWorker, peak_bytes
+from t5kit.testing.folders import write_tiny_folder
+from t5kit.testing.peers import EngineName
+
+pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason="the native engine is not built")
+
+Run = Callable[..., tuple[int, str, str]]
+FEW = ("--rounds", "1", "--max-new-tokens", "6", "--batch-size", "3", "--threads", "1", "--num-beams", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["t5kit", "bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return (int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_every_work_of_every_engine_is_measured_and_checked(run: Run, folder: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one\nanother text\nthree\nfour\n", encoding="utf-8")
+    code, out, err = run(folder, "--texts", texts, *FEW, "--engines", "native:float32,native:int8,reference", "--json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {(row["engine"], row["work"]) for row in rows} == {
+        (engine, work)
+        for engine in ("native:float32", "native:int8", "reference")
+        for work in ("one", "batch", "one, 2 beams", "batch, 2 beams")
+    }
+    for row in rows:
+        assert row["texts"] == 4
+        assert row["ms_a_text"] > 0
+        assert row["texts_per_s"] > 0
+        assert row["equal_to"] == "native:float32"
+        assert row["threads"] == 1
+        assert row["equal"] == 4 or row["engine"] == "native:int8"
+        assert 4 <= row["new_tokens"] <= 24
+
+
+def test_the_table_has_a_line_for_each_engine(run: Run, folder: Path) -> None:
+    code, out, _ = run(folder, *FEW, "--num-texts", "2", "--num-beams", "1", "--engines", "native:float32")
+    assert code == 0
+    header, line, empty, about, _ = out.split("\n")
+    assert header.split("  ")[0] == "engine"
+    assert line.startswith("native:float32")
+    assert "2/2" in line.split()
+    assert empty == ""
+    assert about.startswith("2 texts of ")
+    assert "equal: to native:float32" in about
+
+
+def test_engines_that_cannot_take_part_are_left_out_with_a_sentence(run: Run, folder: Path) -> None:
+    engines = "native:float32,reference:int8"
+    code, out, err = run(folder, *FEW, "--num-texts", "1", "--num-beams", "1", "--engines", engines)
+    assert code == 0
+    assert "t5kit: reference:int8 is left out: reference has no weights 'int8' here; it takes one of: float32." in err
+    assert "reference" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--engines", "natvie"), 2, "'natvie'"),
+        (("--engines", ","), 2, "names none"),
+        (("--engines", "reference:int8", "--num-texts", "1"), 1, "No engine could be measured"),
+    ],
+)
+def test_nothing_to_measure_is_an_error(
+    run: Run, folder: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    found, out, err = run(folder, *FEW, *arguments)
+    assert (found, out) == (code, "")
+    assert says in err
+
+
+def test_an_empty_file_is_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "none.txt"
+    texts.write_text("", encoding="utf-8")
+    code, _, err = run(folder, "--texts", texts, "--engines", "reference")
+    assert code == 2
+    assert "holds no text" in err
+
+
+def test_long_texts_are_cut_and_said_so(run: Run, folder: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "long.txt"
+    texts.write_text("x" * 100 + "\nshort\n", encoding="utf-8")
+    code, out, err = run(
+        folder, "--texts", texts, "--max-input-tokens", "10", *FEW, "--engines", "native:float32", "--num-beams", "1"
+    )
+    assert code == 0
+    assert "1 texts are cut to 10 tokens" in err
+    assert "of 8 tokens on average" in out
+
+
+def test_an_engine_is_named_with_its_weights_or_without() -> None:
+    assert str(EngineName.parse("native")) == "native:int8"
+    assert str(EngineName.parse(" torch:bfloat16 ")) == "torch:bfloat16"
+    for wrong in ("torch:int8", "onnx", ""):
+        with pytest.raises(RequestError):
+            EngineName.parse(wrong)
+
+
+def test_a_peer_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for word in ("transformers", "ctranslate2"):
+        with pytest.raises(DependencyError, match=f"{word} is not installed"):
+            peers.open_engine(EngineName.parse(word), folder, threads=1, max_new_tokens=4, scratch=tmp_path)
+
+
+def test_whatever_goes_wrong_in_a_worker_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+    worker = EngineWorker()
+    opening = {"folder": str(tmp_path), "threads": 1, "max_new_tokens": 4, "scratch": str(tmp_path)}
+    assert "config.json" in worker.obey({**opening, "open": "native"})["error"]
+    assert "load_s" in worker.obey({**opening, "folder": str(folder), "open": "native"})
+    reply = worker.obey({"prompts": [[100000]], "together": 1, "num_beams": 1})
+    assert "100000" in reply["error"]
+    assert len(worker.obey({"prompts": [[9, 1], [8, 1]], "together": 2, "num_beams": 1})["answers"]) == 2
+    assert worker.obey({"memory": True})["peak_bytes"] == pytest.approx(peak_bytes(), rel=0.1)
