@@ -5,15 +5,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from t5kit.data.configured import evaluation_batches
+from t5kit.errors import ConfigError, DataError
+from t5kit.evaluation.config import PERPLEXITY
+from t5kit.evaluation.evaluator import evaluate_predictions
 from t5kit.evaluation.run_evaluator import RunEvaluator
+from t5kit.metrics.named import LOWER_IS_BETTER
 from t5kit.recipe import RunConfig
 from t5kit.tasks.configured import DEV, OpenedTask
 from t5kit.text import Tokenizer
+from t5kit.training.config import BestIs
 
 if TYPE_CHECKING:
     from t5kit.model.t5 import T5
     from t5kit.training.loss import LossSums
     from t5kit.training.step import TrainingStep
+
+NUM_TRIED = 8
+"""Examples that the metrics are tried on, to learn the names of their scores."""
 
 
 class DevEvaluation:
@@ -40,6 +48,7 @@ class DevEvaluation:
             tokenizer=tokenizer,
             config=dataclasses.replace(config.evaluation, tasks=said),
         )
+        self._check_best_metric(config.training.best_metric, config.training.best_is)
 
     def __call__(self, step: int) -> Mapping[str, float]:
         """Return the metrics of the weights as they are after `step` updates."""
@@ -58,6 +67,38 @@ class DevEvaluation:
             finally:
                 runtime.close()
         return metrics
+
+    def _check_best_metric(self, name: str, best_is: BestIs) -> None:
+        """Raise ConfigError for a metric that no evaluation will have, or its wrong end: now, not after an hour."""
+        known = self._score_names()
+        if known is not None and name not in known:
+            raise ConfigError(
+                f"training.best_metric = {name!r} is none of what the evaluations will give: {', '.join(known)}."
+            )
+        score = name.rpartition("/")[2].rpartition(".")[2]
+        better = "lowest" if score == "loss" or score in LOWER_IS_BETTER else "highest"
+        if known is not None and best_is != better:
+            raise ConfigError(f"training.best_is = {best_is!r}, but the best {name} is the {better}. Set that.")
+
+    def _score_names(self) -> list[str] | None:
+        """Return what `self(step)` will give, by trying the metrics on a few references; None if those say nothing."""
+        names = ["loss", "token_accuracy"]
+        if len(self._tasks) > 1:
+            names += [f"{task.name}/{name}" for task in self._tasks for name in ("loss", "token_accuracy")]
+        for task, prepared in self._evaluator.tasks.items():
+            prefix = "" if len(self._evaluator.tasks) == 1 else f"{task}/"
+            if prepared.scoring.asks_perplexity:
+                names.append(f"{prefix}{PERPLEXITY}")
+            if not prepared.scoring.metrics:
+                continue
+            few = dataclasses.replace(prepared.examples, examples=prepared.examples.examples[:NUM_TRIED])
+            scoring = dataclasses.replace(prepared.scoring, asks_perplexity=False)
+            try:
+                report = evaluate_predictions(few, [example.references[0] for example in few.examples], scoring)
+            except DataError:
+                return None
+            names += [f"{prefix}{score}" for score in report.scores]
+        return names
 
     def _loss_sums(self, task: OpenedTask) -> "LossSums":
         total: LossSums | None = None

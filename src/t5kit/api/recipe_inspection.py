@@ -155,7 +155,7 @@ def _describe(
     share = data.mixture.shares()[names.index(task.name)] if task.name in names else 0.0
     splits = task.task.splits
     shown: list[ShownExample] = []
-    if TRAIN in splits and num_examples:
+    if task.is_trained and num_examples:
         with contextlib.closing(_alone(config, task, tokenizer)) as alone:
             examples = (example for batch in alone.loader for row in batch.examples() for example in row)
             for example in itertools.islice(examples, num_examples):
@@ -206,8 +206,8 @@ def _cost(config: RunConfig, tasks: Sequence[OpenedTask], parts: RunParts) -> "S
 
 
 def _epochs(config: RunConfig, tasks: Sequence[OpenedTask], statistics: DataStatistics) -> float | None:
-    trained = [task for task in tasks if task.size]
-    if len(trained) != 1 or trained[0].objective is not None:
+    trained = [task for task in tasks if task.is_trained]
+    if len(trained) != 1 or trained[0].objective is not None or trained[0].stream is not None:
         return None
     return (
         config.training.num_steps * statistics.num_examples / statistics.num_batches / len(trained[0].task.split(TRAIN))
@@ -230,7 +230,7 @@ def _vocabulary_words(config: RunConfig, tokenizer: Tokenizer) -> str:
 
 
 def _task_lines(task: TaskDescription) -> list[str]:
-    records = ", ".join(f"{split} {count:,}" for split, count in task.num_records.items())
+    records = ", ".join(f"{split} {count:,}" for split, count in task.num_records.items()) or "streamed"
     share = f"{100 * task.share:.1f} % of the examples" if task.share else "only evaluated"
     lines = [f"task {task.name}: {records} records; {share}"]
     if task.num_unreadable:

@@ -7,10 +7,12 @@ from pathlib import Path
 from t5kit.data.batch import Batch
 from t5kit.data.config import DataConfig
 from t5kit.data.loading import BatchLoader
+from t5kit.data.streamed import NO_RECORDS, StreamedExamples
 from t5kit.data.streams import MixedStream
 from t5kit.data.workers import BlockMaker
 from t5kit.errors import ConfigError
 from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, open_task
+from t5kit.tasks.example_sources import ExampleSource
 from t5kit.tasks.mixture import Mixture, proportional_rates, rates_by_name
 from t5kit.text.tokenizer import Tokenizer
 
@@ -46,12 +48,21 @@ def make_mixture(config: DataConfig, tasks: Sequence[OpenedTask]) -> Mixture[Ope
     if config.mixture.kind == "fixed":
         rates = rates_by_name([task.name for task in tasks], config.mixture.rates)
         for task, rate in zip(tasks, rates, strict=True):
-            if rate and TRAIN not in task.task.splits:
+            if rate and not task.is_trained:
                 raise ConfigError(
                     f"data.mixture.rates.{task.name} = {rate}, but the task has no train files. Name some, or set 0."
                 )
     else:
-        sizes = [task.size for task in tasks]
+        sizes: list[float] = [task.size for task in tasks]
+        trained = [task for task in tasks if task.is_trained]
+        unsaid = next((task.name for task in trained if not task.size), None)
+        if len(trained) == 1:
+            sizes = [float(task.is_trained) for task in tasks]
+        elif unsaid is not None:
+            raise ConfigError(
+                f"data.tasks.{unsaid} is streamed, so its size is not known: say data.tasks.{unsaid}.num_examples, or "
+                'mix by data.mixture.kind = "fixed".'
+            )
         rates = proportional_rates(sizes, maximum=config.mixture.maximum, temperature=config.mixture.temperature)
     drawn = [(task, rate) for task, rate in zip(tasks, rates, strict=True) if rate]
     if not drawn:
@@ -62,13 +73,19 @@ def make_mixture(config: DataConfig, tasks: Sequence[OpenedTask]) -> Mixture[Ope
 def training_data(config: DataConfig, tasks: Sequence[OpenedTask], tokenizer: Tokenizer, *, seed: int) -> TrainingData:
     """Return the batches that a run trains on. Raises: ConfigError, DataError"""
     mixture = make_mixture(config, tasks)
-    sources = [
-        task.examples(TRAIN, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length)
-        for task in mixture.members
-    ]
+    sources = [_source(config, task, tokenizer) for task in mixture.members]
     maker = BlockMaker(sources, seed=seed, is_shuffled=True, num_workers=config.num_workers)
     stream = MixedStream(maker, mixture.rates, seed=seed, num_epochs=config.num_epochs or None)
     return TrainingData(mixture, maker, BatchLoader(stream, config.batches, seed=seed))
+
+
+def _source(config: DataConfig, task: OpenedTask, tokenizer: Tokenizer) -> ExampleSource | StreamedExamples:
+    lengths = dict(encoder_length=config.encoder_length, target_length=config.target_length)
+    if task.stream is None:
+        return task.examples(TRAIN, tokenizer, **lengths)
+    return StreamedExamples(
+        task.stream, task.examples_of(NO_RECORDS, tokenizer, **lengths), shuffle_buffer=task.config.shuffle_buffer
+    )
 
 
 def evaluation_batches(

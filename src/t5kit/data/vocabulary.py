@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t5kit.errors import ConfigError, DataError
 from t5kit.sources import text_field
-from t5kit.tasks.configured import TRAIN, OpenedTask
+from t5kit.tasks.configured import OpenedTask
 from t5kit.tasks.templates import TextPair
 from t5kit.text.config import VocabularyConfig
 from t5kit.text.symbol_vocabulary import symbol_tokenizer
@@ -55,9 +55,8 @@ def training_texts(tasks: Sequence[OpenedTask]) -> Iterator[str]:
                 yield pair.prompt
                 yield pair.target
             continue
-        table = task.task.splits.get(TRAIN, ())
-        for index in range(len(table)):
-            text = text_field(table[index], task.objective.field)
+        for record in task.train_records():
+            text = text_field(record, task.objective.field)
             if isinstance(text, str):
                 yield text
 
@@ -65,10 +64,8 @@ def training_texts(tasks: Sequence[OpenedTask]) -> Iterator[str]:
 def training_pairs(tasks: Sequence[OpenedTask]) -> Iterator[TextPair]:
     """Yield the pairs of the supervised tasks' train records by their first phrasing; bad records give none."""
     for task in tasks:
-        if task.objective is not None or TRAIN not in task.task.splits:
-            continue
-        table = task.task.split(TRAIN)
-        for index in range(len(table)):
-            pair = task.task.form.pair(table[index])
-            if isinstance(pair, TextPair):
-                yield pair
+        if task.objective is None:
+            for record in task.train_records():
+                pair = task.task.form.pair(record)
+                if isinstance(pair, TextPair):
+                    yield pair

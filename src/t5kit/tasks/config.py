@@ -11,6 +11,7 @@ ObjectiveName = Literal["span_corruption", "iid", "masking", "prefix_lm", "full_
 MixtureKind = Literal["proportional", "fixed"]
 
 SPANNED_OBJECTIVES = ("span_corruption",)
+UNSTREAMED_FORMS = ("super_glue/record", "super_glue/wsc")
 NOISY_OBJECTIVES = ("span_corruption", "iid", "masking")
 
 
@@ -71,6 +72,16 @@ class TaskConfig:
     """The same, for the last word; training never opens them."""
     held_out: int = 0
     """Records taken out of train, drawn by the seed, to be dev where there is none; 0: none."""
+    dataset: str = ""
+    """A Hugging Face dataset: a Hub id, or a folder made by save_to_disk; train, dev and test then name its splits."""
+    dataset_configuration: str = ""
+    """The dataset's configuration, where it has several."""
+    dataset_revision: str = ""
+    """The dataset's branch, tag or commit on the Hub."""
+    is_streamed: bool = False
+    """Read the train records as they come instead of holding them: for what does not fit into memory."""
+    shuffle_buffer: int = 10_000
+    """is_streamed: records of which the next one is drawn; >= 1."""
     format: FileFormat = "by_name"
     """text, tsv, csv, jsonl or parquet; by_name: the files' names tell."""
     columns: tuple[str, ...] = ()
@@ -96,6 +107,20 @@ class TaskConfig:
         for name in ("held_out", "num_examples"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"task.{name} = {getattr(self, name)} must be at least 0.")
+        if self.shuffle_buffer < 1:
+            raise ConfigError(f"task.shuffle_buffer = {self.shuffle_buffer} must be at least 1 (1: as they come).")
+        if self.is_streamed and self.held_out:
+            raise ConfigError(f"task.held_out = {self.held_out} draws from all records, which a stream does not have.")
+        if self.is_streamed and self.form in UNSTREAMED_FORMS:
+            raise ConfigError(f"task.form = {self.form!r} chooses among its train records; it cannot be streamed.")
+        if not self.is_streamed and self.shuffle_buffer != 10_000:
+            raise ConfigError("task.shuffle_buffer has no effect without task.is_streamed = true.")
+        if not self.dataset and (self.dataset_configuration or self.dataset_revision):
+            raise ConfigError(
+                "task.dataset_configuration and task.dataset_revision have no effect without task.dataset."
+            )
+        if self.dataset and (self.format != "by_name" or self.has_header is not None):
+            raise ConfigError("task.format and task.has_header are for files; task.dataset has fields of its own.")
         if self.held_out and self.dev:
             raise ConfigError(f"task.held_out = {self.held_out} has no effect beside task.dev. Remove one of the two.")
         if self.columns and self.has_header:

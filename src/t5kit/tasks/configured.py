@@ -1,16 +1,18 @@
 """Tasks as a recipe says them: files opened, templates made, records held out."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.metrics import metric_named
-from t5kit.sources import Record, RecordTable, read_table
+from t5kit.sources import Record, RecordStream, RecordTable, read_table, stream_files
+from t5kit.sources.hugging_face import dataset_stream, dataset_table
+from t5kit.sources.records import Format
 from t5kit.tasks.config import ObjectiveConfig, TaskConfig, TemplateConfig
-from t5kit.tasks.example_sources import DenoisingExamples, ExampleSource, PairExamples
+from t5kit.tasks.example_sources import DenoisingExamples, PairExamples
 from t5kit.tasks.objectives import (
     Deshuffling,
     FullLanguageModeling,
@@ -46,6 +48,23 @@ class SelectedTable:
         return self.table[int(self.indices[index])]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class JoinedTable:
+    """Several tables, one behind the other."""
+
+    tables: tuple[RecordTable, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tables))
+
+    def __getitem__(self, index: int) -> Record:
+        for table in self.tables:
+            if index < len(table):
+                return table[index]
+            index -= len(table)
+        raise IndexError(index)
+
+
 @dataclasses.dataclass(frozen=True)
 class NamedColumns:
     """A form's preparation for files without a header: columns get names before anything else reads them."""
@@ -69,6 +88,13 @@ class OpenedTask:
     task: Task
     objective: ObjectiveConfig | None
     config: TaskConfig
+    stream: RecordStream | None = None
+    """The train records in the order they come, in place of a train split."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has train records."""
+        return self.stream is not None or TRAIN in self.task.splits
 
     @property
     def name(self) -> str:
@@ -77,13 +103,22 @@ class OpenedTask:
 
     @property
     def size(self) -> int:
-        """Examples that proportional mixing takes it to have; 0 without train records."""
-        table = self.task.splits.get(TRAIN)
-        return 0 if table is None else self.config.num_examples or len(table)
+        """Examples that proportional mixing takes it to have; 0 without train records, and if a stream's is unsaid."""
+        table = self.task.splits.get(TRAIN, ())
+        return self.config.num_examples or len(table) if self.is_trained else 0
 
-    def examples(self, split: str, tokenizer: Tokenizer, *, encoder_length: int, target_length: int) -> ExampleSource:
+    def examples(
+        self, split: str, tokenizer: Tokenizer, *, encoder_length: int, target_length: int
+    ) -> PairExamples | DenoisingExamples:
         """Return the examples of a split; the lengths say how much text fills an example of an objective."""
-        table = self.task.split(split)
+        return self.examples_of(
+            self.task.split(split), tokenizer, encoder_length=encoder_length, target_length=target_length
+        )
+
+    def examples_of(
+        self, table: RecordTable, tokenizer: Tokenizer, *, encoder_length: int, target_length: int
+    ) -> PairExamples | DenoisingExamples:
+        """Return the examples of any records."""
         if self.objective is None:
             return PairExamples(self.task.form, table, tokenizer)
         objective = make_objective(self.objective, tokenizer)
@@ -91,6 +126,14 @@ class OpenedTask:
             objective, encoder_length=encoder_length, target_length=target_length
         )
         return DenoisingExamples(table, tokenizer, objective, piece_length, field=self.objective.field)
+
+    def train_records(self) -> Iterator[Record]:
+        """Yield every good train record once, in the order of the files."""
+        if self.stream is not None:
+            yield from (record for record in self.stream if isinstance(record, Record))
+        elif TRAIN in self.task.splits:
+            table = self.task.split(TRAIN)
+            yield from (table[index] for index in range(len(table)))
 
 
 def open_task(
@@ -106,17 +149,20 @@ def open_task(
     except (ConfigError, RequestError) as error:
         raise ConfigError(f"data.tasks.{name}: {error}") from error
     tables: dict[str, RecordTable] = {}
+    stream: RecordStream | None = None
     for split in splits:
-        files = getattr(config, split)
-        if files:
-            tables[split] = _read(files, config, folder)
+        names = getattr(config, split)
+        if names and split == TRAIN and config.is_streamed:
+            stream = _stream(names, config, folder)
+        elif names:
+            tables[split] = _table(names, config, folder)
     if config.held_out and TRAIN in tables:
         tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
         if DEV in splits:
             tables[DEV] = held_out
     if config.form and TRAIN in tables:
         tables[TRAIN] = training_records(config.form, tables[TRAIN])
-    return OpenedTask(Task(name, form, tables), config.objective, config)
+    return OpenedTask(Task(name, form, tables), config.objective, config, stream)
 
 
 def make_form(config: TaskConfig) -> TaskForm:
@@ -191,9 +237,39 @@ def hold_out(table: RecordTable, num_held_out: int, *, name: str, seed: int) -> 
     return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
 
 
-def _read(files: Sequence[str], config: TaskConfig, folder: Path) -> RecordTable:
-    return read_table(
-        [folder / file for file in files],
-        format=None if config.format == "by_name" else config.format,
-        has_header=config.has_header,
+def _table(names: Sequence[str], config: TaskConfig, folder: Path) -> RecordTable:
+    if config.dataset:
+        tables = [
+            dataset_table(
+                _dataset(config, folder),
+                split=split,
+                configuration=config.dataset_configuration or None,
+                revision=config.dataset_revision or None,
+            )
+            for split in names
+        ]
+        return tables[0] if len(tables) == 1 else JoinedTable(tuple(tables))
+    return read_table([folder / name for name in names], format=_format(config), has_header=config.has_header)
+
+
+def _stream(names: Sequence[str], config: TaskConfig, folder: Path) -> RecordStream:
+    if not config.dataset:
+        return stream_files([folder / name for name in names], format=_format(config), has_header=config.has_header)
+    if len(names) != 1:
+        raise ConfigError(f"a streamed dataset is read from one split, and train names {len(names)}: join them first.")
+    return dataset_stream(
+        _dataset(config, folder),
+        split=names[0],
+        configuration=config.dataset_configuration or None,
+        revision=config.dataset_revision or None,
     )
+
+
+def _dataset(config: TaskConfig, folder: Path) -> str:
+    """Return a dataset's folder below data.dir, or the name as it stands."""
+    path = folder / config.dataset
+    return str(path) if path.is_dir() else config.dataset
+
+
+def _format(config: TaskConfig) -> Format | None:
+    return None if config.format == "by_name" else config.format

@@ -140,6 +140,9 @@ def test_another_recipe_does_not_go_on_with_a_run(values: dict[str, Any], tmp_pa
         ("model.vocab_size=3", ConfigError, "model.vocab_size = 3 rows cannot hold the vocabulary's"),
         ("compute.device=gpu", ConfigError, "compute.device = 'gpu' must be auto, cpu"),
         ("data.tasks.sounds.columns=['a']", DataError, "no task has a train record|has 2 column"),
+        ("training.best_metric=werr", ConfigError, "'werr' is none of .*: loss, token_accuracy, wer, per"),
+        ("training.best_is=highest", ConfigError, "best_is = 'highest', but the best per is the lowest"),
+        ("training.best_metric=token_accuracy", ConfigError, "the best token_accuracy is the highest"),
         ("model.num_decoder_layers=0", ConfigError, "model.num_decoder_layers = 0"),
     ],
 )  # fmt: skip

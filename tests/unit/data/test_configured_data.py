@@ -106,3 +106,40 @@ def test_a_vocabulary_of_running_text_takes_its_size(config: DataConfig) -> None
         make_vocabulary(VocabularyConfig(source="unigram", size=9000), tasks, seed=0)
     with pytest.raises(DataError, match="no task has a train record that gives a pair"):
         make_vocabulary(VocabularyConfig(source="symbols"), tasks, seed=0)
+
+
+def test_streamed_records_become_the_examples_of_tables(config: DataConfig) -> None:
+    tokenizer = ByteTokenizer()
+    given = []
+    for is_streamed in (False, True):
+        task = TaskConfig(train=("a.tsv",), is_streamed=is_streamed)
+        one = replaced(config, tasks={"a": task}, num_epochs=1)
+        with training_data(one, open_tasks(one, seed=0), tokenizer, seed=0) as data:
+            batches = list(data.loader)
+        given.append(sorted(tokenizer.decode(e.encoder_ids) for b in batches for row in b.examples() for e in row))
+        assert len(list(training_texts(open_tasks(one, seed=0)))) == 60
+    assert given[0] == given[1] == sorted(f"a{n}" for n in range(30))
+
+
+def test_a_stream_among_others_must_say_its_size(config: DataConfig) -> None:
+    tasks = {"a": TaskConfig(train=("a.tsv",), is_streamed=True), "b": TaskConfig(train=("b.tsv",))}
+    mixed = replaced(config, tasks=tasks)
+    with pytest.raises(ConfigError, match=r"data\.tasks\.a is streamed, so its size is not known"):
+        make_mixture(mixed, open_tasks(mixed, seed=0))
+    tasks["a"] = TaskConfig(train=("a.tsv",), is_streamed=True, num_examples=70)
+    mixed = replaced(config, tasks=tasks)
+    assert make_mixture(mixed, open_tasks(mixed, seed=0)).rates == (70.0, 10.0)
+
+
+def test_a_saved_dataset_is_read_by_its_splits(config: DataConfig) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"input": f"a{n}", "target": "b"} for n in range(6)]
+    saved = datasets.DatasetDict({s: datasets.Dataset.from_list(rows[i:]) for i, s in enumerate(("one", "two"))})
+    saved.save_to_disk(Path(config.dir) / "saved")
+    for is_streamed in (False, True):
+        names = ("one",) if is_streamed else ("one", "two")
+        task = TaskConfig(dataset="saved", train=names, dev=("two",), is_streamed=is_streamed)
+        (opened,) = open_tasks(replaced(config, tasks={"t": task}), seed=0)
+        records = [record.fields["input"] for record in opened.train_records()]
+        assert records == [f"a{n}" for n in (range(6) if is_streamed else [*range(6), *range(1, 6)])]
+        assert len(opened.task.split("dev")) == 5
