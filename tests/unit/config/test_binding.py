@@ -102,14 +102,14 @@ def test_a_section_in_which_nothing_must_be_said_may_be_left_out() -> None:
         ({"count": 1, "inner": 3}, "inner = 3 must be a table of settings."),
         ({"count": 1, "inner": {"names": "a"}}, 'inner.names = "a" must be a list of texts. Write ["a"].'),
         ({"count": 1, "inner": {"names": ["a", 2]}}, "inner.names.1 = 2 must be text."),
-        ({"count": 1, "word": "rigth"}, "word = \"rigth\" must be one of: left, right. Did you mean 'right'?"),
+        ({"count": 1, "word": "leftside"}, "word = \"leftside\" must be one of: left, right. Did you mean 'left'?"),
         ({"count": 1, "shade": "LIGHT"}, "must be one of: light, dark."),
         ({"count": 1, "many": {"rate": 1}}, "many = {rate} must be a list of tables."),
         ({"count": 1, "many": [{"rate": "x"}]}, 'many.0.rate = "x" must be a number.'),
         ({"count": 1, "rates": [1]}, "rates = [1] must be a table of numbers by name."),
         ({"count": 1, "named": {"a b": {"rat": 1}}}, 'named."a b".rat is no setting. Did you mean rate?'),
         ({"name": "x"}, "count is missing; expected an integer. How many."),
-        ({"count": 1, "nmae": "x"}, "nmae is no setting. Did you mean name"),
+        ({"count": 1, "namee": "x"}, "namee is no setting. Did you mean name"),
         ({"count": 1, "rate": 1}, "rate is no setting. There is inner.rate."),
         ({"count": 1, "qqq": 1}, "qqq is no setting. Known here: count, name,"),
         ([], "the whole = [] must be a table of settings."),
@@ -130,7 +130,7 @@ def test_complaints_carry_the_place_of_their_key() -> None:
     for values, said in (
         ({"count": 1, "inner": {"rate": "x"}}, 'r.toml:4: inner.rate = "x" must be'),
         ({"count": 1, "inner": {"rate": 2.0}}, "r.toml:4: inner.rate = 2.0 must be at most 1."),
-        ({"count": 1, "inner": {"nam": 2.0}}, "r.toml:3: inner.nam is no setting"),
+        ({"count": 1, "inner": {"namez": 2.0}}, "r.toml:3: inner.namez is no setting"),
         ({"inner": {}}, "r.toml: count is missing"),
     ):
         with pytest.raises(ConfigError) as error:

@@ -20,7 +20,7 @@ from t5kit.errors import ConfigError
         ("a=true", ("a",), True),
         ("a='x y'", ("a",), "x y"),
         ("a=google/flan-t5-small", ("a",), "google/flan-t5-small"),
-        ("a=/tmp/x=y", ("a",), "/tmp/x=y"),
+        ("a=/data/x=y", ("a",), "/data/x=y"),
         ("a=", ("a",), ""),
         ("a=2024-01-01", ("a",), "2024-01-01"),
         ("a=1\nb = 2", ("a",), "1\nb = 2"),
