@@ -1,8 +1,10 @@
 """Recipes: what they may say, and that every committed one runs."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -197,3 +199,19 @@ def test_a_resolved_recipe_reads_back_as_the_same_config(said: dict[str, object]
         values.setdefault(section, {})[key] = value
     config = bind(RunConfig, values)
     assert bind(RunConfig, tomllib.loads(config.to_toml())) == config
+
+
+DAMAGE = ["", "\n", '"', "'", "[", "]", "=", "{", "}", ".", "9", "-", "nan", "▁"]
+WHOLE = (ROOT / "recipes" / "words.toml").read_text(encoding="utf-8")
+
+
+@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.sampled_from(DAMAGE)), min_size=1, max_size=4))
+def test_a_damaged_recipe_is_a_complaint_or_a_recipe_and_nothing_else(changes: list[tuple[int, str]]) -> None:
+    text = list(WHOLE)
+    for place, damage in changes:
+        text[place] = damage
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "damaged.toml"
+        path.write_text("".join(text), encoding="utf-8")
+        with contextlib.suppress(ConfigError):
+            read_recipe(path)

@@ -375,7 +375,7 @@ class Model(Trainable):
     def close(self) -> None:
         """Free the weights; the model cannot be used afterwards."""
         self.runtime.close()
-        self.forget_runs()
+        self._forget_runs()
 
     def __enter__(self) -> Self:
         return self

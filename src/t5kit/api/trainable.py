@@ -108,6 +108,6 @@ class Trainable:
         self.runtime.close()
         self.folder, self.runtime = folder, runtime
 
-    def forget_runs(self) -> None:
+    def _forget_runs(self) -> None:
         """Remove temporary run folders; the weights of this model may be among them."""
         self._temporary.close()
