@@ -6,6 +6,7 @@
 #   make test       the tests                      make test ARGS='-k beam -x'   some of them
 #   make check      format, lint, types, import rules, spelling
 #   make bench      measurements, one JSON line a result
+#   make sanitize   the native engine's tests under AddressSanitizer, UBSan and ThreadSanitizer (GCC, Linux)
 #   make docs       the documentation, in site/
 #   make weights    the real model files of tests and benchmarks, in .cache/t5kit-test-files
 #   make format     rewrite the sources in the house format
@@ -20,6 +21,9 @@ ARGS ?=
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Packed weights stay in the clone.
+export T5KIT_CACHE ?= $(CURDIR)/.cache/t5kit
 
 FILES := .cache/t5kit-test-files
 NATIVE := CMakeLists.txt $(wildcard native/*)
@@ -38,7 +42,7 @@ define venv
 	@touch $@
 endef
 
-.PHONY: setup demo test check bench docs weights format constraints clean
+.PHONY: setup demo test check bench sanitize docs weights format constraints clean
 
 setup: .venv/ready
 
@@ -73,6 +77,9 @@ bench: .venv/ready weights
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/engine.py
 	.venv/bin/python bench/search_overhead.py
 	.venv/bin/python bench/data_path.py
+
+sanitize: .venv/ready
+	.venv/bin/python scripts/sanitize.py $(ARGS)
 
 docs: .venv/ready
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site

@@ -209,7 +209,7 @@ private:
 
     int head_stride() const { return round_up(config_.num_heads * config_.d_kv, kLanes); }
     int model_stride() const { return round_up(config_.d_model, kLanes); }
-    bool is_int8() const { return format_ == Format::int8; }
+    bool is_int8() const { return takes_integers(format_); }
 
     const ModelConfig config_;
     const Format format_;

@@ -12,7 +12,8 @@ inline Format format_named(const std::string& name) {
     if (name == "float32") return Format::float32;
     if (name == "bfloat16") return Format::bfloat16;
     if (name == "int8") return Format::int8;
-    throw EngineFailure("weights = '" + name + "' must be one of: float32, bfloat16, int8.");
+    if (name == "int4") return Format::int4;
+    throw EngineFailure("weights = '" + name + "' must be one of: float32, bfloat16, int8, int4.");
 }
 
 inline Activation activation_named(const std::string& name) {

@@ -49,10 +49,10 @@ auto linear(const std::string& kernels_name, const std::string& weights_name, co
     arena.allocate();
     const Linear packed = pack_linear(blocks, inputs, format, arena, pool);
     Activations activations;
-    activations.shape(rows, inputs, format == Format::int8);
+    activations.shape(rows, inputs, takes_integers(format));
     for (int m = 0; m < rows; ++m) {
         std::copy_n(x.data() + static_cast<size_t>(m) * inputs, inputs, activations.row(m));
-        if (format == Format::int8) activations.quantize(kernels, m);
+        if (takes_integers(format)) activations.quantize(kernels, m);
     }
     std::vector<float> y(static_cast<size_t>(rows) * outputs), lanes(static_cast<size_t>(rows) * kLanes);
     for (int block = 0; block < packed.num_blocks; ++block) {

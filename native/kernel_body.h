@@ -176,6 +176,8 @@ inline void int8_tile(const Panels& weights, int block, const Rows& x, int first
     }
 }
 
+#include "kernel_int4.h"
+
 void linear(const Panels& weights, int block, const Rows& x, int first, int count, float* y, size_t y_stride, bool adds) {
     y += first * y_stride;
     if (weights.format == Format::int8) {
@@ -190,6 +192,16 @@ void linear(const Panels& weights, int block, const Rows& x, int first, int coun
             if (rows == 1) return int8_tile<1>(weights, block, x, row, to, y_stride, adds);
             if (rows == 2) return int8_tile<2>(weights, block, x, row, to, y_stride, adds);
             return int8_tile<3>(weights, block, x, row, to, y_stride, adds);
+        });
+        return;
+    }
+    if (weights.format == Format::int4) {
+        for_row_groups<kInt4Rows>(count, [&](int rows, int from) {
+            float* to = y + from * y_stride;
+            const int row = first + from;
+            if (rows == 1) return int4_tile<1>(weights, block, x, row, to, y_stride, adds);
+            if (rows == 2) return int4_tile<2>(weights, block, x, row, to, y_stride, adds);
+            return int4_tile<3>(weights, block, x, row, to, y_stride, adds);
         });
         return;
     }

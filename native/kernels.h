@@ -2,7 +2,7 @@
 //
 // Packed weights: a linear map [out, in] is stored in blocks of 64 outputs; the outputs are the lanes of the vectors and a
 // step holds one 32-bit word for each of them. A word is one float32 input, two bfloat16 inputs (the even one in the low
-// half) or four 8-bit inputs (w + 128, the first in the low byte). So one output's sum always runs over `in` from front to
+// half), four 8-bit inputs (w + 128, the first in the low byte) or eight 4-bit ones (w + 8; native/kernel_int4.h). So one output's sum always runs over `in` from front to
 // back in one lane: its bits do not depend on how many rows are computed together, nor on the number of threads.
 #pragma once
 
@@ -15,10 +15,11 @@ namespace t5kit {
 
 constexpr int kLanes = 64;      // outputs in a block
 constexpr int kGroup = 64;      // inputs that share one int8 scale
+constexpr int kInt4Group = 32;  // inputs that share one int4 scale
 constexpr int kPageTokens = 16; // keys in a page of a cache; lanes of the score kernel
 constexpr int kMaxInt16 = 127 * 256 + 127;  // largest activation that splits into two signed bytes
 
-enum class Format : int { float32, bfloat16, int8 };
+enum class Format : int { float32, bfloat16, int8, int4 };
 enum class Activation : int { relu, gelu_tanh, gelu, silu };
 
 inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
@@ -26,17 +27,20 @@ inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 // A view on a packed linear map.
 struct Panels {
     Format format = Format::float32;
-    int steps = 0;                    // words a lane: in, ceil(in / 2), or 16 * groups
-    int groups = 0;                   // int8: ceil(in / 64)
+    int steps = 0;                    // words a lane: in, ceil(in / 2), 16 * groups, or 8 * groups
+    int groups = 0;                   // int8 and int4: ceil(in / 64)
     const uint32_t* words = nullptr;  // [blocks][steps][64], 64-byte aligned
-    const float* scales = nullptr;    // int8: [blocks][groups][64]
+    const float* scales = nullptr;    // int8: [blocks][groups][64]; int4: [blocks][2 * groups][64]
 };
+
+// Whether the rows that meet weights of this format must be 16-bit integers too.
+inline bool takes_integers(Format format) { return format == Format::int8 || format == Format::int4; }
 
 // A view on the rows that go into a linear map. Row buffers are padded with zeros to whole groups.
 struct Rows {
     const float* values = nullptr;     // [M][stride], for float32 and bfloat16 weights
     size_t stride = 0;
-    const uint8_t* quads = nullptr;    // int8 weights: [M][groups][128 bytes], 16-bit integers in the kernel set's own order
+    const uint8_t* quads = nullptr;    // int8 and int4 weights: [M][groups][128 bytes], 16-bit integers in the kernel set's own order
     const float* scales = nullptr;     // [M][groups]
     const int32_t* sums = nullptr;     // [M][groups], sum of the integers
     int groups = 0;

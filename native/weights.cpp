@@ -74,21 +74,21 @@ void forget_rows(const Tensor& tensor, int first_row, int num_rows) {
 #endif
 }
 
-// Symmetric, to nearest with ties to even: values [count] -> integers in [-127, 127], zero from count on; returns the scale.
-// Where a value is no finite number the scale is NaN, which stays visible in every output.
-float quantize_group(const float* values, int count, int8_t* integers) {
+// Symmetric, to nearest with ties to even: values [count] -> integers in [-most, most], zero from count to size; returns the
+// scale. Where a value is no finite number the scale is NaN, which stays visible in every output.
+float quantize_group(const float* values, int count, float most, int size, int8_t* integers) {
     float largest = 0.0f, rest = 0.0f;
     for (int i = 0; i < count; ++i) {
         largest = std::max(largest, std::fabs(values[i]));
         rest += values[i] - values[i];  // 0, or NaN for infinities and NaN
     }
-    std::memset(integers, 0, kGroup);
+    std::memset(integers, 0, size);
     if (rest != 0.0f) return from_bits(0x7fc00000);
-    const float scale = largest / 127.0f;
+    const float scale = largest / most;
     for (int i = 0; i < count; ++i) {
         const float ratio = scale > 0.0f ? values[i] / scale : 0.0f;
         // Numerics: beyond 1.5 * 2^23 a float32 has no fraction, so the addition rounds to the nearest, ties to even.
-        integers[i] = static_cast<int8_t>((std::min(127.0f, std::max(-127.0f, ratio)) + 12582912.0f) - 12582912.0f);
+        integers[i] = static_cast<int8_t>((std::min(most, std::max(-most, ratio)) + 12582912.0f) - 12582912.0f);
     }
     return scale;
 }
@@ -110,7 +110,7 @@ bool read_int8_row(const Tensor& tensor, int64_t row, int inputs, int groups, fl
         const int count = std::min(kGroup, inputs - g * kGroup);
         int8_t* group = integers + g * kGroup;
         if (tensor.dtype != Dtype::int8) {
-            scales[g] = quantize_group(values + g * kGroup, count, group);
+            scales[g] = quantize_group(values + g * kGroup, count, 127.0f, kGroup, group);
             continue;
         }
         std::memset(group, 0, kGroup);
@@ -142,6 +142,23 @@ void pack_int8_row(const int8_t* integers, const float* row_scales, int groups, 
             uint32_t word;
             std::memcpy(&word, integers + g * kGroup + 4 * s, sizeof word);
             words[static_cast<size_t>(g * kGroup / 4 + s) * kLanes + lane] = word ^ 0x80808080u;  // w + 128 in every byte
+        }
+    }
+}
+
+// Groups of 32; see kernel_int4.h for the order of the nibbles. `values` [inputs].
+void pack_int4_row(const float* values, int inputs, int groups, uint32_t* words, float* scales, int lane) {
+    for (int h = 0; h < 2 * groups; ++h) {
+        int8_t integers[kInt4Group];
+        const int first = h * kInt4Group, count = std::max(0, std::min(kInt4Group, inputs - first));
+        scales[h * kLanes + lane] = quantize_group(values + first, count, 7.0f, kInt4Group, integers);
+        for (int s = 0; s < kInt4Group / 8; ++s) {
+            uint32_t word = 0;
+            for (int i = 0; i < 4; ++i) {
+                word |= static_cast<uint32_t>(integers[8 * s + i] + 8) << (8 * i);
+                word |= static_cast<uint32_t>(integers[8 * s + 4 + i] + 8) << (8 * i + 4);
+            }
+            words[static_cast<size_t>(h * kInt4Group / 8 + s) * kLanes + lane] = word;
         }
     }
 }
@@ -304,11 +321,17 @@ Linear pack_linear(const std::vector<BlockSource>& blocks, int inputs, Format fo
     linear.num_blocks = static_cast<int>(blocks.size());
     Panels& panels = linear.panels;
     panels.format = format;
-    panels.groups = format == Format::int8 ? round_up(inputs, kGroup) / kGroup : 0;
-    panels.steps = format == Format::int8 ? 16 * panels.groups : format == Format::bfloat16 ? (inputs + 1) / 2 : inputs;
+    panels.groups = takes_integers(format) ? round_up(inputs, kGroup) / kGroup : 0;
+    switch (format) {
+        case Format::float32: panels.steps = inputs; break;
+        case Format::bfloat16: panels.steps = (inputs + 1) / 2; break;
+        case Format::int8: panels.steps = 16 * panels.groups; break;
+        case Format::int4: panels.steps = 8 * panels.groups; break;
+    }
+    const size_t block_scales = static_cast<size_t>(format == Format::int4 ? 2 : 1) * panels.groups * kLanes;
     const size_t block_words = static_cast<size_t>(panels.steps) * kLanes;
     uint32_t* words = arena.take<uint32_t>(block_words * blocks.size());
-    float* scales = format == Format::int8 ? arena.take<float>(blocks.size() * panels.groups * kLanes) : nullptr;
+    float* scales = panels.groups ? arena.take<float>(blocks.size() * block_scales) : nullptr;
     panels.words = words;
     panels.scales = scales;
     if (!arena.is_filling()) return linear;
@@ -322,7 +345,10 @@ Linear pack_linear(const std::vector<BlockSource>& blocks, int inputs, Format fo
                 if (!read_int8_row(source, row, inputs, panels.groups, scratch.values.data(), scratch.integers.data(), scratch.scales.data()))
                     is_good = false;
                 pack_int8_row(scratch.integers.data(), scratch.scales.data(), panels.groups, to,
-                              scales + static_cast<size_t>(block) * panels.groups * kLanes, lane);
+                              scales + block * block_scales, lane);
+            } else if (format == Format::int4) {
+                read_row(source, row, inputs, scratch.values.data());
+                pack_int4_row(scratch.values.data(), inputs, panels.groups, to, scales + block * block_scales, lane);
             } else {
                 read_row(source, row, inputs, scratch.values.data());
                 pack_float_row(scratch.values.data(), inputs, panels.steps, format == Format::bfloat16, to, lane);

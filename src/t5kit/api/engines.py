@@ -10,10 +10,10 @@ from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.runtime.native import NativeRuntime, unavailable_reason
 
 Engine = Literal["auto", "native", "torch", "reference"]
-Weights = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 
 _WEIGHTS_OF: dict[str, tuple[str, ...]] = {
-    "native": ("auto", "float32", "bfloat16", "int8"),
+    "native": ("auto", "float32", "bfloat16", "int8", "int4"),
     "torch": ("auto", "float32", "bfloat16", "float16"),
     "reference": ("auto", "float32"),
 }
@@ -83,7 +83,9 @@ def _automatic(weights: str, device: str) -> Literal["native", "torch", "referen
     reason = unavailable_reason()
     if reason is None:
         return "native"
-    substitute: Literal["torch", "reference"] = "torch" if _has_torch() and weights != "int8" else "reference"
+    substitute: Literal["torch", "reference"] = (
+        "torch" if _has_torch() and weights not in ("int8", "int4") else "reference"
+    )
     print(f"t5kit: the native engine cannot be loaded ({reason}); using the {substitute} engine.", file=sys.stderr)
     return substitute
 

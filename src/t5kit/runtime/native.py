@@ -37,7 +37,7 @@ except ImportError as error:  # not built here; the runtime says so when it is a
 else:
     _IMPORT_ERROR = None
 
-NativeWeights = Literal["auto", "float32", "bfloat16", "int8"]
+NativeWeights = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
 KERNELS_VARIABLE = "T5KIT_KERNELS"
 """Environment variable that forces a kernel set, such as "avx2" or "portable"."""
@@ -79,10 +79,11 @@ class NativeRuntime:
 
     weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores
     them in groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best
-    candidates of the output head again in bfloat16. "auto" is "int8". threads: None for all processors that this
-    process may use. kernels: a kernel set's name, None for the best one or that of T5KIT_KERNELS. weight_files: the
-    files that the tensors lie in; with them packed weights are cached (`native_cache`), so that the next start maps
-    them instead of packing.
+    candidates of the output head again in bfloat16; "int4" stores those of the stacks in groups of 32 (the head stays
+    int8), which takes fewer bytes and changes most answers (docs/how-to/quantize.md). "auto" is "int8". threads: None
+    for all processors that this process may use. kernels: a kernel set's name, None for the best one or that of
+    T5KIT_KERNELS. weight_files: the files that the tensors lie in; with them packed weights are cached
+    (`native_cache`), so that the next start maps them instead of packing.
     Raises: EngineError if the engine is not built, the architecture has parts that it cannot run, a tensor is missing
     or misshapen, or the kernel set is unknown or does not run here.
     """
@@ -130,7 +131,7 @@ class NativeRuntime:
             engine=f"native ({self.kernels})",
             weights=weights,
             threads=self._engine.threads,
-            log_sum_exp_bound=INT8_LOG_SUM_EXP_BOUND if weights == "int8" else 0.0,
+            log_sum_exp_bound=INT8_LOG_SUM_EXP_BOUND if weights in ("int8", "int4") else 0.0,
         )
 
     # Adapters

@@ -21,18 +21,20 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
-def int8_groups(x: np.ndarray, levels: int) -> np.ndarray:
-    """Return x [M, N] rounded to symmetric integers of `levels` a side, in groups of 64 columns."""
+def int8_groups(x: np.ndarray, levels: int, size: int = 64) -> np.ndarray:
+    """Return x [M, N] rounded to symmetric integers of `levels` a side, in groups of `size` columns."""
     out = np.zeros_like(x)
-    for first in range(0, x.shape[1], 64):
-        group = x[:, first : first + 64]
+    for first in range(0, x.shape[1], size):
+        group = x[:, first : first + size]
         scale = np.abs(group).max(axis=1, keepdims=True) / np.float32(levels)
-        out[:, first : first + 64] = np.rint(np.divide(group, scale, out=np.zeros_like(group), where=scale > 0)) * scale
+        out[:, first : first + size] = (
+            np.rint(np.divide(group, scale, out=np.zeros_like(group), where=scale > 0)) * scale
+        )
     return out
 
 
 @pytest.mark.parametrize("kernels", SETS)
-@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
 @settings(max_examples=25, deadline=None)
 @given(outputs=SIZES, inputs=SIZES, rows=st.integers(1, 14), seed=st.integers(0, 1000))
 def test_linear_equals_numpy(kernels: str, weights: str, outputs: int, inputs: int, rows: int, seed: int) -> None:
@@ -41,16 +43,21 @@ def test_linear_equals_numpy(kernels: str, weights: str, outputs: int, inputs: i
     x = (generator.standard_normal((rows, inputs)) * 10.0 ** generator.integers(-6, 6)).astype(np.float32)
     weight[generator.integers(outputs)] = 0
     x[generator.integers(rows)] = 0
-    kept = {"float32": weight, "bfloat16": bfloat16(weight), "int8": int8_groups(weight, 127)}[weights]
+    kept = {
+        "float32": weight,
+        "bfloat16": bfloat16(weight),
+        "int8": int8_groups(weight, 127),
+        "int4": int8_groups(weight, 7, 32),
+    }[weights]
     actual = _native.linear(kernels, weights, weight, x)
     expected = x.astype(np.float64) @ kept.astype(np.float64).T
     # Rounding of float32 sums, or of 16-bit activations (half a step of 1/32639 of a group's largest each).
     size = np.abs(x).max(axis=1, keepdims=True) * np.abs(kept).sum(axis=1) + 1e-30
-    assert (np.abs(actual - expected) <= (2e-5 if weights == "int8" else 2e-6) * size).all()
+    assert (np.abs(actual - expected) <= (2e-5 if weights in ("int8", "int4") else 2e-6) * size).all()
 
 
 @pytest.mark.parametrize("kernels", SETS)
-@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
 def test_a_row_has_the_same_bits_in_any_company(kernels: str, weights: str) -> None:
     generator = np.random.default_rng(5)
     weight = generator.standard_normal((130, 200)).astype(np.float32)

@@ -59,21 +59,21 @@ def emulated(config: T5Config, weights: str) -> list[TensorView]:
         values = view.to_float32()
         is_linear = values.ndim == 2 and "relative_attention_bias" not in view.name
         is_head_or_embedding = view.name in ("shared.weight", "lm_head.weight")
-        if is_linear and weights == "int8" and not is_head_or_embedding:
-            values = rounded_to_int8_groups(values)
+        if is_linear and weights in ("int8", "int4") and not is_head_or_embedding:
+            values = rounded_to_groups(values, 127, 64) if weights == "int8" else rounded_to_groups(values, 7, 32)
         elif is_linear and weights != "float32":
             values = TensorView.from_array(view.name, values).converted("BF16").to_float32()
         views.append(TensorView.from_array(view.name, values))
     return views
 
 
-def rounded_to_int8_groups(weight: np.ndarray) -> np.ndarray:
-    """Return a weight [out, in] rounded to symmetric 8-bit integers in groups of 64 inputs, as float32."""
+def rounded_to_groups(weight: np.ndarray, most: int, size: int) -> np.ndarray:
+    """Return a weight [out, in] rounded to integers in [-most, most] times a scale for `size` inputs, as float32."""
     rounded = np.empty_like(weight)
-    for first in range(0, weight.shape[1], 64):
-        group = weight[:, first : first + 64]
-        scale = np.abs(group).max(axis=1, keepdims=True) / np.float32(127)
-        rounded[:, first : first + 64] = np.rint(group / scale) * scale
+    for first in range(0, weight.shape[1], size):
+        group = weight[:, first : first + size]
+        scale = np.abs(group).max(axis=1, keepdims=True) / np.float32(most)
+        rounded[:, first : first + size] = np.rint(group / scale) * scale
     return rounded
 
 
@@ -92,6 +92,15 @@ class TestNativeInt8(NativeConformance):
     # Activations are 16-bit integers in groups of 64: each is off by up to 1.5e-5 of its group's largest, and the
     # ill-conditioned tiny models turn 1e-7 into 1e-5 (see above).
     tolerance = 1e-3
+
+
+class TestNativeInt4(NativeConformance):
+    weights = "int4"
+    tolerance = 1e-3  # as for int8
+
+    @pytest.fixture(params=["t5", "t5_v1_1"])
+    def config(self, request: pytest.FixtureRequest) -> T5Config:
+        return TINY_CONFIGS[request.param]
 
 
 def test_runtime_is_described() -> None:
