@@ -418,7 +418,9 @@ class ContinuousScheduler:
         for job in self._without_token:
             if job.strategy in group:
                 job.first_token_s = now - job.submitted_s
-        self._without_token = [job for job in self._without_token if job.strategy not in group]
+        self._without_token = [
+            job for job in self._without_token if job.strategy not in group and job.request.request_id in self._alive
+        ]
         for strategy, part in zip(group, split_output(output, steps), strict=True):
             for event in self._searches[strategy].advance(part):
                 events.append(self._event(event))

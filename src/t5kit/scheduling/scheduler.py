@@ -22,7 +22,10 @@ class Scheduler(Protocol):
         ...
 
     def step(self) -> list[Event]:
-        """Do the next piece of work, at most one step of the runtime, and return what came of it."""
+        """Do the next piece of work and return what came of it.
+
+        That is at most one encoder run of bounded size, and one token (or verified draft) for every answer alive.
+        """
         ...
 
     def cancel(self, request_id: int) -> None:
