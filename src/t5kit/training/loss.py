@@ -171,8 +171,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         compute_VD = head_VD.to(hidden_ND.dtype)
         loss_N, z_loss_N, likelihood_N, correct_N = (torch.empty_like(weights_N) for _ in range(4))
         d_hidden_ND = torch.empty_like(hidden_ND) if learns_hidden else None
-        # Numerics: chunks add up in float32 even where the products are bfloat16.
-        d_head_VD = torch.zeros_like(head_VD, dtype=weights_N.dtype) if learns_head else None
+        d_head_VD = torch.zeros_like(head_VD) if learns_head and not len(hidden_ND) else None
         for start in range(0, hidden_ND.shape[0], chunk_size):
             part = slice(start, start + chunk_size)
             hidden_CD, labels_C1, weights_C = hidden_ND[part], labels_N[part, None], weights_N[part]
@@ -201,8 +200,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradient_CV = gradient_CV.to(hidden_ND.dtype)
             if d_hidden_ND is not None:
                 torch.mm(gradient_CV, compute_VD, out=d_hidden_ND[part])
-            if d_head_VD is not None:
-                _add_product(d_head_VD, gradient_CV.mT, hidden_CD)
+            if learns_head:
+                d_head_VD = _plus_product(d_head_VD, gradient_CV.mT, hidden_CD, wide=weights_N.dtype)
         if d_head_VD is not None:
             d_head_VD = d_head_VD.to(head_VD.dtype)
         ctx.save_for_backward(d_hidden_ND, d_head_VD)
@@ -218,12 +217,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return _scaled(d_hidden_ND, gradients[0]), _scaled(d_head_VD, gradients[0]), *[None] * 6
 
 
-def _add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
-    """Add left @ right to the sum, in the sum's dtype."""
-    if sum_VD.dtype == left_VC.dtype:
-        sum_VD.addmm_(left_VC, right_CD)
-    else:
-        sum_VD.add_(left_VC @ right_CD)
+def _plus_product(sum_VD: Tensor | None, left_VC: Tensor, right_CD: Tensor, *, wide: torch.dtype) -> Tensor:
+    """Return sum + left @ right, in place after the second; None is an empty sum.
+
+    Numerics: products add up in `wide` even where they are bfloat16. Speed: a single one is not copied, and both sides
+    are widened before they are added, since an addition over two dtypes takes several times as long.
+    """
+    if sum_VD is None:
+        return left_VC @ right_CD
+    if sum_VD.dtype != wide:
+        sum_VD = sum_VD.to(wide)
+    if left_VC.dtype == wide:
+        return sum_VD.addmm_(left_VC, right_CD)
+    return sum_VD.add_((left_VC @ right_CD).to(wide))
 
 
 def _scaled(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
