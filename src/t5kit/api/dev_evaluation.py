@@ -1,9 +1,13 @@
 """What a run looks at between its steps: the loss of the dev records, and the scores of what the model writes."""
 
 import dataclasses
+import json
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5kit.checkpoint.atomic import write_file
 from t5kit.data.configured import evaluation_batches
 from t5kit.errors import ConfigError, DataError
 from t5kit.evaluation.config import PERPLEXITY
@@ -16,10 +20,13 @@ from t5kit.text import Tokenizer
 from t5kit.training.config import BestIs
 
 if TYPE_CHECKING:
+    from t5kit.evaluation.report import EvaluationReport
     from t5kit.model.t5 import T5
     from t5kit.training.loss import LossSums
     from t5kit.training.step import TrainingStep
 
+NUM_SAMPLES = 8
+"""Answers of each task that are kept to be read."""
 NUM_TRIED = 8
 """Examples that the metrics are tried on, to learn the names of their scores."""
 
@@ -33,9 +40,21 @@ class DevEvaluation:
     """
 
     def __init__(
-        self, config: RunConfig, tasks: Sequence[OpenedTask], tokenizer: Tokenizer, model: "T5", step: "TrainingStep"
+        self,
+        config: RunConfig,
+        tasks: Sequence[OpenedTask],
+        tokenizer: Tokenizer,
+        model: "T5",
+        step: "TrainingStep",
+        *,
+        samples: Path | None = None,
     ) -> None:
-        """tasks: those without dev records are left out. Raises: DataError if none of a task's dev records is good."""
+        """tasks: those without dev records are left out. samples: file for some answers of the last evaluation.
+
+        Raises: DataError if none of a task's dev records is good; ConfigError for a training.best_metric that no
+        evaluation will have, or whose best end is the other one.
+        """
+        self._samples = samples
         self._config = config
         self._tasks = [task for task in tasks if DEV in task.task.splits]
         self._tokenizer = tokenizer
@@ -63,10 +82,31 @@ class DevEvaluation:
 
             runtime = runtime_of(self._model)
             try:
-                metrics |= self._evaluator.scores(runtime)
+                reports = self._evaluator.reports(runtime)
             finally:
                 runtime.close()
+            for task, report in reports.items():
+                _warn_of_unanswered(task, report)
+                prefix = f"{task}/" if len(reports) > 1 else ""
+                metrics |= {f"{prefix}{name}": value for name, value in report.scores.items()}
+            self._write_samples(reports)
         return metrics
+
+    def _write_samples(self, reports: "Mapping[str, EvaluationReport]") -> None:
+        if self._samples is None:
+            return
+        lines = [
+            {
+                **({"task": task} if len(reports) > 1 else {}),
+                "prompt": result.prompt,
+                "references": " | ".join(result.references),
+                "prediction": result.prediction,
+            }
+            for task, report in reports.items()
+            for result in report.results[:NUM_SAMPLES]
+        ]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_file(self._samples, text.encode("utf-8", "replace"))
 
     def _check_best_metric(self, name: str, best_is: BestIs) -> None:
         """Raise ConfigError for a metric that no evaluation will have, or its wrong end: now, not after an hour."""
@@ -107,6 +147,17 @@ class DevEvaluation:
             total = sums if total is None else total + sums
         assert total is not None, "a stream without any example is an error of its own"
         return total
+
+
+def _warn_of_unanswered(task: str, report: "EvaluationReport") -> None:
+    if report.num_unanswered:
+        first = next(result for result in report.results if result.error is not None)
+        warnings.warn(
+            f"{task}: {report.num_unanswered} dev examples could not be answered and count as wrong, first "
+            f"{first.place}: {first.error}",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _means(sums: "LossSums") -> dict[str, float]:

@@ -53,6 +53,13 @@ def join_parts(config: RunConfig, start: CheckpointFolder | None, tokenizer: Tok
             f"the tokenizer knows {tokenizer.vocab_size} ids, but the model has only {architecture.vocab_size} "
             "embedding rows. The tokenizer files belong to another model."
         )
+    for word in ("pad_id", "eos_id"):
+        ours, theirs = getattr(tokenizer, word), getattr(architecture, word)
+        if ours != theirs:
+            raise TokenizerError(
+                f"{word} is {ours} in the vocabulary and {theirs} in the config.json of model.start; they must be the "
+                "same. Mend config.json, or put the model's own tokenizer files there."
+            )
     if architecture.decoder_start_id:
         raise ConfigError(
             f"the model starts decoding with the id {architecture.decoder_start_id}; training knows T5's start, 0."

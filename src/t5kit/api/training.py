@@ -6,6 +6,8 @@ RunConfig -> run folder, tasks, vocabulary, model, loader, step, evaluation -> T
 import contextlib
 import dataclasses
 import importlib.util
+import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -18,11 +20,12 @@ from t5kit.api.run_parts import (
     open_start,
     open_vocabulary,
 )
-from t5kit.checkpoint.atomic import atomic_folder
+from t5kit.checkpoint.atomic import atomic_folder, write_file
 from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.errors import ConfigError, DependencyError
 from t5kit.recipe import RunConfig, bind_recipe
+from t5kit.sources import MemoryTable
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import Tokenizer
 from t5kit.training.config import Precision
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from t5kit.training.hooks import Hook, TrainingResult, TrainingRun
     from t5kit.training.parallel import Parallel
     from t5kit.training.run_folder import RunFolder
+
+DATA, SAMPLES = "data.json", "samples.jsonl"
+"""Files of the run folder that the report shows: numbers of records, and answers of the last evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +106,9 @@ def train_config(
     from t5kit.training.loop import train
 
     with prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
-        return train(prepared.run)
+        result = train(prepared.run)
+        warn_of_data(prepared)
+        return result
 
 
 @contextlib.contextmanager
@@ -130,7 +138,8 @@ def prepared_run(
         data = stack.enter_context(training_data(config.data, tasks, parts.tokenizer, seed=seed))
         tensors = None if parts.start is None else parts.start.tensors()
         model = make_model(parts.architecture, tensors, compute=config.compute, seed=seed, device=device)
-        run = _training_run(config, tasks, parts, data, parallel, model)
+        samples = run_folder / SAMPLES if is_first() else None
+        run = _training_run(config, tasks, parts, data, parallel, model, samples)
         # The folder comes last: a recipe that cannot be run leaves none behind.
         environment = this_environment(seed=seed, device=device)
         folder = stack.enter_context(_open_folder(run_folder, recipe, config.to_toml(), environment))
@@ -138,7 +147,39 @@ def prepared_run(
             keep_vocabulary(config.vocabulary, parts.tokenizer, kept)
             if given is not None:
                 given.keep(run_folder)
+            write_file(run_folder / DATA, (json.dumps(_data_facts(tasks, data), indent=1) + "\n").encode())
         yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)
+
+
+def warn_of_data(prepared: PreparedRun) -> None:
+    """Say what of the data did not become an example as it stands: lines, records, ends of long ones."""
+    for task in prepared.tasks:
+        for split, table in task.task.splits.items():
+            if isinstance(table, MemoryTable) and table.report.num_bad:
+                _warn(f"{task.name}, {split}: {table.report}")
+    loader = prepared.data.loader
+    for task, share in zip(prepared.data.mixture.members, loader.shares(), strict=True):
+        if share.num_bad:
+            first = next((record.error for record in loader.bad()), "")
+            _warn(f"{task.name}: {share.num_bad:,} records gave no example (counted in every pass), such as {first}")
+    if loader.num_truncated or loader.num_dropped:
+        _warn(
+            f"{loader.num_truncated:,} examples were cut to data.encoder_length or data.target_length, "
+            f"{loader.num_dropped:,} left out."
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, object]:
+    """Return what data.json holds: records by task and split, and the mixture's shares."""
+    shares = zip((task.name for task in data.mixture.members), data.mixture.shares(), strict=True)
+    return {
+        "records": {task.name: {split: len(table) for split, table in task.task.splits.items()} for task in tasks},
+        "shares": dict(shares),
+    }
 
 
 def run_hooks(precision: Precision, *, shows: bool) -> "list[Hook]":
@@ -194,6 +235,7 @@ def _training_run(
     data: TrainingData,
     parallel: "Parallel",
     model: "T5",
+    samples: Path | None,
 ) -> "Callable[[RunFolder, Sequence[Hook]], TrainingRun]":
     """Return the run but for its folder and hooks."""
     from t5kit.api.dev_evaluation import DevEvaluation
@@ -213,7 +255,7 @@ def _training_run(
         seed=config.training.seed,
         parallel=parallel,
     )
-    evaluate = DevEvaluation(config, tasks, parts.tokenizer, model, step) if config.has_dev else None
+    evaluate = DevEvaluation(config, tasks, parts.tokenizer, model, step, samples=samples) if config.has_dev else None
     schedule = make_schedule(config.schedule, total_steps=config.training.num_steps)
 
     def in_folder(folder: "RunFolder", hooks: "Sequence[Hook]") -> "TrainingRun":

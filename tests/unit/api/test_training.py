@@ -213,3 +213,23 @@ def test_recipe_text_is_letter_for_letter_without_overrides(tmp_path: Path) -> N
     path.write_text("# x\n\na = 1", encoding="utf-8")
     assert recipe_text(read_settings(path)) == "# x\n\na = 1"
     assert recipe_text(read_settings(path, ["a='b\n[c]'"])).splitlines()[-1] == "#   a='b [c]'"
+
+
+def test_the_folder_shows_the_data_and_some_answers(values: dict[str, Any], tmp_path: Path) -> None:
+    train_config(config_of(values), tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
+    assert facts == {"records": {"sounds": {"train": 60, "dev": 4}}, "shares": {"sounds": 1.0}}
+    lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["abc", "hed"]
+    assert json.loads(lines[0])["references"] == "AA B K | AA"
+
+
+def test_what_became_no_example_is_told(values: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "data" / "train.tsv"
+    path.write_bytes(path.read_bytes() + b"only one column\n" + b"\xff\tAA\n" + b"a" * 40 + b"\tAA\n")
+    with pytest.warns(UserWarning, match="records") as caught:
+        train_config(config_of(values), tmp_path / "run")
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "sounds, train: 62 records from 1 file(s), 1 bad" in said and "not UTF-8" in said
+    assert "records gave no example" in said and "has 1 column(s), expected 2" in said
+    assert "examples were cut to data.encoder_length" in said
