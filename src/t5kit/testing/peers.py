@@ -28,7 +28,7 @@ Answer = Callable[[Sequence[Ids], int], list[Ids]]
 """Prompts asked for together and the number of beams -> their answers."""
 
 WEIGHTS_OF: dict[str, tuple[str, ...]] = {
-    "native": ("int8", "bfloat16", "float32"),
+    "native": ("int8", "int4", "bfloat16", "float32"),
     "torch": ("auto", "float32", "bfloat16", "float16"),
     "reference": ("float32",),
     "ctranslate2": ("int8", "int8_float32", "int16", "bfloat16", "float32"),

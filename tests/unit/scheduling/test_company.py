@@ -87,7 +87,15 @@ def answers(scheduler: ContinuousScheduler, requests: Sequence[GenerationRequest
     return found
 
 
-@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "float32",
+        "int8",
+        pytest.param("bfloat16", marks=pytest.mark.slow),
+        pytest.param("int4", marks=pytest.mark.slow),
+    ],
+)
 def test_a_thousand_mixed_requests_in_any_company_are_each_as_if_alone(weights: str) -> None:
     config = TINY_CONFIGS["t5_v1_1"]
     native = NativeRuntime(config, tensors_that_end(config), weights=weights, threads=1)  # type: ignore[arg-type]
