@@ -146,7 +146,7 @@ def verify_checkpoint(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Snapshot:
-    """Return what a checkpoint holds; its tensors are read-only views of the mapped files. Verify it first.
+    """Return what a checkpoint holds, in memory of its own. Verify it first.
 
     Raises: CheckpointError if a file does not read.
     """

@@ -7,6 +7,7 @@ the state alone.
 
 import contextlib
 import dataclasses
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -226,6 +227,7 @@ def _reproducible() -> Iterator[None]:
     """Let PyTorch take deterministic kernels in the block; where an operation has none, it warns."""
     deterministic: Any = torch.utils.deterministic
     old = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use, and is then fixed
     torch.use_deterministic_algorithms(True, warn_only=True)
     fills, searches = deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     deterministic.fill_uninitialized_memory = False  # Speed: nothing here reads what it did not write
