@@ -14,7 +14,7 @@ SAMPLE_TEXTS = (
     "summarize: Several people reported last week that the night train stopped for hours in the open country. "
     "The company says that a tree had fallen on the line, and that passengers will get half of their money "
     "back.",
-    "Correct the spelling: The wether was so bad that nobody whent to the beech yesterday.",
+    "Correct the spelling: The wether was so bad that nobody whent out.",  # codespell:ignore wether,whent
     "translate English to German: Anna Lindqvist and Peter Sorensen opened the exhibition in Gothenburg on Monday.",
     "What is the capital of the country in which the river Thames flows?",
     "summarize: Bread needs flour, water, salt and time. Mix the first three, wait until the dough has doubled,"
