@@ -75,6 +75,7 @@ check: .venv/ready
 bench: .venv/ready weights
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/generate.py $(ARGS)
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/engine.py
+	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/start.py
 	.venv/bin/python bench/search_overhead.py
 	.venv/bin/python bench/data_path.py
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from t5kit import Model
 from t5kit.cli.main import main
 from t5kit.testing.folders import write_tiny_folder
 
@@ -51,3 +52,13 @@ def test_words_that_do_not_fit_are_misuse(
     source = write_tiny_folder(tmp_path / "float")
     assert run("convert", str(source), str(tmp_path / "out"), *words) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_loaded_model_saves_itself_as_int8(tmp_path: Path) -> None:
+    pytest.importorskip("t5kit._native")
+    with Model.from_pretrained(write_tiny_folder(tmp_path / "float"), weights="int8") as model:
+        model.save_pretrained(tmp_path / "int8", weights="int8")
+        expected = model.generate(["some text", "other"], max_new_tokens=8)
+    with Model.from_pretrained(tmp_path / "int8") as model:
+        assert model.folder.dtype == "int8"
+        assert model.generate(["some text", "other"], max_new_tokens=8) == expected

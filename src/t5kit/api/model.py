@@ -354,11 +354,14 @@ class Model(Trainable):
             self, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
         )
 
-    def save_pretrained(self, path: str | Path, *, dtype: str = "as_is", overwrite: bool = False) -> None:
+    def save_pretrained(
+        self, path: str | Path, *, dtype: str = "as_is", weights: str = "as_is", overwrite: bool = False
+    ) -> None:
         """Write the model as a folder that t5kit and transformers load: weights, config, tokenizer, generation
         defaults.
 
-        dtype: as_is, float32, bfloat16 or float16. The folder appears whole or not at all.
+        dtype: as_is, float32, bfloat16 or float16. weights: as_is, or int8 for a quantised folder, which only t5kit
+        loads (docs/how-to/quantize.md). The folder appears whole or not at all.
         Raises: CheckpointError if it exists (and overwrite is false) or cannot be written.
         """
         write_folder(
@@ -366,6 +369,7 @@ class Model(Trainable):
             self.config,
             self.folder.tensors(),
             dtype=dtype,
+            weights=weights,
             generation=self.folder.generation,
             labels=self.folder.labels or None,
             save_tokenizer=self.tokenizer.save,
