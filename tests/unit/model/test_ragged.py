@@ -1,6 +1,7 @@
 """The ragged way of training against its slow twin, `T5.hidden` over padded rows."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from t5kit.data import Batch  # noqa: E402
 from t5kit.model.feed_forward import gelu_tanh  # noqa: E402
 from t5kit.model.loading import load_model  # noqa: E402
 from t5kit.model.norm import normed, rms_norm  # noqa: E402
-from t5kit.model.passes import gelu_by_sigmoid  # noqa: E402
+from t5kit.model.passes import PLAIN, compiled_passes, gelu_by_sigmoid  # noqa: E402
 from t5kit.model.ragged import TextDropout, ragged_hidden  # noqa: E402
 from t5kit.model.ragged_layout import LEAST_FILL, RaggedBatch  # noqa: E402
 from t5kit.model.t5 import T5  # noqa: E402
@@ -132,3 +133,26 @@ def test_the_norms_gradients_in_one_go_are_those_of_autograd() -> None:
 def test_gelu_by_sigmoid_is_gelu_by_tanh() -> None:
     x = torch.linspace(-12, 12, 4001, dtype=torch.float64)
     torch.testing.assert_close(gelu_by_sigmoid(x), gelu_tanh(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+def test_compiled_passes_are_the_plain_ones() -> None:
+    passes, draw = compiled_passes(), torch.Generator().manual_seed(0)
+    for num_tokens in (5, 9):  # one compiled loop holds for every number of tokens
+        inputs = [torch.randn(num_tokens, 16, generator=draw, requires_grad=True) for _ in range(2)]
+        mask = torch.rand(num_tokens, 16, generator=draw)
+        weight = torch.randn(16, generator=draw, requires_grad=True)
+        for compiled, plain, arguments in (
+            (passes.norm, PLAIN.norm, (inputs[0], weight, 1e-6)),
+            (passes.add, PLAIN.add, (*inputs, mask)),
+            (passes.gate, PLAIN.gate, (*inputs, mask, gelu_tanh)),
+            (passes.gate, PLAIN.gate, (*inputs, None, torch.nn.functional.silu)),
+        ):
+            learnt = [value for value in arguments if isinstance(value, Tensor) and value.requires_grad]
+            found, expected = compiled(*arguments), plain(*arguments)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            for one, other in zip(
+                torch.autograd.grad(found.sum(), learnt), torch.autograd.grad(expected.sum(), learnt), strict=True
+            ):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
