@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from t5kit.cli import main as cli
+from t5kit.cli.bench import _worker
 from t5kit.errors import DependencyError, RequestError
 from t5kit.runtime.native import unavailable_reason
 from t5kit.testing import peers
@@ -140,3 +141,12 @@ def test_whatever_goes_wrong_in_a_worker_is_a_sentence(folder: Path, tmp_path: P
     assert "100000" in reply["error"]
     assert len(worker.obey({"prompts": [[9, 1], [8, 1]], "together": 2, "num_beams": 1})["answers"]) == 2
     assert worker.obey({"memory": True})["peak_bytes"] == pytest.approx(peak_bytes(), rel=0.1)
+
+
+def test_a_worker_that_dies_is_an_error_and_no_more() -> None:
+    with _worker("native", 1) as worker:
+        worker._process.kill()
+        worker._process.wait()
+        for _ in range(3):
+            reply = worker.ask({"prompts": [[5] * 100_000], "together": 1, "num_beams": 1})
+            assert "ended with code" in reply["error"]

@@ -207,6 +207,9 @@ def _worker(name: str, threads: int) -> Iterator[_Worker]:
             yield _Worker(name, process)
         finally:
             process.kill()
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # what a process that is gone did not read
+                process.stdin.close()
 
 
 @contextlib.contextmanager
