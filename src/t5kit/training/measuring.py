@@ -15,7 +15,7 @@ from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.step import TrainingStep
 from t5kit.training.throughput import training_flops
 
-TRIED_FLOPS = 3e11
+TRIED_FLOPS = 1e11
 """About what one measured step may cost: seconds on a slow processor."""
 BYTES_FLOAT32 = 4
 
