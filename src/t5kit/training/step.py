@@ -58,7 +58,9 @@ class TrainingStep:
 
     model: float32 masters, already shared out by `parallel.shard` where there are several processes; the optimizer is
     made of its parameters after that. With compute.precision "bfloat16", products run on bfloat16 copies made once a
-    step. Dropout is a function of (seed, step, microbatch, process) alone, so there is no generator to save.
+    step; with "float32" the model itself computes, and its modules' dropout convention and mode are set. Dropout is a
+    function of (seed, step, microbatch, process) alone, so there is no generator to save.
+    Raises: DependencyError if compute.is_compiled asks for a C++ compiler that is not there.
     """
 
     def __init__(
@@ -100,10 +102,12 @@ class TrainingStep:
     def __call__(self, batch: Batch, *, step: int, lr: float) -> StepReport:
         """Update the model by one batch, which is the whole one on every process; step counts updates from 0.
 
-        Raises: DataError if no target of the batch has a loss weight; ConfigError if its rows cannot be dealt out.
+        Raises: DataError if no target of the batch has a loss weight or an id is outside the vocabulary; ConfigError if
+        its rows cannot be dealt out evenly.
         """
         self._model.train()
         self._refresh()
+        self._optimizer.zero_grad()  # what a step that was broken off may have left
         total: LossSums | None = None
         for number, rows in enumerate(self._microbatches(batch)):
             sums = self._sums(rows, (self._seed, step, number, self._parallel.rank))
@@ -151,6 +155,15 @@ class TrainingStep:
         """Yield this process's rows, so many at a time as are computed together."""
         if not len(batch.labels):
             raise DataError("the batch has no rows. Leave such batches out.")
+        vocab_size = self._model.config.vocab_size
+        for name in ("encoder_input_ids", "decoder_input_ids"):
+            ids = getattr(batch, name)
+            low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
+            if low < 0 or high >= vocab_size:
+                raise DataError(
+                    f"{name} reach from {low} to {high}; the model's vocabulary has the ids 0 to {vocab_size - 1}. "
+                    "Is the tokenizer that of the model?"
+                )
         mine = self._parallel.rows_of(batch)
         num_rows = len(mine.labels)
         at_once = self._microbatch_rows or num_rows

@@ -263,6 +263,29 @@ def test_batches_without_targets_or_rows_are_refused() -> None:
         step(batch_of([]), step=0, lr=0.1)
 
 
+def test_ids_outside_the_vocabulary_are_refused_by_name() -> None:
+    step, batch = step_of(tiny()), alone(examples(2))
+    batch.encoder_input_ids[1, 0] = 96
+    with pytest.raises(DataError, match=r"encoder_input_ids reach from 0 to 96; .* 0 to 95"):
+        step(batch, step=0, lr=0.1)
+    with pytest.raises(DataError, match="encoder_input_ids"):
+        step.evaluate(batch)
+
+
+def test_a_step_that_was_broken_off_leaves_nothing_behind() -> None:
+    batch, broken = alone(examples(3)), alone(examples(3, seed=1))
+    broken.labels[2, 0] = 1000  # found when two microbatches have left their gradients
+    compute = ComputeConfig(precision="float32", microbatch_rows=1)
+    model = tiny(dropout_rate=0.1)
+    step = step_of(model, compute=compute)
+    with pytest.raises(DataError, match="labels"):
+        step(broken, step=0, lr=0.1)
+    report = step(batch, step=0, lr=0.1)
+    expected, weights = updated(batch, compute=compute)
+    assert report == expected
+    assert same(weights, [parameter.detach() for parameter in model.parameters()])
+
+
 def test_rows_are_dealt_out_evenly_or_refused() -> None:
     batch = alone(examples(6))
     parts = [Parallel(rank=rank, world_size=3).rows_of(batch) for rank in range(3)]
