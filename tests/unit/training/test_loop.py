@@ -415,14 +415,15 @@ OPTIMIZERS = {
     [
         (ComputeConfig(precision="float32", num_threads=1, microbatch_rows=1), "adafactor"),
         (ComputeConfig(precision="bfloat16", num_threads=1, recomputes_layers=True), "adamw"),
-        (ComputeConfig(precision="bfloat16", num_threads=2), "adafactor"),
+        # Two threads that share a busy core wait long for each other.
+        pytest.param(ComputeConfig(precision="bfloat16", num_threads=2), "adafactor", marks=pytest.mark.slow),
         (ComputeConfig(precision="float32", num_threads=1), "muon"),
         (ComputeConfig(precision="float32", num_threads=1), "sgd"),
     ],
 )
 def test_real_updates_resume_to_the_bit(compute: ComputeConfig, optimizer: str, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    config = TrainingConfig(num_steps=5, log_every=3, evaluate_every=2, checkpoint_every=3)
+    config = TrainingConfig(num_steps=3, log_every=2, evaluate_every=2, checkpoint_every=1)
     others: dict[str, Any] = dict(
         compute=compute, optimizer=OPTIMIZERS[optimizer], schedule=ScheduleConfig(name="cosine")
     )
@@ -430,7 +431,7 @@ def test_real_updates_resume_to_the_bit(compute: ComputeConfig, optimizer: str, 
         finished(tmp_path / "whole", config, **others)
         run = tiny_run(tmp_path / "run", config, **others)
         with run.folder, pytest.raises(Killed):
-            train(dataclasses.replace(run, step=dying(run.step, 4)))
+            train(dataclasses.replace(run, step=dying(run.step, 2)))
         finished(tmp_path / "run", config, **others)
     finally:
         torch.set_num_threads(threads)
