@@ -46,6 +46,7 @@ MEAN_LENGTH = 32
 CASES = {
     "greedy": DecodingOptions(max_new_tokens=100_000),
     "greedy, streamed": DecodingOptions(max_new_tokens=100_000),
+    "greedy, looking for drafts": DecodingOptions(max_new_tokens=100_000, speculate="auto"),
     "beam 4": DecodingOptions(max_new_tokens=100_000, num_beams=4),
     "beam 4 of 2 groups": DecodingOptions(
         max_new_tokens=100_000, num_beams=4, num_beam_groups=2, diversity_penalty=0.5

@@ -17,7 +17,7 @@ import numpy as np
 from t5kit.decoding.options import DEFAULT_DRAFT_TOKENS, Speculate
 from t5kit.runtime import LogitEdits, StepInput
 
-_LONGEST_KEY, _SHORTEST_KEY = 3, 2
+_KEY_SIZES = (3, 2)
 """Sizes of the n-grams looked up. Single tokens find more places, and more often the wrong ones."""
 _BARRIER = -1
 """Stands in the text where no draft may go on: at EOS and at the prompt's end."""
@@ -101,7 +101,7 @@ class Drafter:
         return self._max_tokens if chance > 0.999 else int(math.log(cost) / math.log(chance))
 
     def _look_up(self) -> int | None:
-        for size in range(_LONGEST_KEY, _SHORTEST_KEY - 1, -1):
+        for size in _KEY_SIZES:
             if self.num_observed >= size:
                 place = self._places.get(tuple(self._text[-size:]))
                 if place is not None:
@@ -111,9 +111,10 @@ class Drafter:
     def _append(self, token: int) -> None:
         """Add a token to the text and make the n-grams that end before it known."""
         text = self._text
-        for size in range(_SHORTEST_KEY, _LONGEST_KEY + 1):
-            if len(text) >= size:
-                self._places.setdefault(tuple(text[-size:]), len(text))
+        length = len(text)
+        for size in _KEY_SIZES:
+            if length >= size:
+                self._places.setdefault(tuple(text[-size:]), length)
         text.append(token)
 
 
