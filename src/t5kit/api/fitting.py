@@ -26,6 +26,7 @@ from t5kit.sources import RecordTable, read_table, table_of, text_field
 from t5kit.sources.records import Format
 from t5kit.tasks.config import ObjectiveConfig, ObjectiveName, TaskConfig
 from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, hold_out, make_form
+from t5kit.tasks.objectives import SpanCorruption
 from t5kit.tasks.task import Task
 from t5kit.text import Tokenizer
 from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig, Precision, ScheduleConfig, TrainingConfig
@@ -229,21 +230,22 @@ def _measure(task: OpenedTask, tokenizer: Tokenizer) -> _Lengths:
 
 def _config(start: Path, task: TaskConfig, lengths: _Lengths, settings: FitSettings, *, data_folder: Path) -> RunConfig:
     """Return the run: rows that both sides fill alike, and as many steps as passes are asked for."""
-    encoder_length = _multiple_of_8(
-        max(min(lengths.longest_encoder, settings.max_input_tokens or LONGEST_ROW), 8)
-        if task.objective is None
-        else settings.max_input_tokens or 512
-    )
-    longest_target = min(lengths.longest_target, settings.max_target_tokens or LONGEST_ROW)
-    if task.objective is None:
-        encoder_length = max(encoder_length, LEAST_ROW)
-        balanced = encoder_length * lengths.target_ids / max(lengths.encoder_ids, 1.0)
-        target_length = _multiple_of_8(max(longest_target, math.ceil(balanced)))
+    most_input, most_target = settings.max_input_tokens or LONGEST_ROW, settings.max_target_tokens or LONGEST_ROW
+    longest_target = min(lengths.longest_target, most_target)
+    if task.objective is not None:
+        encoder_length = settings.max_input_tokens or 512
+        target_length = encoder_length  # of most objectives, all of the text may stand on both sides
+        if task.objective.name == "span_corruption":
+            spans = SpanCorruption(task.objective.noise_density, task.objective.mean_span_length)
+            _, target_length = spans.lengths(spans.raw_length(encoder_length))
     else:
-        # SpanCorruption's own pair of lengths at 512; other objectives may need all of the text on both sides.
-        target_length = (
-            math.ceil(encoder_length * 114 / 512) if task.objective.name == "span_corruption" else encoder_length
-        )
+        # A row's lengths are an example's limits too: where something is to be cut, the rows are no longer than that.
+        encoder_length, target_length = most_input, most_target
+        if lengths.longest_encoder <= most_input:
+            encoder_length = max(LEAST_ROW, _multiple_of_8(lengths.longest_encoder))
+        if lengths.longest_target <= most_target:
+            balanced = math.ceil(encoder_length * lengths.target_ids / max(lengths.encoder_ids, 1.0))
+            target_length = _multiple_of_8(max(longest_target, min(balanced, LONGEST_ROW)))
     rows = max(lengths.encoder_ids / encoder_length, lengths.target_ids / target_length) / FILL
     batch_rows = max(1, round(settings.batch_tokens / encoder_length))
     num_steps = settings.num_steps or max(1, math.ceil(settings.num_epochs * rows / batch_rows))

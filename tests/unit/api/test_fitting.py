@@ -77,7 +77,13 @@ def test_lengths_follow_from_the_data(torch_model: Model, tmp_path: Path) -> Non
     assert (data.encoder_length, data.target_length) == (304, 104)
     torch_model.fit(rows, run_folder=tmp_path / "cut", max_input_tokens=100, max_target_tokens=10, **QUICK)
     data = read_recipe(tmp_path / "cut" / "resolved.toml").data
-    assert data.encoder_length == 256 and data.target_length >= 10
+    assert (data.encoder_length, data.target_length) == (100, 10)
+
+
+def test_targets_much_longer_than_inputs_do_not_make_endless_rows(torch_model: Model, tmp_path: Path) -> None:
+    torch_model.fit([("a", "b" * 120)] * 3, run_folder=tmp_path / "run", **QUICK)
+    data = read_recipe(tmp_path / "run" / "resolved.toml").data
+    assert (data.encoder_length, data.target_length) == (256, 1024)
 
 
 def test_pre_training_goes_on_with_running_text(torch_model: Model, tmp_path: Path) -> None:
@@ -87,6 +93,7 @@ def test_pre_training_goes_on_with_running_text(torch_model: Model, tmp_path: Pa
     config = read_recipe(tmp_path / "run" / "resolved.toml")
     objective = config.data.tasks["data"].objective
     assert objective is not None and objective.name == "span_corruption"
+    assert (config.data.encoder_length, config.data.target_length) == (512, 114)
     (tmp_path / "more.txt").write_text("another line of text\n" * 60, encoding="utf-8")
     torch_model.train(str(tmp_path / "more.txt"), objective="prefix_lm", **QUICK)
 
