@@ -341,9 +341,13 @@ Linear pack_linear(const std::vector<BlockSource>& blocks, int inputs, Format fo
         for (int lane = 0; lane < kLanes && blocks[block].first_row + lane < source.shape[0]; ++lane) {
             const int row = blocks[block].first_row + lane;
             uint32_t* to = words + block * block_words;
-            if (format == Format::int8) {
-                if (!read_int8_row(source, row, inputs, panels.groups, scratch.values.data(), scratch.integers.data(), scratch.scales.data()))
+            // Stored integers are checked whatever they become.
+            if (format == Format::int8 || source.dtype == Dtype::int8) {
+                const int groups = static_cast<int>(scratch.scales.size());
+                if (!read_int8_row(source, row, inputs, groups, scratch.values.data(), scratch.integers.data(), scratch.scales.data()))
                     is_good = false;
+            }
+            if (format == Format::int8) {
                 pack_int8_row(scratch.integers.data(), scratch.scales.data(), panels.groups, to,
                               scales + block * block_scales, lane);
             } else if (format == Format::int4) {

@@ -126,7 +126,9 @@ class PackedCache:
             _warn_once(f"t5kit: packed weights are not cached in {self.file.parent}: {error.strerror or error}.")
 
     def _write(self, data: memoryview, digest: int) -> None:
-        model = os.fsencode(self._model)[: _HEADER_BYTES - _FIELDS.size - _HASH_BYTES]
+        model = os.fsencode(self._model)
+        if len(model) > _HEADER_BYTES - _FIELDS.size - _HASH_BYTES:
+            model = b""  # not known, so never called gone
         fields = _FIELDS.pack(_MAGIC, _LAYOUT, self._key, data.nbytes, digest, len(model))
         header = (fields + model).ljust(_HEADER_BYTES - _HASH_BYTES, b"\0")
         descriptor, name = tempfile.mkstemp(prefix=f"{self.file.stem}.", suffix=_UNFINISHED, dir=self.file.parent)
@@ -151,7 +153,7 @@ class PackedCache:
                 elif entry.suffix == _SUFFIX and entry.is_file() and not entry.is_symlink():
                     with entry.open("rb") as file:
                         fields = _parsed(file.read(_HEADER_BYTES))
-                    if fields is None or not os.path.lexists(fields[3]):
+                    if fields is None or (fields[3] and not os.path.lexists(fields[3])):
                         entry.unlink()
 
 

@@ -72,8 +72,9 @@ def test_scales_that_quantising_cannot_give_are_refused(tmp_path: Path, scale: f
     values = stored.to_float32().copy()
     values[3, 0] = scale
     views[where] = dataclasses.replace(views[where], scale=TensorView.from_array(stored.name, values))
-    with pytest.raises(EngineError, match=r"wi_1\.weight.*damaged"):
-        NativeRuntime(config, views)
+    for weights in ("float32", "bfloat16", "int8", "int4"):
+        with pytest.raises(EngineError, match=r"wi_1\.weight.*damaged"):
+            NativeRuntime(config, views, weights=weights)
     with pytest.raises(CheckpointError, match=r"wi_1\.weight"):
         ReferenceRuntime(config, views)
 
