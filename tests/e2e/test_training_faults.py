@@ -186,21 +186,23 @@ def test_killed_at_random_instants_a_run_resumes_to_the_bit(starter: Starter, wh
     begun = time.monotonic()
     starter.finish(tmp_path / "timed")
     whole_s = time.monotonic() - begun
-    rng = random.Random(NUM_KILLS)
-    path, num_kills, share = tmp_path / "run", 0, 2 / (NUM_KILLS + 1)
+    assert_equal_runs(tmp_path / "timed", whole)  # what is compared with is a fact, not luck
+    rng, share = random.Random(NUM_KILLS), 2 / (min(NUM_KILLS, 4) + 1)
+    num_runs = num_starts = num_kills = 0
     while num_kills < NUM_KILLS:
-        pid = starter.start(path)
+        path = tmp_path / f"run {num_runs}"
+        pid, num_starts = starter.start(path), num_starts + 1
         # Then it trains: the instants spread over steps, evaluations, saving and rotating.
-        starter.wait_for(pid, functools.partial(has_started, path, num_kills + 1))
+        starter.wait_for(pid, functools.partial(has_started, path, num_starts))
         time.sleep(rng.random() * share * whole_s)
         if starter.kill(pid) == 0:  # it was done before
-            break
+            assert_equal_runs(path, whole)
+            num_runs, num_starts = num_runs + 1, 0
+            continue
         num_kills += 1
-        print(f"killed at {[p.name for p in path.glob('checkpoints/*')]}")
+        print(f"{path.name} killed at {sorted(p.name for p in path.glob('checkpoints/*'))}")
     starter.finish(path)
-    assert num_kills >= 1
     assert_equal_runs(path, whole)
-    assert_equal_runs(tmp_path / "timed", whole)  # what is compared with is a fact, not luck
 
 
 def test_killed_before_any_operation_on_a_file_a_run_resumes_to_the_bit(
