@@ -69,12 +69,13 @@ struct Activations {
     Buffer<float> scales;
     Buffer<int32_t> sums;
     int stride = 0, groups = 0;
+    bool is_fine = false;  // see Kernels::quantize
 
     void shape(int num_rows, int width, bool is_quantized);
     float* row(int m) { return values.data() + static_cast<size_t>(m) * stride; }
     void quantize(const Kernels& kernels, int m);
     void quantize_group(const Kernels& kernels, int m, int group);
-    Rows rows() const { return {values.data(), static_cast<size_t>(stride), quads.data(), scales.data(), sums.data(), groups}; }
+    Rows rows() const { return {values.data(), static_cast<size_t>(stride), quads.data(), scales.data(), sums.data(), groups, is_fine}; }
 };
 
 // All weights of an engine as an earlier one packed them (Engine::packed), 64-byte aligned and never written to.
@@ -152,8 +153,7 @@ private:
     struct Scratch {
         Buffer<float> scores, mixed, keys, values, pair;
         std::vector<const float*> pages;
-        Buffer<uint32_t> candidate_words;
-        std::vector<int32_t> ids;
+        std::vector<int32_t> ids, screened_ids;
         std::vector<float> bounds, exact;
         Activations small;
     };
@@ -186,7 +186,7 @@ private:
     void run_encoder(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters, Use use);
     void encoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows);
     void decoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows);
-    void shape_buffers(int num_rows, int longest);
+    void shape_buffers(int num_rows, int longest, bool is_fine);
 
     // Adapters (engine_adapters.cpp)
     std::shared_ptr<const Adapter> adapter(int name) const;
@@ -198,10 +198,13 @@ private:
     void run_head(const StepRequest& request, const std::vector<int>& rows, StepResult& result);
     void prepare_head_row(int row, int group_row, float* hidden);
     void head_chunk(int chunk, int num_rows);
-    void exact_head_chunk(Scratch& scratch, int chunk, int num_rows);
+    void exact_head_chunk(int chunk, int num_rows);
     void summarise_chunk(int chunk, int num_rows);
     float log_sum_exp(int group_row) const;
-    void rescore(Scratch& scratch, int group_row, const int32_t* ids, int count, float* logits);
+    void rescore(int group_row, const std::vector<int32_t>& ids, std::vector<float>& logits);
+    void collect_best(Scratch& scratch, int group_row, bool is_edited, int top_k);
+    int num_head_chunks() const;
+    size_t head_pair_stride() const { return 2 * static_cast<size_t>(round_up(head_.exact_words, kPageTokens)); }
     float screened_log_sum_exp(Scratch& scratch, int group_row);
     void pick_exact(Scratch& scratch, int group_row, int top_k, int32_t* ids, float* values);
     void pick_screened(Scratch& scratch, int group_row, const RowEdits* edits, float log_sum_exp, int top_k, int32_t* ids, float* values);
@@ -239,6 +242,7 @@ private:
     Buffer<float> stream_;     // [N][model_stride], the residual
     Buffer<float> projected_;  // [N][3 * head_stride], queries, keys, values
     Activations normed_, attended_, inner_, head_input_;
+    Buffer<float> head_pairs_; // int8: the head's input [rows of a group][head_pair_stride], even inputs and then odd ones
     Buffer<float> logits_;     // [rows of a group][padded vocabulary]
     Buffer<float> chunk_largest_, chunk_sums_;
     std::vector<Scratch> scratch_;

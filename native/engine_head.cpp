@@ -1,8 +1,9 @@
 // Engine: from hidden states to the best candidates and the log-sum-exp, with edits.
 //
 // With int8 weights the packed head only screens. |screened - exact| <= error_norms[id] * |x| holds for every id (Cauchy and
-// Schwarz), so the ids whose upper bound reaches the k-th largest lower bound contain the exact top k; they are scored again
-// with the bfloat16 rows. What comes out is what the whole bfloat16 head would have given, bit for bit.
+// Schwarz). The k best by the screen are scored with the bfloat16 rows; the k-th of them is a bar that every id of the exact
+// top k reaches, so those whose upper bound reaches it are scored too. What comes out is what the whole bfloat16 head would
+// have given, bit for bit.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -101,7 +102,7 @@ void Engine::check_edits(const StepRequest& request, int num_rows) const {
 
 void Engine::run_head(const StepRequest& request, const std::vector<int>& rows, StepResult& result) {
     const int V = config_.vocab_size, D = config_.d_model, k = request.top_k, Q = static_cast<int>(rows.size());
-    const int chunks = (head_.screen.num_blocks + kChunkBlocks - 1) / kChunkBlocks;
+    const int chunks = num_head_chunks();
     const size_t padded = static_cast<size_t>(head_.screen.num_blocks) * kLanes;
     result.num_rows = Q;
     result.top_ids.resize(static_cast<size_t>(Q) * k);
@@ -110,12 +111,12 @@ void Engine::run_head(const StepRequest& request, const std::vector<int>& rows, 
     if (request.wants_logits) result.logits.resize(static_cast<size_t>(Q) * V);
     if (request.wants_hidden) result.hidden.resize(static_cast<size_t>(Q) * D);
     const int most = std::min(Q, kGroupRows);
+    head_input_.is_fine = true;  // error_norms were made for it
     head_input_.shape(most, D, is_int8());
     logits_.grow(most * padded);
     chunk_largest_.grow(static_cast<size_t>(most) * chunks);
     chunk_sums_.grow(static_cast<size_t>(most) * chunks);
-    if (is_int8())
-        for (Scratch& scratch : scratch_) scratch.candidate_words.grow(static_cast<size_t>(head_.exact_words) * kLanes);
+    if (is_int8()) head_pairs_.grow(most * head_pair_stride());
 
     const bool is_screened = is_int8() && !request.wants_logits;
     const std::function<void(int)> work = [&](int thread) {
@@ -127,7 +128,7 @@ void Engine::run_head(const StepRequest& request, const std::vector<int>& rows, 
             });
             pool_.for_each(chunks, 1, [&](int chunk) {
                 if (is_int8() && !is_screened) {
-                    exact_head_chunk(scratch, chunk, count);
+                    exact_head_chunk(chunk, count);
                 } else {
                     head_chunk(chunk, count);
                 }
@@ -157,8 +158,17 @@ void Engine::prepare_head_row(int row, int group_row, float* hidden) {
     if (hidden) std::copy_n(to, config_.d_model, hidden);
     // T5: v1.0 multiplies the decoder output by d_model^-0.5 before its tied head.
     if (config_.scales_logits) kernels_.scale(to, 1.0f / std::sqrt(static_cast<float>(config_.d_model)), head_input_.stride, to);
-    if (is_int8()) head_input_.quantize(kernels_, group_row);
+    if (!is_int8()) return;
+    head_input_.quantize(kernels_, group_row);
+    float* even = head_pairs_.data() + group_row * head_pair_stride();
+    float* odd = even + head_pair_stride() / 2;
+    for (int i = 0; i < head_.exact_words; ++i) {
+        even[i] = to[2 * i];
+        odd[i] = to[2 * i + 1];
+    }
 }
+
+int Engine::num_head_chunks() const { return (head_.screen.num_blocks + kChunkBlocks - 1) / kChunkBlocks; }
 
 void Engine::head_chunk(int chunk, int num_rows) {
     const size_t padded = static_cast<size_t>(head_.screen.num_blocks) * kLanes;
@@ -167,27 +177,18 @@ void Engine::head_chunk(int chunk, int num_rows) {
         kernels_.linear(head_.screen.panels, block, head_input_.rows(), 0, num_rows, logits_.data() + block * kLanes, padded, false);
 }
 
-// Dense exact logits from the row-by-row copy, packed block by block on the way.
-void Engine::exact_head_chunk(Scratch& scratch, int chunk, int num_rows) {
+// Dense exact logits from the row-by-row copy.
+void Engine::exact_head_chunk(int chunk, int num_rows) {
     const size_t padded = static_cast<size_t>(head_.screen.num_blocks) * kLanes;
-    const int V = config_.vocab_size, words = head_.exact_words, last = std::min((chunk + 1) * kChunkBlocks, head_.screen.num_blocks);
-    Panels panels;
-    panels.format = Format::bfloat16;
-    panels.steps = words;
-    panels.words = scratch.candidate_words.data();
-    for (int block = chunk * kChunkBlocks; block < last; ++block) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const int id = std::min(block * kLanes + lane, V - 1);
-            const uint32_t* from = head_.exact + static_cast<size_t>(id) * words;
-            for (int s = 0; s < words; ++s) scratch.candidate_words[static_cast<size_t>(s) * kLanes + lane] = from[s];
-        }
-        kernels_.linear(panels, 0, head_input_.rows(), 0, num_rows, logits_.data() + block * kLanes, padded, false);
-    }
+    const int words = head_.exact_words, last = std::min((chunk + 1) * kChunkBlocks * kLanes, config_.vocab_size);
+    for (int id = chunk * kChunkBlocks * kLanes; id < last; ++id)
+        kernels_.bfloat16_dots(head_.exact + static_cast<size_t>(id) * words, words, head_pairs_.data(), head_pair_stride(), num_rows,
+                               logits_.data() + id, padded);
 }
 
 void Engine::summarise_chunk(int chunk, int num_rows) {
     const size_t padded = static_cast<size_t>(head_.screen.num_blocks) * kLanes;
-    const int chunks = (head_.screen.num_blocks + kChunkBlocks - 1) / kChunkBlocks;
+    const int chunks = num_head_chunks();
     const int first = chunk * kChunkBlocks * kLanes, count = std::min(kChunkBlocks * kLanes, config_.vocab_size - first);
     for (int r = 0; r < num_rows; ++r) {
         const float* logits = logits_.data() + r * padded + first;
@@ -198,7 +199,7 @@ void Engine::summarise_chunk(int chunk, int num_rows) {
 }
 
 float Engine::log_sum_exp(int group_row) const {
-    const int chunks = (head_.screen.num_blocks + kChunkBlocks - 1) / kChunkBlocks;
+    const int chunks = num_head_chunks();
     const float* largest = chunk_largest_.data() + static_cast<size_t>(group_row) * chunks;
     const float* sums = chunk_sums_.data() + static_cast<size_t>(group_row) * chunks;
     const float top = *std::max_element(largest, largest + chunks);
@@ -208,42 +209,36 @@ float Engine::log_sum_exp(int group_row) const {
 }
 
 // Exact logits of a few ids, by the same sums as the whole bfloat16 head.
-void Engine::rescore(Scratch& scratch, int group_row, const int32_t* ids, int count, float* logits) {
+void Engine::rescore(int group_row, const std::vector<int32_t>& ids, std::vector<float>& logits) {
     const int words = head_.exact_words;
-    Panels panels;
-    panels.format = Format::bfloat16;
-    panels.steps = words;
-    panels.words = scratch.candidate_words.data();
-    alignas(64) float exact[kLanes];
-    for (int first = 0; first < count; first += kLanes) {
-        const int lanes = std::min(kLanes, count - first);
-        for (int lane = 0; lane < lanes; ++lane) {
-            const uint32_t* from = head_.exact + static_cast<size_t>(ids[first + lane]) * words;
-            for (int s = 0; s < words; ++s) scratch.candidate_words[static_cast<size_t>(s) * kLanes + lane] = from[s];
-        }
-        // The kernel counts y from row 0 of its input.
-        kernels_.linear(panels, 0, head_input_.rows(), group_row, 1, exact - static_cast<ptrdiff_t>(group_row) * kLanes, kLanes, false);
-        std::copy_n(exact, lanes, logits + first);
-    }
+    const float* pairs = head_pairs_.data() + group_row * head_pair_stride();
+    logits.resize(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i)
+        kernels_.bfloat16_dots(head_.exact + static_cast<size_t>(ids[i]) * words, words, pairs, 0, 1, logits.data() + i, 0);
 }
 
 // The sum over the screened logits, with the exact ones in the place of the largest.
 float Engine::screened_log_sum_exp(Scratch& scratch, int group_row) {
-    const int V = config_.vocab_size;
+    const int chunks = num_head_chunks(), chunk_size = kChunkBlocks * kLanes;
     const float* logits = logits_.data() + static_cast<size_t>(group_row) * head_.screen.num_blocks * kLanes;
+    const float* largest = chunk_largest_.data() + static_cast<size_t>(group_row) * chunks;
     const float screened = log_sum_exp(group_row);
-    const float top = kernels_.largest(logits, nullptr, 0.0f, V);
-    scratch.ids.resize(V);
+    const float top = *std::max_element(largest, largest + chunks);
+    scratch.ids.resize(config_.vocab_size);
     int count = 0;
     for (float within : kReplacedWithin) {
-        count = kernels_.collect(logits, nullptr, 0.0f, V, top - within, 0, scratch.ids.data());
+        count = 0;
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            if (largest[chunk] < top - within) continue;
+            const int first = chunk * chunk_size, size = std::min(chunk_size, config_.vocab_size - first);
+            count += kernels_.collect(logits + first, nullptr, 0.0f, size, top - within, first, scratch.ids.data() + count);
+        }
         if (count <= kMostReplaced) break;
     }
-    count = std::min(count, kMostReplaced);
-    scratch.exact.resize(count);
-    rescore(scratch, group_row, scratch.ids.data(), count, scratch.exact.data());
+    scratch.ids.resize(std::min(count, kMostReplaced));
+    rescore(group_row, scratch.ids, scratch.exact);
     double change = 0;
-    for (int i = 0; i < count; ++i) {
+    for (size_t i = 0; i < scratch.ids.size(); ++i) {
         change += std::exp(static_cast<double>(scratch.exact[i]) - screened) - std::exp(static_cast<double>(logits[scratch.ids[i]]) - screened);
     }
     return screened + static_cast<float>(std::log1p(std::max(change, -0.999)));
@@ -260,8 +255,42 @@ void Engine::pick_exact(Scratch& scratch, int group_row, int top_k, int32_t* ids
     write_best(scratch.ids, scratch.exact, top_k, ids, values);
 }
 
+// Candidates in scratch.ids, behind those that are there: all ids that may be of the exact top k.
+void Engine::collect_best(Scratch& scratch, int group_row, bool is_edited, int top_k) {
+    const int V = config_.vocab_size, chunks = num_head_chunks();
+    const float* logits = logits_.data() + static_cast<size_t>(group_row) * head_.screen.num_blocks * kLanes;
+    const float* largest = chunk_largest_.data() + static_cast<size_t>(group_row) * chunks;
+    const size_t num_fixed = scratch.ids.size();
+
+    // A value that at least k reach in the screen: the k-th largest of the chunks' largest, where no edit has changed them.
+    float least = kFinite;
+    if (is_edited || top_k > chunks) {
+        least = threshold(kernels_, logits, nullptr, 0.0f, V, top_k, scratch.bounds);
+    } else {
+        scratch.bounds.assign(largest, largest + chunks);
+        std::nth_element(scratch.bounds.begin(), scratch.bounds.begin() + (top_k - 1), scratch.bounds.end(), std::greater<float>());
+        least = std::max(scratch.bounds[top_k - 1], kFinite);
+    }
+    scratch.screened_ids.resize(V);
+    scratch.screened_ids.resize(kernels_.collect(logits, nullptr, 0.0f, V, least, 0, scratch.screened_ids.data()));
+    rescore(group_row, scratch.screened_ids, scratch.bounds);
+    float bar = kFinite;
+    for (float& value : scratch.bounds)
+        if (!(value > kLowest)) value = kLowest;
+    if (static_cast<int>(scratch.bounds.size()) >= top_k) {
+        std::nth_element(scratch.bounds.begin(), scratch.bounds.begin() + (top_k - 1), scratch.bounds.end(), std::greater<float>());
+        bar = std::max(scratch.bounds[top_k - 1], kFinite);
+    }
+
+    const float* x = head_input_.row(group_row);
+    double square = 0;
+    for (int i = 0; i < config_.d_model; ++i) square += static_cast<double>(x[i]) * x[i];
+    const float length = static_cast<float>(std::sqrt(square) * 1.0001);
+    scratch.ids.resize(num_fixed + V);
+    scratch.ids.resize(num_fixed + kernels_.collect(logits, head_.error_norms, length, V, bar, 0, scratch.ids.data() + num_fixed));
+}
+
 void Engine::pick_screened(Scratch& scratch, int group_row, const RowEdits* edits, float log_sum_exp, int top_k, int32_t* ids, float* values) {
-    const int V = config_.vocab_size;
     float* logits = logits_.data() + static_cast<size_t>(group_row) * head_.screen.num_blocks * kLanes;
     std::vector<int32_t>& candidates = scratch.ids;
     int num_fixed = 0;  // candidates that the edits name, whatever their logits
@@ -283,16 +312,9 @@ void Engine::pick_screened(Scratch& scratch, int group_row, const RowEdits* edit
             for (int32_t id : candidates) logits[id] = kLowest;
             for (int i = 0; i < edits->suppressed_ids.count; ++i) logits[edits->suppressed_ids.data[i]] = kLowest;
         }
-        const float* x = head_input_.row(group_row);
-        double square = 0;
-        for (int i = 0; i < config_.d_model; ++i) square += static_cast<double>(x[i]) * x[i];
-        const float length = static_cast<float>(std::sqrt(square) * 1.0001);
-        const float least = threshold(kernels_, logits, head_.error_norms, -length, V, top_k, scratch.bounds);
-        candidates.resize(num_fixed + V);
-        candidates.resize(num_fixed + kernels_.collect(logits, head_.error_norms, length, V, least, 0, candidates.data() + num_fixed));
+        collect_best(scratch, group_row, edits != nullptr, top_k);
     }
-    scratch.exact.resize(candidates.size());
-    rescore(scratch, group_row, candidates.data(), static_cast<int>(candidates.size()), scratch.exact.data());
+    rescore(group_row, candidates, scratch.exact);
     for (int i = 0; i < num_fixed; ++i) {
         float& value = scratch.exact[i];
         if (contains(edits->penalty_ids, candidates[i])) value = penalised(value, *edits, log_sum_exp);

@@ -28,15 +28,16 @@ void Activations::shape(int num_rows, int width, bool is_quantized) {
 
 void Activations::quantize(const Kernels& kernels, int m) {
     const size_t at = static_cast<size_t>(m) * groups;
-    kernels.quantize(row(m), groups, quads.data() + at * 2 * kGroup, scales.data() + at, sums.data() + at);
+    kernels.quantize(row(m), groups, is_fine, quads.data() + at * 2 * kGroup, scales.data() + at, sums.data() + at);
 }
 
 void Activations::quantize_group(const Kernels& kernels, int m, int group) {
     const size_t at = static_cast<size_t>(m) * groups + group;
-    kernels.quantize(row(m) + group * kGroup, 1, quads.data() + at * 2 * kGroup, scales.data() + at, sums.data() + at);
+    kernels.quantize(row(m) + group * kGroup, 1, is_fine, quads.data() + at * 2 * kGroup, scales.data() + at, sums.data() + at);
 }
 
-void Engine::shape_buffers(int num_rows, int longest) {
+void Engine::shape_buffers(int num_rows, int longest, bool is_fine) {
+    for (Activations* each : {&normed_, &attended_, &inner_}) each->is_fine = is_fine;
     stream_.grow(static_cast<size_t>(num_rows) * model_stride());
     projected_.grow(static_cast<size_t>(num_rows) * 3 * head_stride());
     normed_.shape(num_rows, config_.d_model, is_int8());
@@ -51,6 +52,7 @@ void Engine::shape_buffers(int num_rows, int longest) {
         scratch.values.grow(padded * lanes);
         scratch.pair.grow(2 * kTaskRows * kLanes);
         scratch.pages.reserve(padded / kPageTokens);
+        scratch.small.is_fine = is_fine;
         scratch.small.shape(kSmallRows, std::max(config_.d_model, config_.num_heads * config_.d_kv), is_int8());
     }
 }

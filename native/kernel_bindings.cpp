@@ -49,6 +49,7 @@ auto linear(const std::string& kernels_name, const std::string& weights_name, co
     arena.allocate();
     const Linear packed = pack_linear(blocks, inputs, format, arena, pool);
     Activations activations;
+    activations.is_fine = format != Format::int8;
     activations.shape(rows, inputs, takes_integers(format));
     for (int m = 0; m < rows; ++m) {
         std::copy_n(x.data() + static_cast<size_t>(m) * inputs, inputs, activations.row(m));

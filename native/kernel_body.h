@@ -4,9 +4,9 @@
 // standard library: the linker would keep one copy of it for the whole program, perhaps the one of the widest set.
 //
 // V has: kWidth lanes; F floats; W 32-bit words; load store set1 add sub mul div fma max min; words, low_half and high_half
-// (bfloat16 pairs); X, load_x, Prepared, prepare, Sum, zero_sum, dot, finish (four 8-bit weights against four 16-bit
-// integers in each lane), kSplitsBytes, kInt8Rows, load_bytes, zero_bytes, dot_bytes, shift_bytes, finish_bytes (the same
-// high bytes first, where kSplitsBytes), write_quads (rounds kWidth values into such integers and returns their sum); keep_first, round,
+// (bfloat16 pairs); X, load_quad, Prepared, prepare, Sum, zero_sum, dot, finish (four 8-bit weights against four 16-bit
+// integers in each lane); kInt8Rows; write_quads (rounds kWidth values to such integers and returns their sum); kHasByteDots
+// and, where it is true, what kernels_avx512.cpp says of it in their place; keep_first, round,
 // power_of_two, zero_below, all_finite, reduce_max, reduce_add, at_least (a bit mask). max(a, b) and min(a, b) give b where
 // either is NaN.
 
@@ -98,49 +98,60 @@ inline void float_tiles(int rows, const float* x, size_t x_stride, const uint32_
 }
 
 // What one group of 64 inputs gives to MR x NV vectors of outputs, without scales: value[m][v], the correction taken off.
-// K is V: as a parameter of the template, so that a set without the byte functions need not have them.
-template <int MR, int NV, class K = V>
+// K is V: as a parameter of the template, so that a set needs only the functions of its own way.
+template <int MR, int NV, bool IsFine, class K = V>
 inline void int8_group(const uint32_t* w, const uint8_t* const* quads, const int* corrections, typename V::F (&value)[MR][NV]) {
     constexpr int kSteps = kGroup / 4;
-    if constexpr (K::kSplitsBytes && MR > 1) {
+    if constexpr (K::kHasByteDots) {
+        // High bytes, all or those of the few quads that have any; then times 256 and all low bytes.
         typename K::W dots[MR][NV];
-        for (int m = 0; m < MR; ++m)
-            for (int v = 0; v < NV; ++v) dots[m][v] = K::zero_bytes();
-        for (int pass = 0; pass < 2; ++pass) {
+        const auto add_all = [&](int first_byte) {
             for (int s = 0; s < kSteps; ++s) {
                 typename K::W weight[NV];
                 for (int v = 0; v < NV; ++v) weight[v] = V::words(w + s * kLanes + v * V::kWidth);
                 for (int m = 0; m < MR; ++m) {
-                    const typename K::W x = K::load_bytes(quads[m] + 8 * s, pass == 1);
+                    const typename K::W x = K::set_bytes(quads[m] + first_byte + 4 * s);
                     for (int v = 0; v < NV; ++v) dots[m][v] = K::dot_bytes(dots[m][v], weight[v], x);
                 }
             }
-            if (pass == 0)
-                for (int m = 0; m < MR; ++m)
-                    for (int v = 0; v < NV; ++v) dots[m][v] = K::shift_bytes(dots[m][v]);
+        };
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NV; ++v) dots[m][v] = K::zero_bytes();
+        if constexpr (IsFine) add_all(kGroup);
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 8
+            for (int i = 0; !IsFine && i < K::kWideQuads; ++i) {
+                typename K::Wide wide;
+                __builtin_memcpy(&wide, quads[m] + kGroup + i * sizeof wide, sizeof wide);
+                const typename K::W x = K::set_bytes(quads[m] + kGroup + i * sizeof wide);
+                for (int v = 0; v < NV; ++v) dots[m][v] = K::dot_bytes(dots[m][v], V::words(w + wide.word + v * V::kWidth), x);
+            }
+            for (int v = 0; v < NV; ++v) dots[m][v] = K::shift_bytes(dots[m][v]);
         }
+        add_all(0);
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NV; ++v) value[m][v] = K::finish_bytes(dots[m][v], corrections[m]);
     } else {
-        typename V::Sum dots[MR][NV];
+        typename K::Sum dots[MR][NV];
         for (int m = 0; m < MR; ++m)
-            for (int v = 0; v < NV; ++v) dots[m][v] = V::zero_sum();
+            for (int v = 0; v < NV; ++v) dots[m][v] = K::zero_sum();
         for (int s = 0; s < kSteps; ++s) {
-            typename V::Prepared prepared[NV];
-            for (int v = 0; v < NV; ++v) prepared[v] = V::prepare(V::words(w + s * kLanes + v * V::kWidth));
+            typename K::Prepared prepared[NV];
+            for (int v = 0; v < NV; ++v) prepared[v] = K::prepare(V::words(w + s * kLanes + v * V::kWidth));
             for (int m = 0; m < MR; ++m) {
-                const typename V::X x = V::load_x(quads[m] + 8 * s);
-                for (int v = 0; v < NV; ++v) dots[m][v] = V::dot(dots[m][v], prepared[v], x);
+                const typename K::X x = K::load_quad(quads[m], s);
+                for (int v = 0; v < NV; ++v) dots[m][v] = K::dot(dots[m][v], prepared[v], x);
             }
         }
         for (int m = 0; m < MR; ++m)
-            for (int v = 0; v < NV; ++v) value[m][v] = V::finish(dots[m][v], corrections[m]);
+            for (int v = 0; v < NV; ++v) value[m][v] = K::finish(dots[m][v], corrections[m]);
     }
 }
 
 // Numerics: inside a group of 64 inputs all is integer and exact (|sum| < 2^30), so its order is free; groups are added in
 // float32 from front to back. The weights are stored as w + 128, which is taken back with the sum of the inputs.
-template <int MR>
+template <int MR, bool IsFine>
 inline void int8_tile(const Panels& weights, int block, const Rows& x, int first, float* y, size_t y_stride, bool adds) {
     constexpr int NV = int8_tile_vectors(MR);
     for (int lane = 0; lane < kLanes; lane += NV * V::kWidth) {
@@ -158,7 +169,7 @@ inline void int8_tile(const Panels& weights, int block, const Rows& x, int first
                 corrections[m] = 128 * x.sums[at];
             }
             typename V::F value[MR][NV];
-            int8_group<MR, NV>(weights.words + step * kLanes + lane, quads, corrections, value);
+            int8_group<MR, NV, IsFine>(weights.words + step * kLanes + lane, quads, corrections, value);
             for (int m = 0; m < MR; ++m) {
                 const typename V::F x_scale = V::set1(x.scales[static_cast<size_t>(first + m) * x.groups + g]);
                 for (int v = 0; v < NV; ++v) {
@@ -178,22 +189,29 @@ inline void int8_tile(const Panels& weights, int block, const Rows& x, int first
 
 #include "kernel_int4.h"
 
+template <bool IsFine>
+inline void int8_tiles(const Panels& weights, int block, const Rows& x, int first, int count, float* y, size_t y_stride, bool adds) {
+    for_row_groups<V::kInt8Rows>(count, [&](int rows, int from) {
+        float* to = y + from * y_stride;
+        const int row = first + from;
+        if constexpr (V::kInt8Rows > 3) {
+            if (rows == 4) return int8_tile<4, IsFine>(weights, block, x, row, to, y_stride, adds);
+            if (rows == 5) return int8_tile<5, IsFine>(weights, block, x, row, to, y_stride, adds);
+            if (rows == 6) return int8_tile<6, IsFine>(weights, block, x, row, to, y_stride, adds);
+        }
+        if (rows == 1) return int8_tile<1, IsFine>(weights, block, x, row, to, y_stride, adds);
+        if (rows == 2) return int8_tile<2, IsFine>(weights, block, x, row, to, y_stride, adds);
+        return int8_tile<3, IsFine>(weights, block, x, row, to, y_stride, adds);
+    });
+}
+
+template <bool IsAlwaysFine>
 void linear(const Panels& weights, int block, const Rows& x, int first, int count, float* y, size_t y_stride, bool adds) {
     y += first * y_stride;
     if (weights.format == Format::int8) {
-        for_row_groups<V::kInt8Rows>(count, [&](int rows, int from) {
-            float* to = y + from * y_stride;
-            const int row = first + from;
-            if constexpr (V::kInt8Rows > 3) {
-                if (rows == 4) return int8_tile<4>(weights, block, x, row, to, y_stride, adds);
-                if (rows == 5) return int8_tile<5>(weights, block, x, row, to, y_stride, adds);
-                if (rows == 6) return int8_tile<6>(weights, block, x, row, to, y_stride, adds);
-            }
-            if (rows == 1) return int8_tile<1>(weights, block, x, row, to, y_stride, adds);
-            if (rows == 2) return int8_tile<2>(weights, block, x, row, to, y_stride, adds);
-            return int8_tile<3>(weights, block, x, row, to, y_stride, adds);
-        });
-        return;
+        // Sets that do not multiply bytes know one form of activations.
+        if (V::kHasByteDots && (IsAlwaysFine || x.is_fine)) return int8_tiles<V::kHasByteDots>(weights, block, x, first, count, y, y_stride, adds);
+        return int8_tiles<false>(weights, block, x, first, count, y, y_stride, adds);
     }
     if (weights.format == Format::int4) {
         for_row_groups<kInt4Rows>(count, [&](int rows, int from) {
@@ -214,6 +232,46 @@ void linear(const Panels& weights, int block, const Rows& x, int first, int coun
         } else {
             float_tiles<false>(rows, values, x.stride, words, kLanes, kLanes, weights.steps, to, y_stride, adds, false);
         }
+    });
+}
+
+template <int MR>
+inline void bfloat16_dots_tile(const uint32_t* row, int words, const float* x, size_t x_stride, float* out, size_t out_stride) {
+    constexpr int kSums = 4;  // side by side, they hide the latency of each
+    const int odd = (words + kPageTokens - 1) / kPageTokens * kPageTokens;
+    typename V::F sum[MR][kSums];
+    for (int m = 0; m < MR; ++m)
+        for (int i = 0; i < kSums; ++i) sum[m][i] = V::set1(0.0f);
+    const auto add = [&](typename V::W pairs, int at, int i) {
+        const typename V::F even = V::low_half(pairs), high = V::high_half(pairs);
+        for (int m = 0; m < MR; ++m) {
+            sum[m][i] = V::fma(even, V::load(x + m * x_stride + at), sum[m][i]);
+            sum[m][i + 1] = V::fma(high, V::load(x + m * x_stride + odd + at), sum[m][i + 1]);
+        }
+    };
+    int at = 0;
+    for (; at + kSums / 2 * V::kWidth <= words; at += kSums / 2 * V::kWidth)
+        for (int i = 0; i < kSums; i += 2) add(V::words(row + at + i / 2 * V::kWidth), at + i / 2 * V::kWidth, i);
+    for (; at < words; at += V::kWidth) {
+        alignas(64) uint32_t rest[V::kWidth] = {};
+        for (int i = 0; i < V::kWidth && at + i < words; ++i) rest[i] = row[at + i];
+        add(V::words(rest), at, 0);
+    }
+    for (int m = 0; m < MR; ++m) {
+        typename V::F total = V::add(sum[m][0], sum[m][1]);
+        for (int i = 2; i < kSums; i += 2) total = V::add(total, V::add(sum[m][i], sum[m][i + 1]));
+        out[m * out_stride] = V::reduce_add(total);
+    }
+}
+
+void bfloat16_dots(const uint32_t* row, int words, const float* x, size_t x_stride, int num_rows, float* out, size_t out_stride) {
+    for_row_groups<4>(num_rows, [&](int rows, int first) {
+        const float* from = x + first * x_stride;
+        float* to = out + first * out_stride;
+        if (rows == 1) return bfloat16_dots_tile<1>(row, words, from, x_stride, to, out_stride);
+        if (rows == 2) return bfloat16_dots_tile<2>(row, words, from, x_stride, to, out_stride);
+        if (rows == 3) return bfloat16_dots_tile<3>(row, words, from, x_stride, to, out_stride);
+        return bfloat16_dots_tile<4>(row, words, from, x_stride, to, out_stride);
     });
 }
 
@@ -323,32 +381,39 @@ void rms_norm(const float* x, const float* weight, int n, float epsilon, float* 
     for (; i < (n + kGroup - 1) / kGroup * kGroup; i += V::kWidth) V::store(out + i, V::set1(0.0f));
 }
 
-void quantize(const float* x, int groups, uint8_t* quads, float* scales, int32_t* sums) {
-    using F = typename V::F;
-    for (int g = 0; g < groups; ++g, x += kGroup, quads += 2 * kGroup) {
-        F largest = V::set1(0.0f);
-        bool is_finite = true;
+// One group as 16-bit integers: writes them and their unit and returns their sum, unless x is not finite.
+template <class K = V>
+inline int32_t quantize_group(const float* x, [[maybe_unused]] bool is_fine, uint8_t* quads, float* unit, bool* is_finite) {
+    if constexpr (K::kHasByteDots) {
+        return K::quantize_group(x, is_fine, quads, unit, is_finite);
+    } else {
+        typename V::F largest = V::set1(0.0f);
+        *is_finite = true;
         for (int i = 0; i < kGroup; i += V::kWidth) {
-            const F value = V::load(x + i);
-            const F magnitude = V::max(value, V::sub(V::set1(0.0f), value));
-            largest = V::max(magnitude, largest);
-            is_finite = is_finite && V::all_finite(value);
+            const typename V::F value = V::load(x + i);
+            largest = V::max(V::max(value, V::sub(V::set1(0.0f), value)), largest);
+            *is_finite = *is_finite && V::all_finite(value);
         }
-        const float top = V::reduce_max(largest);
-        if (!is_finite) {  // an infinity or NaN must stay visible in every output
-            for (int i = 0; i < 2 * kGroup; ++i) quads[i] = 0;
-            scales[g] = __builtin_nanf("");
-            sums[g] = 0;
-            continue;
-        }
+        if (!*is_finite) return 0;
         // Numerics: below 1e-30 the inverse would overflow; such a group is zero beside anything a norm lets through.
-        const float inverse = top > 1e-30f ? static_cast<float>(kMaxInt16) / top : 0.0f;
-        scales[g] = top > 1e-30f ? top / static_cast<float>(kMaxInt16) : 0.0f;
+        const float top = V::reduce_max(largest);
+        const float factor = top > 1e-30f ? static_cast<float>(kMaxInt16) / top : 0.0f;
+        *unit = top > 1e-30f ? top / static_cast<float>(kMaxInt16) : 0.0f;
         int32_t sum = 0;
-        for (int i = 0; i < kGroup; i += V::kWidth) {
-            sum += V::write_quads(V::mul(V::load(x + i), V::set1(inverse)), quads + 2 * i);
-        }
-        sums[g] = sum;
+        for (int i = 0; i < kGroup; i += V::kWidth) sum += K::write_quads(V::mul(V::load(x + i), V::set1(factor)), quads + 2 * i);
+        return sum;
+    }
+}
+
+template <bool IsAlwaysFine>
+void quantize(const float* x, int groups, bool is_fine, uint8_t* quads, float* scales, int32_t* sums) {
+    for (int g = 0; g < groups; ++g, x += kGroup, quads += 2 * kGroup) {
+        bool is_finite;
+        sums[g] = quantize_group(x, IsAlwaysFine || is_fine, quads, scales + g, &is_finite);
+        if (is_finite) continue;
+        // An infinity or NaN must stay visible in every output.
+        for (int i = 0; i < 2 * kGroup; ++i) quads[i] = 0;
+        scales[g] = __builtin_nanf("");
     }
 }
 
@@ -418,7 +483,8 @@ int collect(const float* x, const float* e, float factor, int n, float threshold
     return count;
 }
 
+template <bool IsAlwaysFine = false>
 constexpr Kernels table(const char* name) {
-    return Kernels{name,     linear,   attention_scores, attention_mix, softmax, rms_norm,
-                   quantize, activate, scale,            largest,       sum_exp, collect};
+    return Kernels{name,     linear<IsAlwaysFine>, bfloat16_dots, attention_scores, attention_mix, softmax, rms_norm,
+                   quantize<IsAlwaysFine>, activate, scale,            largest,       sum_exp, collect};
 }

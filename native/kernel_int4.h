@@ -43,8 +43,8 @@ inline void int4_tile(const Panels& weights, int block, const Rows& x, int first
                     }
                     const typename V::Prepared ones = V::prepare(V::words(kOnes));
                     for (int m = 0; m < MR; ++m) {
-                        const uint8_t* quads = x.quads + (static_cast<size_t>(first + m) * x.groups * kGroup + h * kInt4Group + 8 * s + 4 * part) * 2;
-                        const typename V::X inputs = V::load_x(quads);
+                        const uint8_t* group = x.quads + (static_cast<size_t>(first + m) * x.groups + h / 2) * 2 * kGroup;
+                        const typename V::X inputs = V::load_quad(group, h % 2 * 2 * kWords + 2 * s + part);
                         totals[m] = V::dot(totals[m], ones, inputs);
                         for (int v = 0; v < NV; ++v) dots[m][v] = V::dot(dots[m][v], prepared[v], inputs);
                     }

@@ -11,6 +11,7 @@ extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_fine;
 #endif
 
 namespace {
@@ -22,13 +23,17 @@ struct Set {
 
 // Best first.
 std::vector<Set> built_sets() {
-    return {
 #if defined(__x86_64__)
-        {&kernels_avx512, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"}},
+    const std::vector<std::string> avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"};
+    return {
+        {&kernels_avx512, avx512},
+        {&kernels_avx512_fine, avx512},
         {&kernels_avx2, {"avx2", "fma"}},
-#endif
         {&kernels_portable, {}},
     };
+#else
+    return {{&kernels_portable, {}}};
+#endif
 }
 
 std::string joined(const std::vector<std::string>& names) {

@@ -44,6 +44,7 @@ struct Rows {
     const float* scales = nullptr;     // [M][groups]
     const int32_t* sums = nullptr;     // [M][groups], sum of the integers
     int groups = 0;
+    bool is_fine = false;              // as `quantize` was told
 };
 
 struct Kernels {
@@ -51,6 +52,10 @@ struct Kernels {
 
     // y[m][0..64) = sum over in of x[m] * W, or y += it, for one block of outputs and rows first <= m < first + count.
     void (*linear)(const Panels& weights, int block, const Rows& x, int first, int count, float* y, size_t y_stride, bool adds);
+
+    // out[m] = x[m] . row, for bfloat16 pairs row [words]; x [num_rows][x_stride] holds the even inputs and then, from
+    // round_up(words, 16) on, the odd ones, both padded with zeros to that.
+    void (*bfloat16_dots)(const uint32_t* row, int words, const float* x, size_t x_stride, int num_rows, float* out, size_t out_stride);
 
     // scores[m][16 p + t] = q[m] . key t of page p; a page is [width][16 tokens].
     void (*attention_scores)(const float* q, size_t q_stride, int num_rows, const float* const* pages, int num_pages, int width,
@@ -68,7 +73,11 @@ struct Kernels {
     void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
 
     // The 16-bit integers of one row: x [64 * groups] -> quads [groups][128], scales and sums [groups].
-    void (*quantize)(const float* x, int groups, uint8_t* quads, float* scales, int32_t* sums);
+    //
+    // Numerics: a fine unit is 1/32639 of its group's largest. Else a set that multiplies bytes takes the finest unit at which
+    // all but four of a group's sixteen quads of inputs are single bytes: 1/127 of the fifth largest quad, less exact by a
+    // fifth than a group's weights are. All that follows is exact, so the choice is all that is lost.
+    void (*quantize)(const float* x, int groups, bool is_fine, uint8_t* quads, float* scales, int32_t* sums);
 
     // out = activation(x) * gate, or activation(x) where gate is null; n a multiple of 16.
     void (*activate)(Activation activation, const float* x, const float* gate, int n, float* out);
@@ -86,7 +95,7 @@ struct Kernels {
     int (*collect)(const float* x, const float* e, float factor, int n, float threshold, int first_id, int32_t* ids);
 };
 
-// The best set this processor has, or the one called `name` ("portable", "avx2", "avx512").
+// The best set this processor has, or the one called `name` ("portable", "avx2", "avx512", "avx512_fine").
 // Raises: EngineFailure for an unknown name or a set that this processor or this build lacks.
 const Kernels& choose_kernels(const std::string& name);
 

@@ -36,10 +36,11 @@ struct V {
     struct Prepared {
         __m256i even, odd;
     };
-    static constexpr bool kSplitsBytes = false;
+    static constexpr bool kHasByteDots = false;
     static constexpr int kInt8Rows = 3;
     using Sum = __m256i;
-    static X load_x(const uint8_t* at) {
+    static X load_quad(const uint8_t* group, int quad) {
+        const uint8_t* at = group + 8 * quad;
         int even, odd;
         __builtin_memcpy(&even, at, 4);
         __builtin_memcpy(&odd, at + 4, 4);

@@ -39,10 +39,11 @@ struct V {
         int16_t value[4];
     };
     using Prepared = W;
-    static constexpr bool kSplitsBytes = false;
+    static constexpr bool kHasByteDots = false;
     static constexpr int kInt8Rows = 3;
     using Sum = I;
-    static X load_x(const uint8_t* at) {
+    static X load_quad(const uint8_t* group, int quad) {
+        const uint8_t* at = group + 8 * quad;
         X x;
         __builtin_memcpy(&x, at, sizeof x);
         return x;

@@ -20,7 +20,7 @@ from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
 _native = pytest.importorskip("t5kit._native")
 
-KERNELS = ("avx512", "avx2", "portable")
+KERNELS = ("avx512", "avx512_fine", "avx2", "portable")
 
 
 class NativeConformance(RuntimeConformance):
@@ -32,6 +32,12 @@ class NativeConformance(RuntimeConformance):
             pytest.skip(f"this processor has no {request.param}")
         if self.weights == "bfloat16" and request.param != _native.available_kernels()[0]:
             pytest.skip("bfloat16 of the other sets is in tests/unit/native/test_kernels.py")
+        if self.weights == "int8" and request.param == "avx512":
+            pytest.skip(
+                "its coarser encoder is in tests/unit/native/test_kernels.py and tests/parity/test_real_weights.py"
+            )
+        if self.weights == "float32" and request.param == "avx512_fine":
+            pytest.skip("avx512 under another name")
         self.kernel_set = request.param
         if request.param == "portable":
             # It rounds every product before adding it; against float64 these ill-conditioned random models then lose
