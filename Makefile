@@ -78,6 +78,8 @@ bench: .venv/ready weights
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/start.py
 	.venv/bin/python bench/search_overhead.py
 	.venv/bin/python bench/data_path.py
+	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv/bin/python bench/train.py
+	.venv/bin/python bench/train_memory.py
 
 sanitize: .venv/ready
 	.venv/bin/python scripts/sanitize.py $(ARGS)

@@ -3,6 +3,9 @@
 import concurrent.futures
 import dataclasses
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from typing import Self
 
@@ -88,10 +91,10 @@ class BlockMaker:
         place = job.place
         if self._pool is None:
             return make_block(self._made_of, job, seed=self.seed, is_shuffled=self.is_shuffled)
-        for wanted in (job, *next_jobs):
-            if wanted.place not in self._pending:
-                self._pending[wanted.place] = self._pool.submit(_work, wanted)
         try:
+            for wanted in (job, *next_jobs):
+                if wanted.place not in self._pending:
+                    self._pending[wanted.place] = self._pool.submit(_work, wanted)
             return self._pending.pop(place).result()
         except concurrent.futures.BrokenExecutor as error:
             raise WorkerError(
@@ -123,6 +126,17 @@ _worker_arguments: tuple[tuple[ExampleSource, ...], int, bool] | None = None
 def _start_worker(sources: tuple[ExampleSource, ...], seed: int, is_shuffled: bool) -> None:
     global _worker_arguments
     _worker_arguments = (sources, seed, is_shuffled)
+    # Ctrl-C reaches the whole process group; the process that trains finishes its step and closes the pool.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: one that was killed closes no pool."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by a process"
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: BlockJob) -> ExampleBlock:
