@@ -85,7 +85,8 @@ def train_recipe(settings: Settings, run_folder: Path, *, hooks: "Sequence[Hook]
 
     A run that was killed is resumed by the same call; one that is finished gives its result at once.
     Raises: ConfigError for a recipe that is wrong or is not the one the folder's run was started with; DependencyError
-    without PyTorch; the errors of opening data, vocabulary and model; RunStoppedError, TrainingError (training/stopping.py).
+    without PyTorch; the errors of opening data, vocabulary and model; RunStoppedError and TrainingError
+    (training/stopping.py).
     """
     return train_config(bind_recipe(settings), run_folder, recipe=recipe_text(settings), hooks=hooks)
 

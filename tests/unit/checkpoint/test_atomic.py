@@ -200,7 +200,7 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(CheckpointError, match="There is no space left to write .*/f"):
+    with pytest.raises(CheckpointError, match=r"There is no space left to write .*/f"):
         write_file(path, b"333")
     assert contents(tmp_path) == {"f": b"22"}
 
