@@ -25,6 +25,7 @@ from t5kit.errors import ConfigError, EngineError, RequestError
 from t5kit.model.attention import CrossAttentionLayer, SelfAttentionLayer, attention_dtype
 from t5kit.model.cache import DecoderCacheState, LayerCache
 from t5kit.model.dropout import Dropout, DropoutBroadcast
+from t5kit.model.embedding import Embedding
 from t5kit.model.feed_forward import FeedForwardLayer
 from t5kit.model.masks import (
     additive_mask,
@@ -183,7 +184,7 @@ class T5Encoder(nn.Module):
                 f"encoder_attention = {config.encoder_attention!r} (LongT5) cannot be run: only 'full' can."
             )
         self.config = config
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.shared = Embedding(config.vocab_size, config.d_model)
         self.encoder = EncoderStack(config, dropout_broadcast)
 
     def encode(

@@ -310,3 +310,18 @@ def test_every_optimizer_lowers_the_loss(name: str) -> None:
     losses = [step(batch, step=number, lr=0.02).loss for number in range(8)]
     assert losses[-1] < losses[0]
     assert all(np.isfinite(losses)), list(itertools.pairwise(losses))
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_bfloat16_gradients_stay_near_float32s_in_a_large_batch(convention: str) -> None:
+    """Sums over thousands of tokens must not be made in bfloat16; an embedding's row is such a sum."""
+    frequent = [Example.with_full_loss(np.full(13, 5), np.full(9, 5)) for _ in range(200)]
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        model = fresh_model(TINY_CONFIGS["t5_v1_1"], generator=torch.Generator().manual_seed(0))
+        assert isinstance(model, T5)
+        compute = ComputeConfig(precision=precision, dropout_broadcast=convention)  # type: ignore[arg-type]
+        before = model.shared.weight.detach().clone()
+        step_of(model.eval(), compute=compute)(alone(frequent + examples(20)), step=0, lr=1.0)
+        gradients.append(before - model.shared.weight.detach())
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.05
