@@ -122,7 +122,7 @@ def prepared_run(
     hooks: "Sequence[Hook]" = (),
 ) -> Iterator[PreparedRun]:
     """Give a run, built and not begun, and close its files and processes afterwards."""
-    from t5kit.training.building import make_model, prepare_device
+    from t5kit.training.building import make_model, own_threads, prepare_device
     from t5kit.training.environment import this_environment
     from t5kit.training.parallel import Parallel
     from t5kit.training.processes import decided_by_first, is_first
@@ -130,6 +130,7 @@ def prepared_run(
     with contextlib.ExitStack() as stack:
         parallel = Parallel.from_environment()
         stack.callback(parallel.close)
+        stack.enter_context(own_threads())
         device = prepare_device(config.compute)
         seed, kept = config.training.seed, run_folder / VOCABULARY_FOLDER
         tasks = open_tasks(config.data, seed=seed) if given is None else given.tasks

@@ -1,6 +1,7 @@
 """What a run computes with: its device, and its model in float32 with the weights it begins from."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -12,22 +13,31 @@ from t5kit.model.t5 import T5
 from t5kit.training.config import ComputeConfig
 
 
-def prepare_device(config: ComputeConfig) -> torch.device:
-    """Set the number of threads, and return where the model is to be.
+@contextlib.contextmanager
+def own_threads() -> Iterator[None]:
+    """Leave PyTorch's number of threads as it was before the block: a run's is its own, not the program's."""
+    num_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
-    Raises: ConfigError for a device that is none, or is not here.
+
+def prepare_device(config: ComputeConfig) -> torch.device:
+    """Set the number of threads (within `own_threads`), and return where the model is to be.
+
+    Raises: ConfigError for a device that is not here.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
+    num_gpus = torch.cuda.device_count()
     word = config.device
     if word == "auto":
-        word = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(word)
-    except RuntimeError as error:
-        raise ConfigError(f"compute.device = {word!r} must be auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"compute.device = {word!r}, but this PyTorch sees no CUDA device. Use cpu, or auto.")
+        word = "cuda" if num_gpus else "cpu"
+    device = torch.device(word)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        found = f"{num_gpus} CUDA device(s), counted from 0" if num_gpus else "no CUDA device"
+        raise ConfigError(f"compute.device = {word!r}, but this PyTorch sees {found}. Use cpu, or auto.")
     return device
 
 

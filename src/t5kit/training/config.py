@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Literal
 
 from t5kit.errors import ConfigError
@@ -308,6 +309,8 @@ class ComputeConfig:
         _check_choice("compute.dropout_broadcast", self.dropout_broadcast, DROPOUT_CONVENTIONS)
         _check_integer("compute.microbatch_rows", self.microbatch_rows, least=0)
         _check_integer("compute.num_threads", self.num_threads, least=0, most=4096)
+        if not (isinstance(self.device, str) and re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", self.device)):
+            raise ConfigError(f"compute.device = {self.device!r} must be auto, cpu, cuda or cuda:N.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

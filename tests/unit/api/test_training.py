@@ -22,6 +22,8 @@ from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.tiny import TINY_CONFIGS
 from t5kit.text import ByteTokenizer
 
+torch = pytest.importorskip("torch")
+
 SOUNDS = dict(zip("abcdefgh", ["AA", "B", "K", "D", "EH", "F", "G", "HH"], strict=True))
 
 
@@ -138,7 +140,7 @@ def test_another_recipe_does_not_go_on_with_a_run(values: dict[str, Any], tmp_pa
         ("data.dir=/nowhere", DataError, "there is no such file"),
         ("vocabulary={source = 'unigram', size = 9000}", ConfigError, "vocabulary.size = 9000 is too large"),
         ("model.vocab_size=3", ConfigError, "model.vocab_size = 3 rows cannot hold the vocabulary's"),
-        ("compute.device=gpu", ConfigError, "compute.device = 'gpu' must be auto, cpu"),
+        ("compute.device=cuda:99", ConfigError, "compute.device = 'cuda:99', but this PyTorch sees"),
         ("data.tasks.sounds.columns=['a']", DataError, "no task has a train record|has 2 column"),
         ("training.best_metric=werr", ConfigError, "'werr' is none of .*: loss, token_accuracy, wer, per"),
         ("training.best_is=highest", ConfigError, "best_is = 'highest', but the best per is the lowest"),
@@ -233,3 +235,20 @@ def test_what_became_no_example_is_told(values: dict[str, Any], tmp_path: Path) 
     assert "sounds, train: 62 records from 1 file(s), 1 bad" in said and "not UTF-8" in said
     assert "records gave no example" in said and "has 1 column(s), expected 2" in said
     assert "examples were cut to data.encoder_length" in said
+
+
+@pytest.mark.parametrize("word", ["gpu", "mps", "xpu", "meta", "cpu:7", "cuda:x", ""])
+def test_a_device_that_is_none_is_refused_with_the_recipe(values: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=rf"compute\.device = '{word}' must be auto, cpu, cuda or cuda:N"):
+        config_of(values, f"compute.device='{word}'")
+
+
+def test_pytorch_s_threads_are_as_they_were_after_a_run(values: dict[str, Any], tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train_config(config_of(values, "training.num_steps=1"), tmp_path / "run")
+        inspect_recipe(config_of(values), num_batches=1, measures=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
