@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t5kit.checkpoint.atomic import write_file
+from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
 from t5kit.errors import ConfigError, DataError
 from t5kit.evaluation.config import PERPLEXITY
@@ -51,13 +52,13 @@ class DevEvaluation:
     ) -> None:
         """tasks: those without dev records are left out. samples: file for some answers of the last evaluation.
 
-        Raises: DataError if none of a task's dev records is good; ConfigError for a training.best_metric that no
-        evaluation will have, or whose best end is the other one.
+        Warns (UserWarning) of dev examples that the loss leaves out or sees cut, while the scores are of them whole.
+        Raises: DataError if none of a task's dev records is good, or none fits; ConfigError for a training.best_metric
+        that no evaluation will have, or whose best end is the other one.
         """
         self._samples = samples
-        self._config = config
         self._tasks = [task for task in tasks if DEV in task.task.splits]
-        self._tokenizer = tokenizer
+        self._batches = {task.name: _dev_batches(config, task, tokenizer) for task in self._tasks}
         self._model = model
         self._step = step
         answered = {task.name: task for task in self._tasks if task.objective is None}
@@ -71,7 +72,7 @@ class DevEvaluation:
 
     def __call__(self, step: int) -> Mapping[str, float]:
         """Return the metrics of the weights as they are after `step` updates."""
-        sums = {task.name: self._loss_sums(task) for task in self._tasks}
+        sums = {name: self._loss_sums(batches) for name, batches in self._batches.items()}
         first, *others = sums.values()
         metrics = _means(sum(others, first))
         if len(sums) > 1:
@@ -140,13 +141,21 @@ class DevEvaluation:
             names += [f"{prefix}{score}" for score in report.scores]
         return names
 
-    def _loss_sums(self, task: OpenedTask) -> "LossSums":
-        total: LossSums | None = None
-        for batch in evaluation_batches(self._config.data, task, self._tokenizer):
-            sums = self._step.evaluate(batch)
-            total = sums if total is None else total + sums
-        assert total is not None, "a stream without any example is an error of its own"
-        return total
+    def _loss_sums(self, batches: Sequence[Batch]) -> "LossSums":
+        first, *others = (self._step.evaluate(batch) for batch in batches)
+        return sum(others, first)
+
+
+def _dev_batches(config: RunConfig, task: OpenedTask, tokenizer: Tokenizer) -> tuple[Batch, ...]:
+    made = evaluation_batches(config.data, task, tokenizer)
+    if made.num_truncated or made.num_dropped:
+        warnings.warn(
+            f"{task.name}: for the loss of the dev records, {made.num_truncated:,} examples are cut to "
+            f"data.encoder_length or data.target_length, {made.num_dropped:,} left out.",
+            UserWarning,
+            stacklevel=5,
+        )
+    return made.batches
 
 
 def _warn_of_unanswered(task: str, report: "EvaluationReport") -> None:

@@ -1,7 +1,7 @@
 """A run's data as its recipe says it: tasks opened and mixed, batches to train on and batches to evaluate on."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from t5kit.data.batch import Batch
@@ -10,7 +10,7 @@ from t5kit.data.loading import BatchLoader
 from t5kit.data.streamed import NO_RECORDS, StreamedExamples
 from t5kit.data.streams import MixedStream
 from t5kit.data.workers import BlockMaker
-from t5kit.errors import ConfigError
+from t5kit.errors import ConfigError, DataError
 from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, open_task
 from t5kit.tasks.example_sources import ExampleSource
 from t5kit.tasks.mixture import Mixture, proportional_rates, rates_by_name
@@ -88,13 +88,40 @@ def _source(config: DataConfig, task: OpenedTask, tokenizer: Tokenizer) -> Examp
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class EvaluationBatches:
+    """A split in batches, each example once, with what did not come into them as it stands."""
+
+    batches: tuple[Batch, ...]
+    """At least one."""
+    num_truncated: int
+    """Examples that were cut to the lengths."""
+    num_dropped: int
+    """Examples that were too long and left out."""
+    num_bad: int
+    """Records that gave no example."""
+
+
 def evaluation_batches(
     config: DataConfig, task: OpenedTask, tokenizer: Tokenizer, *, split: str = DEV, seed: int = 0
-) -> Iterator[Batch]:
-    """Yield a split once, in batches of training's own lengths and rows; the same ones at every call.
+) -> EvaluationBatches:
+    """Return a split once, in batches of training's own lengths and rows; the same ones at every call.
 
     An objective corrupts the same tokens every time.
+    Raises: DataError if no record gives an example, or none of them is within lengths that leave out longer ones.
     """
     source = task.examples(split, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length)
     with BlockMaker([source], seed=seed, is_shuffled=False, num_workers=0) as maker:
-        yield from BatchLoader(MixedStream(maker, [1.0], seed=seed, num_epochs=1), config.batches, seed=seed)
+        loader = BatchLoader(MixedStream(maker, [1.0], seed=seed, num_epochs=1), config.batches, seed=seed)
+        try:
+            batches = tuple(loader)
+        except DataError as error:
+            raise DataError(f"data.tasks.{task.name}.{split}: {error}") from error
+    if not batches:
+        raise DataError(
+            f"data.tasks.{task.name}.{split}: all {loader.num_dropped:,} examples are longer than data.encoder_length "
+            f"= {config.encoder_length} or data.target_length = {config.target_length}, and data.too_long is drop. "
+            "Raise the lengths or truncate."
+        )
+    num_bad = sum(share.num_bad for share in loader.shares())
+    return EvaluationBatches(batches, loader.num_truncated, loader.num_dropped, num_bad)

@@ -74,11 +74,28 @@ def test_every_train_example_comes_once_an_epoch(config: DataConfig) -> None:
 def test_evaluation_batches_are_the_same_at_every_call(config: DataConfig, tmp_path: Path) -> None:
     changed = replaced(config, tasks={"c": TaskConfig(train=("c.txt",), held_out=8, objective=ObjectiveConfig())})
     (task,) = open_tasks(changed, seed=0)
-    first, second = (list(evaluation_batches(changed, task, ByteTokenizer())) for _ in range(2))
+    first, second = (evaluation_batches(changed, task, ByteTokenizer()).batches for _ in range(2))
     assert len(first) == len(second) >= 1
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.encoder_input_ids, other.encoder_input_ids)
         np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_evaluation_counts_what_is_too_long(config: DataConfig) -> None:
+    tasks = {"a": TaskConfig(train=("a.tsv",), dev=("b.tsv",))}
+    (Path(config.dir) / "b.tsv").write_text("ab\tc\n" * 3 + "a" * 40 + "\tc\n" + "no pair\n", encoding="utf-8")
+    counted = {}
+    for too_long in ("truncate", "drop"):
+        changed = replaced(config, tasks=tasks, too_long=too_long)
+        made = evaluation_batches(changed, open_tasks(changed, seed=0)[0], ByteTokenizer())
+        given = sum(len(row) for batch in made.batches for row in batch.examples())
+        counted[too_long] = (given, made.num_truncated, made.num_dropped, made.num_bad)
+    assert counted == {"truncate": (4, 1, 0, 1), "drop": (3, 0, 1, 1)}
+    (Path(config.dir) / "b.tsv").write_text(("a" * 40 + "\tc\n") * 3, encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"data\.tasks\.a\.dev: all 3 examples are longer than data\.encoder_length = 32"
+    ):
+        evaluation_batches(changed, open_tasks(changed, seed=0)[0], ByteTokenizer())
 
 
 def test_the_test_files_are_not_opened(config: DataConfig) -> None:

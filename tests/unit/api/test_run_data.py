@@ -1,0 +1,77 @@
+"""What a run makes of its data, and what it says of what it could not use."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5kit.api import dev_evaluation
+from t5kit.api.training import prepared_run, train_config
+from t5kit.config.binding import bind
+from t5kit.config.overrides import apply_overrides
+from t5kit.data.configured import evaluation_batches
+from t5kit.errors import DataError
+from t5kit.recipe import RunConfig
+
+
+def lines_of(words: list[str]) -> str:
+    return "".join(f"{word}\t{word.upper()}\n" for word in words)
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    """Return a recipe of a few seconds: letters to capitals."""
+    data = tmp_path / "data"
+    data.mkdir()
+    letters = "abcdefgh"
+    (data / "train.tsv").write_text(lines_of([a + b for a in letters for b in letters]), encoding="utf-8")
+    (data / "dev.tsv").write_text(lines_of(["abc", "hed"]), encoding="utf-8")
+    return {
+        "model": {
+            "d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1,
+        },
+        "vocabulary": {"source": "bytes"},
+        "data": {
+            "dir": str(data),
+            "tasks": {"letters": {"train": ["train.tsv"], "dev": ["dev.tsv"], "metrics": ["exact_match"]}},
+            "batch_rows": 4, "encoder_length": 16, "target_length": 16, "window_batches": 2,
+        },
+        "compute": {"precision": "float32", "num_threads": 1},
+        "training": {"num_steps": 6, "evaluate_every": 3, "checkpoint_every": 3},
+        "evaluation": {"max_new_tokens": 4},
+    }  # fmt: skip
+
+
+def config_of(values: dict[str, Any], *overrides: str) -> RunConfig:
+    return bind(RunConfig, apply_overrides(values, overrides))
+
+
+def test_dev_records_that_are_all_too_long_are_refused_before_the_run(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data" / "dev.tsv").write_text(lines_of(["abcdefghabcdefghabcdefgh"]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"data\.tasks\.letters\.dev: all 1 examples are longer"):
+        train_config(config_of(values, "data.too_long=drop"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_dev_records_that_the_loss_leaves_out_are_told(values: dict[str, Any], tmp_path: Path) -> None:
+    with (tmp_path / "data" / "dev.tsv").open("a", encoding="utf-8") as file:
+        file.write(lines_of(["abcdefghabcdefghabcdefgh"]))
+    config = config_of(values, "data.too_long=drop")
+    with (
+        pytest.warns(UserWarning, match="letters: for the loss of the dev records, 0 examples are cut .* 1 left out"),
+        prepared_run(config, tmp_path / "run"),
+    ):
+        pass
+
+
+def test_dev_batches_are_made_once(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments)
+        return evaluation_batches(*arguments)
+
+    monkeypatch.setattr(dev_evaluation, "evaluation_batches", counted)
+    train_config(config_of(values), tmp_path / "run")
+    evaluations = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").count("exact_match")
+    assert evaluations == 2 and len(made) == 1
