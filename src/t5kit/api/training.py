@@ -105,8 +105,9 @@ def train_config(
     """
     require_torch()
     from t5kit.training.loop import train
+    from t5kit.training.memory import memory_told
 
-    with prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
+    with memory_told(), prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
         result = train(prepared.run)
         warn_of_data(prepared)
         return result

@@ -11,6 +11,7 @@ from t5kit.data import Batch
 from t5kit.model.t5 import T5
 from t5kit.training.building import make_model, own_threads, prepare_device
 from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig
+from t5kit.training.memory import memory_told
 from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.step import TrainingStep
 from t5kit.training.throughput import training_flops
@@ -43,6 +44,7 @@ class StepCost:
         return self.weights_bytes + self.optimizer_bytes + self.activations_bytes
 
 
+@memory_told()
 @own_threads()
 def measure_step(
     architecture: T5Config, batch: Batch, *, loss: LossConfig, compute: ComputeConfig, optimizer: OptimizerConfig

@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingError(T5kitError, RuntimeError):
-    """Training cannot go on: its updates are no longer finite."""
+    """Training cannot go on: its updates are no longer finite, or its memory ran out."""
 
 
 class RunStoppedError(T5kitError, RuntimeError):

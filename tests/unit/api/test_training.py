@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from t5kit.recipe import RunConfig
 from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.tiny import TINY_CONFIGS
 from t5kit.text import ByteTokenizer
+from t5kit.training.memory import memory_told
+from t5kit.training.stopping import TrainingError
 
 torch = pytest.importorskip("torch")
 
@@ -252,3 +255,19 @@ def test_pytorch_s_threads_are_as_they_were_after_a_run(values: dict[str, Any], 
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("runs", [train_config, lambda config, _: inspect_recipe(config, num_batches=1, measures=True)])
+def test_too_little_memory_is_a_sentence_with_the_settings_that_help(
+    values: dict[str, Any], tmp_path: Path, runs: Callable[[RunConfig, Path], object]
+) -> None:
+    values["model"] |= {"d_model": 10**9, "d_kv": 10**6, "d_ff": 10**9}
+    with pytest.raises(TrainingError, match=r"not enough memory .* Set compute\.microbatch_rows"):
+        runs(config_of(values), tmp_path / "run")
+
+
+def test_other_errors_than_memory_pass_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="^a defect$"), memory_told():
+        raise RuntimeError("a defect")
+    with pytest.raises(TrainingError, match="not enough memory for this model and batch. Set"), memory_told():
+        raise MemoryError
