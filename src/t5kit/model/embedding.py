@@ -14,7 +14,7 @@ class Embedding(nn.Embedding):
     256 times its next summand, and a frequent token has thousands: at 64 rows of text the gradient was wrong by 43 %.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Embedding's word
+    def forward(self, input: Tensor) -> Tensor:
         if self.weight.dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled():
             return _WidelySummed.apply(self.weight, input)
         return super().forward(input)
