@@ -21,7 +21,8 @@ from t5kit.sources import BadRecord
 from t5kit.tasks.example import Example
 
 WINDOW_PURPOSE = 3
-MAX_DROPPED_IN_A_ROW = 1_000_000
+MAX_DROPPED_IN_A_ROW = 100_000
+"""Examples too long, one after another, after which a stream, whose end may be days away, is given up."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +49,18 @@ class BatchConfig:
         for name in ("batch_rows", "encoder_length", "target_length", "window_batches", "length_multiple"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} = {getattr(self, name)} must be at least 1.")
+        if self.batch_rows > MAX_BATCH_ROWS:
+            raise ConfigError(f"data.batch_rows = {self.batch_rows} must be at most {MAX_BATCH_ROWS:,}.")
+        row_positions = self.encoder_length + self.target_length
+        for name, rows, most in (
+            ("data.batch_rows", self.batch_rows, MAX_BATCH_POSITIONS),
+            ("data.batch_rows * data.window_batches", self.batch_rows * self.window_batches, MAX_WINDOW_POSITIONS),
+        ):
+            if rows * row_positions > most:
+                raise ConfigError(
+                    f"{name} = {rows:,} rows of data.encoder_length + data.target_length = {row_positions:,} positions "
+                    f"are {rows * row_positions:,}, and at most {most:,} are arranged at a time. Lower one of them."
+                )
         if self.arrangement not in ("packed", "bucketed"):
             raise ConfigError(f"data.arrangement = {self.arrangement!r} must be one of packed, bucketed.")
         LengthLimits(self.encoder_length, self.target_length, self.too_long)
@@ -169,6 +182,7 @@ class BatchLoader:
 
     def _next_example(self) -> Example | None:
         limits = self._config.limits
+        passes: list[float] = []
         for _ in range(MAX_DROPPED_IN_A_ROW):
             example = self._stream.next()
             if example is None or limits.fits(example):
@@ -177,9 +191,16 @@ class BatchLoader:
                 self.num_truncated += 1
                 return limits.truncated(example)
             self.num_dropped += 1
-        raise DataError(
-            f"{MAX_DROPPED_IN_A_ROW:,} examples in a row are longer than data.encoder_length = {limits.encoder_length} "
-            f"or data.target_length = {limits.target_length}, and data.too_long is drop. Raise the lengths or truncate."
+            passes = passes or self._stream.passes()
+            # The pass in which this began may be half over: only the end of the next one has seen everything.
+            if all(now >= before + 2 for now, before in zip(self._stream.passes(), passes, strict=True)):
+                raise DataError(f"all examples of a whole pass over the data {self._too_long_words()}")
+        raise DataError(f"{MAX_DROPPED_IN_A_ROW:,} examples in a row {self._too_long_words()}")
+
+    def _too_long_words(self) -> str:
+        return (
+            f"are longer than data.encoder_length = {self._config.encoder_length} or data.target_length = "
+            f"{self._config.target_length}, and data.too_long is drop. Raise the lengths or truncate."
         )
 
     def _batch(self, rows: list[list[Example]]) -> Batch:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -174,6 +175,11 @@ class SourceStream:
             self._loaded, self._taken, self._block = None, 0, self._block + 1
         return None
 
+    @property
+    def num_passes(self) -> int:
+        """Passes that have ended."""
+        return self._epoch
+
     def state(self) -> State:
         """Return where the stream stands."""
         return {
@@ -249,6 +255,13 @@ class MixedStream:
         return [
             MixShare(given, stream.state()["epoch"], stream.num_bad)
             for given, stream in zip(self._given, self._streams, strict=True)
+        ]
+
+    def passes(self) -> list[float]:
+        """Return how many passes each source has ended; infinity where it gives nothing more."""
+        return [
+            math.inf if has_ended else stream.num_passes
+            for stream, has_ended in zip(self._streams, self._has_ended, strict=True)
         ]
 
     def bad(self) -> list[BadRecord]:

@@ -187,3 +187,15 @@ def test_real_batches_are_int32_and_float32(documents: DenoisingExamples) -> Non
         np.dtype(np.int32)
     }
     assert batch.loss_weights.dtype == np.float32
+
+
+def test_where_nothing_fits_two_passes_are_enough_to_say_so(pairs: PairExamples, documents: DenoisingExamples) -> None:
+    short = dataclasses.replace(PACKED, encoder_length=2, target_length=1, too_long="drop")
+    batches = loader([pairs], short)
+    with pytest.raises(DataError, match=r"all examples of a whole pass .* longer than data\.encoder_length = 2 or"):
+        next(batches)
+    assert batches.num_dropped <= 201
+    mixed = loader([pairs, documents], short, rates=[5.0, 1.0])
+    with pytest.raises(DataError, match="all examples of a whole pass"):
+        next(mixed)
+    assert all(share.num_epochs >= 2 for share in mixed.shares()) and mixed.num_dropped < 2000
