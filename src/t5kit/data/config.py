@@ -8,6 +8,12 @@ from t5kit.data.loading import BatchConfig
 from t5kit.errors import ConfigError
 from t5kit.tasks.config import MixtureConfig, TaskConfig
 
+MAX_BATCH_ROWS = 2**20
+MAX_BATCH_POSITIONS = 2**26
+"""Of a batch's rows, both sides together: a thousand times the 2**16 of T5's pre-training."""
+MAX_WINDOW_POSITIONS = 2**30
+"""Of a window's rows: its ids alone are then 4 GB."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -51,6 +57,21 @@ class DataConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"data.{name} = {getattr(self, name)} must be at least 0.")
         _ = self.batches  # checks them
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        if self.batch_rows > MAX_BATCH_ROWS:
+            raise ConfigError(f"data.batch_rows = {self.batch_rows} must be at most {MAX_BATCH_ROWS:,}.")
+        row_positions = self.encoder_length + self.target_length
+        for name, rows, most in (
+            ("data.batch_rows", self.batch_rows, MAX_BATCH_POSITIONS),
+            ("data.batch_rows * data.window_batches", self.batch_rows * self.window_batches, MAX_WINDOW_POSITIONS),
+        ):
+            if rows * row_positions > most:
+                raise ConfigError(
+                    f"{name} = {rows:,} rows of data.encoder_length + data.target_length = {row_positions:,} positions "
+                    f"are {rows * row_positions:,}, and at most {most:,} are arranged at a time. Lower one of them."
+                )
 
     @property
     def batches(self) -> BatchConfig:

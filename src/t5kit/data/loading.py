@@ -49,18 +49,6 @@ class BatchConfig:
         for name in ("batch_rows", "encoder_length", "target_length", "window_batches", "length_multiple"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} = {getattr(self, name)} must be at least 1.")
-        if self.batch_rows > MAX_BATCH_ROWS:
-            raise ConfigError(f"data.batch_rows = {self.batch_rows} must be at most {MAX_BATCH_ROWS:,}.")
-        row_positions = self.encoder_length + self.target_length
-        for name, rows, most in (
-            ("data.batch_rows", self.batch_rows, MAX_BATCH_POSITIONS),
-            ("data.batch_rows * data.window_batches", self.batch_rows * self.window_batches, MAX_WINDOW_POSITIONS),
-        ):
-            if rows * row_positions > most:
-                raise ConfigError(
-                    f"{name} = {rows:,} rows of data.encoder_length + data.target_length = {row_positions:,} positions "
-                    f"are {rows * row_positions:,}, and at most {most:,} are arranged at a time. Lower one of them."
-                )
         if self.arrangement not in ("packed", "bucketed"):
             raise ConfigError(f"data.arrangement = {self.arrangement!r} must be one of packed, bucketed.")
         LengthLimits(self.encoder_length, self.target_length, self.too_long)

@@ -36,8 +36,8 @@ def pack(
     waiting = _Waiting(lengths_N2[order_N], share_N2[order_N], order_N, share_N2.sum(axis=0) / num_rows)
     openers = list(range(num_first))
     capacity = np.array([encoder_length, target_length])
-    rows = []
-    for _ in range(num_rows):
+    rows: list[tuple[int, ...]] = []
+    while len(rows) < num_rows and waiting.count:
         row: list[int] = []
         free_2 = capacity.copy()
         while openers and not row:
@@ -46,7 +46,8 @@ def pack(
         while (place := waiting.best(free_2, capacity)) is not None:
             free_2 -= waiting.take(place, row)
         rows.append(tuple(row))
-    return PackedRows(tuple(rows), tuple(sorted(waiting.numbers_N[: waiting.count].tolist())))
+    empty = ((),) * (num_rows - len(rows))
+    return PackedRows((*rows, *empty), tuple(sorted(waiting.numbers_N[: waiting.count].tolist())))
 
 
 class _Waiting:

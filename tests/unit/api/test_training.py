@@ -267,7 +267,7 @@ def test_too_little_memory_is_a_sentence_with_the_settings_that_help(
 
 
 def test_other_errors_than_memory_pass_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="^a defect$"), memory_told():
+    with pytest.raises(RuntimeError, match=r"^a defect$"), memory_told():
         raise RuntimeError("a defect")
-    with pytest.raises(TrainingError, match="not enough memory for this model and batch. Set"), memory_told():
+    with pytest.raises(TrainingError, match=r"not enough memory for this model and batch\. Set"), memory_told():
         raise MemoryError

@@ -4,10 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5kit.data.batch import Batch
+from t5kit.data.config import DataConfig
 from t5kit.data.lengths import LengthLimits
 from t5kit.data.packing import pack
 from t5kit.errors import ConfigError, DataError
 from t5kit.tasks import Example
+from t5kit.tasks.config import TaskConfig
 
 
 def example(encoder_length: int, target_length: int, first: int = 10) -> Example:
@@ -63,6 +65,25 @@ def test_what_was_left_over_goes_first() -> None:
     examples = [example(3, 3), example(20, 9), example(20, 9)]
     assert pack(examples, num_rows=2, encoder_length=20, target_length=9).left_over == (0,)
     assert 0 not in pack(examples, num_rows=2, encoder_length=20, target_length=9, num_first=1).left_over
+
+
+def test_rows_beyond_the_examples_are_empty_and_cost_nothing() -> None:
+    packed = pack([example(20, 9), example(20, 9)], num_rows=2**20, encoder_length=20, target_length=9)
+    assert packed.rows[:3] == ((0,), (1,), ()) and len(packed.rows) == 2**20 and not packed.left_over
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"batch_rows": 30_000_000, "encoder_length": 8}, r"data\.batch_rows = 30000000 must be at most 1,048,576"),
+        ({"batch_rows": 2**18, "encoder_length": 512}, r"data\.batch_rows = 262,144 rows of .* = 520 positions"),
+        ({"batch_rows": 64, "encoder_length": 10**9}, r"are 64,000,000,512, and at most 67,108,864"),
+        ({"batch_rows": 64, "encoder_length": 8, "window_batches": 10**9}, r"data\.batch_rows \* data\.window_batches"),
+    ],
+)
+def test_batches_that_no_memory_holds_are_refused(values: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DataConfig(tasks={"t": TaskConfig(train=("t.tsv",))}, target_length=8, **values)  # type: ignore[arg-type]  # counts alone
 
 
 @pytest.mark.parametrize(("target_length", "most_encoder", "most_target"), [(114, 0.01, 1.0), (60, 0.01, 0.025)])
