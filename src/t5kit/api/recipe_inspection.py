@@ -11,9 +11,8 @@ from t5kit.api.training import has_torch
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.data.statistics import DataStatistics, measure
 from t5kit.recipe import RunConfig
-from t5kit.sources import MemoryTable, RecordTable
 from t5kit.tasks import Example
-from t5kit.tasks.configured import TRAIN, OpenedTask, SelectedTable
+from t5kit.tasks.configured import TRAIN, OpenedTask
 from t5kit.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _describe(
     return TaskDescription(
         name=task.name,
         num_records={split: len(table) for split, table in splits.items()},
-        num_unreadable=sum(_num_unreadable(table) for table in splits.values()),
+        num_unreadable=sum(report.num_bad for report in task.reports.values()),
         share=share,
         examples=tuple(shown),
     )
@@ -188,12 +187,6 @@ def _shown(example: Example, tokenizer: Tokenizer, *, has_sentinels: bool) -> Sh
         num_encoder_ids=len(example.encoder_ids),
         num_target_ids=len(example.target_ids),
     )
-
-
-def _num_unreadable(table: RecordTable) -> int:
-    if isinstance(table, SelectedTable):
-        return 0  # what was held out of a table that is counted already
-    return table.report.num_bad if isinstance(table, MemoryTable) else 0
 
 
 def _cost(config: RunConfig, tasks: Sequence[OpenedTask], parts: RunParts) -> "StepCost":

@@ -25,7 +25,6 @@ from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.errors import ConfigError, DependencyError
 from t5kit.recipe import RunConfig, bind_recipe
-from t5kit.sources import MemoryTable
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import Tokenizer
 from t5kit.training.config import Precision
@@ -157,9 +156,9 @@ def prepared_run(
 def warn_of_data(prepared: PreparedRun) -> None:
     """Say what of the data did not become an example as it stands: lines, records, ends of long ones."""
     for task in prepared.tasks:
-        for split, table in task.task.splits.items():
-            if isinstance(table, MemoryTable) and table.report.num_bad:
-                _warn(f"{task.name}, {split}: {table.report}")
+        for split, report in task.reports.items():
+            if report.num_bad:
+                _warn(f"{task.name}, {split}: {report}")
     loader = prepared.data.loader
     for task, share in zip(prepared.data.mixture.members, loader.shares(), strict=True):
         if share.num_bad:

@@ -1,14 +1,14 @@
 """Tasks as a recipe says them: files opened, templates made, records held out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.metrics import metric_named
-from t5kit.sources import Record, RecordStream, RecordTable, read_table, stream_files
+from t5kit.sources import MemoryTable, ReadReport, Record, RecordStream, RecordTable, read_table, stream_files
 from t5kit.sources.hugging_face import dataset_stream, dataset_table
 from t5kit.sources.records import Format
 from t5kit.tasks.config import ObjectiveConfig, TaskConfig, TemplateConfig
@@ -90,6 +90,8 @@ class OpenedTask:
     config: TaskConfig
     stream: RecordStream | None = None
     """The train records in the order they come, in place of a train split."""
+    reports: Mapping[str, ReadReport] = dataclasses.field(default_factory=dict)
+    """What reading each split's files found; records held out of train stand there, where they were read."""
 
     @property
     def is_trained(self) -> bool:
@@ -156,13 +158,14 @@ def open_task(
             stream = _stream(names, config, folder)
         elif names:
             tables[split] = _table(names, config, folder)
+    reports = {split: table.report for split, table in tables.items() if isinstance(table, MemoryTable)}
     if config.held_out and TRAIN in tables:
         tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
         if DEV in splits:
             tables[DEV] = held_out
     if config.form and TRAIN in tables:
         tables[TRAIN] = training_records(config.form, tables[TRAIN])
-    return OpenedTask(Task(name, form, tables), config.objective, config, stream)
+    return OpenedTask(Task(name, form, tables), config.objective, config, stream, reports)
 
 
 def make_form(config: TaskConfig) -> TaskForm:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from t5kit.api import dev_evaluation
+from t5kit.api.recipe_inspection import inspect_recipe
 from t5kit.api.training import prepared_run, train_config
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides
@@ -75,3 +76,14 @@ def test_dev_batches_are_made_once(values: dict[str, Any], tmp_path: Path, monke
     train_config(config_of(values), tmp_path / "run")
     evaluations = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").count("exact_match")
     assert evaluations == 2 and len(made) == 1
+
+
+def test_unreadable_lines_are_told_with_held_out_records_too(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data" / "train.jsonl").write_text(
+        '{"input": "ab", "target": "AB"}\n' * 20 + "not json\n" * 7, encoding="utf-8"
+    )
+    values["data"]["tasks"] = {"letters": {"train": ["train.jsonl"], "held_out": 3}}
+    config = config_of(values)
+    assert [task.num_unreadable for task in inspect_recipe(config, measures=False, num_batches=1).tasks] == [7]
+    with pytest.warns(UserWarning, match="letters, train: 20 records from 1 file.*, 7 bad"):
+        train_config(config, tmp_path / "run")
