@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,22 +78,55 @@ def _lines_of_keys(text: str) -> dict[KeyPath, int]:
     """
     lines: dict[KeyPath, int] = {}
     table: KeyPath = ()
-    pending: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        pending.append(line)
-        try:
-            statement = tomllib.loads("\n".join(pending))
-        except tomllib.TOMLDecodeError:
-            continue
-        first, is_head = number - len(pending) + 1, pending[0].lstrip().startswith("[")
-        pending.clear()
-        if is_head:
+    for first, statement_text in _statements(text):
+        statement = tomllib.loads(statement_text)
+        if statement_text.lstrip().startswith("["):
             table = max(_paths(statement, ()), key=len)
             lines.setdefault(table, first)
             continue
         for path in _paths(statement, table):
             lines.setdefault(path, first)
     return lines
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (number of its first line, text) of every statement: it ends with the line that leaves nothing open.
+
+    Speed: one scan for brackets and quotes; asking the parser after every line of a long list is quadratic.
+    """
+    pending: list[str] = []
+    quote, depth = "", 0
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):  # splitlines() knows more ends than TOML
+        pending.append(line)
+        quote, depth = _left_open(line, quote, depth)
+        if not quote and not depth:
+            yield number - len(pending) + 1, "\n".join(pending)
+            pending.clear()
+
+
+_TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*|[\[\]{}]""")
+_CLOSING = {
+    '"""': re.compile(r'(?:\\.|[^"\\]|"{1,2}(?!"))*?("{3,5})'),
+    "'''": re.compile(r"(?:[^']|'{1,2}(?!'))*?('{3,5})"),
+}
+"""Up to two quotes before the closing three belong to the string."""
+
+
+def _left_open(line: str, quote: str, depth: int) -> tuple[str, int]:
+    """Return the quotes of the long string, and the number of brackets, that are open after a line of valid TOML."""
+    at = 0
+    while True:
+        if quote:
+            if (end := _CLOSING[quote].match(line, at)) is None:
+                return quote, depth
+            quote, at = "", end.end()
+        if (token := _TOKEN.search(line, at)) is None:
+            return quote, depth
+        at = token.end()
+        if token[0] in _CLOSING:
+            quote = token[0]
+        else:
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
 
 
 def _paths(values: Mapping[str, Any], above: KeyPath) -> Iterator[KeyPath]:

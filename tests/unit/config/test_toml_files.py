@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5kit.config.toml_files import load_toml, to_toml
+from t5kit.config.toml_files import _statements, load_toml, to_toml
 from t5kit.errors import ConfigError
 
 TEXT = """\
@@ -105,3 +106,58 @@ tables = st.recursive(
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), tables, max_size=4))
 def test_written_values_read_back(values: dict[str, Any]) -> None:
     assert tomllib.loads(to_toml(values)) == values
+
+
+def slowly_split(text: str) -> list[tuple[int, str]]:
+    """The slow twin of the scan: ask the parser after every line."""
+    statements, pending = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        pending.append(line)
+        try:
+            tomllib.loads("\n".join(pending))
+        except tomllib.TOMLDecodeError:
+            continue
+        statements.append((number - len(pending) + 1, "\n".join(pending)))
+        pending.clear()
+    assert not pending
+    return statements
+
+
+punctuation = st.text("\"'[]{}#=\\\n,a \u2028", max_size=12)
+
+
+@given(
+    st.dictionaries(
+        punctuation, st.one_of(punctuation, st.lists(st.one_of(punctuation, st.lists(punctuation)))), max_size=4
+    ),
+    st.lists(st.one_of(punctuation, st.dictionaries(punctuation, punctuation, max_size=2)), max_size=3),
+)
+def test_brackets_and_quotes_alone_show_where_statements_end(values: dict[str, Any], more: list[Any]) -> None:
+    text = tomli_w.dumps({**values, "many": {"members": more, **values}}, multiline_strings=True)
+    assert list(_statements(text)) == slowly_split(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\"\"\"one\"\"\"", "\"\"\"\\\n  a \\\"\"\" [\n\"\"\"\"\"", "'''\n]''''", "''", "\"\"", "\"\\\\\"",
+        "[ # ]\n '[', \"]\\\"]\",\n]", "{ a = [\n1,\n], b = '}' }", "1979-05-27 07:32:00Z # '''",
+    ],
+)  # fmt: skip
+def test_the_line_after_any_value_is_known(tmp_path: Path, value: str) -> None:
+    file = load_toml(written(tmp_path, f"a = {value}\r\nlast = 1\n"))
+    assert file.place(("last",)) == f"{file.path}:{value.count(chr(10)) + 2}"
+
+
+def test_the_scan_asks_the_parser_once_a_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = load_toml(written(tmp_path, "files = [\n" + "  'a',\n" * 20_000 + "]\nseed = 1\n"))
+    parsed: list[str] = []
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict[str, Any]:
+        parsed.append(text)
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    assert file.place(("seed",)) == f"{file.path}:20003"
+    assert len(parsed) == 3, "the list, the seed, the empty last line"

@@ -119,4 +119,4 @@ def test_truncation_keeps_eos() -> None:
     whole = example(4, 2)
     assert limits.truncated(whole) is whole
     with pytest.raises(ConfigError, match="drop"):
-        LengthLimits(1, 1, "skip")
+        LengthLimits(1, 1, "skip")  # type: ignore[arg-type]
