@@ -22,8 +22,9 @@ from t5kit.evaluation.pair_form import PairColumns
 from t5kit.metrics import metric_named
 from t5kit.model.config import ModelConfig
 from t5kit.recipe import RunConfig
-from t5kit.sources import RecordTable, read_table, table_of, text_field
+from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of, text_field
 from t5kit.sources.records import Format
+from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks.config import ObjectiveConfig, ObjectiveName, TaskConfig
 from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, hold_out, make_form
 from t5kit.tasks.objectives import SpanCorruption
@@ -160,23 +161,31 @@ def pretrain(
 ) -> "TrainingResult":
     """Go on with pre-training the model folder `start` on running text; see `Model.train`."""
     table = _corpus(corpus, format)
-    texts = [text for n in range(len(table)) if isinstance(text := text_field(table[n], field), str)]
+    texts: list[str] = []
+    bad: list[BadRecord] = []
+    for n in range(len(table)):
+        text = text_field(table[n], field)
+        if isinstance(text, str):
+            texts.append(text)
+        else:
+            bad.append(text)
     if not texts:
-        raise DataError(f"no record of the corpus has a text in its field {field!r}; {text_field(table[0], field)}")
+        raise DataError(f"no record of the corpus has a text in its field {field!r}; {bad[0].error}")
     config = TaskConfig(objective=ObjectiveConfig(name=objective), train=("train.jsonl",))
-    return _train(start, tokenizer, {TRAIN: table_of(texts)}, config, run_folder, settings, hooks)
+    kept = _with_report(table_of(texts), table.report, bad)
+    return _train(start, tokenizer, {TRAIN: kept}, config, run_folder, settings, hooks)
 
 
 def _train(
     start: Path,
     tokenizer: Tokenizer,
-    tables: Mapping[str, RecordTable],
+    given: Mapping[str, MemoryTable],
     task: TaskConfig,
     run_folder: Path,
     settings: FitSettings,
     hooks: "Sequence[Hook]",
 ) -> "TrainingResult":
-    tables = dict(tables)
+    tables: dict[str, RecordTable] = dict(given)
     num_records = len(tables[TRAIN])
     if DEV in tables:
         task = dataclasses.replace(task, dev=("dev.jsonl",))
@@ -184,7 +193,8 @@ def _train(
         num_held_out = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * num_records))
         tables[TRAIN], tables[DEV] = hold_out(tables[TRAIN], num_held_out, name=TASK, seed=settings.seed)
         task = dataclasses.replace(task, dev=("dev.jsonl",))
-    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task)
+    reports = {split: table.report for split, table in given.items()}
+    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=reports)
     lengths = _measure(opened, tokenizer)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()}
     config = _config(start, task, lengths, settings, data_folder=run_folder.absolute() / GivenRecords.FOLDER)
@@ -274,24 +284,35 @@ def _config(start: Path, task: TaskConfig, lengths: _Lengths, settings: FitSetti
     )
 
 
-def _pairs(data: FitData, columns: PairColumns, format: Format | None) -> RecordTable:
-    """Return {"input", "target"} of every record that has both. Raises: DataError if none has."""
+def _pairs(data: FitData, columns: PairColumns, format: Format | None) -> MemoryTable:
+    """Return {"input", "target"} of every record that has both; the others count as bad.
+
+    Raises: DataError if none has.
+    """
     table = _table(data, format)
     rows: list[Mapping[str, object]] = []
-    first_problem = ""
+    bad: list[BadRecord] = []
     for index in range(len(table)):
         try:
             fields = columns(table[index].fields)
         except DataError as error:
-            first_problem = first_problem or f"{table[index].place}: {error}"
+            place = table[index].place
+            bad.append(BadRecord(place=place, error=f"{place}: {error}"))
             continue
         rows.append({"input": fields["prompt"], "target": fields["target"]})
     if not rows:
-        raise DataError(f"no record has an input and a target; {first_problem}")
-    return table_of(rows)
+        raise DataError(f"no record has an input and a target; {bad[0].error}")
+    return _with_report(table_of(rows), table.report, bad)
 
 
-def _corpus(data: CorpusData, format: Format | None) -> RecordTable:
+def _with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -> MemoryTable:
+    """Return what was kept of a table with the report of all that was not: unreadable lines, then unusable records."""
+    shown = (*read.bad, *bad)[:NUM_SHOWN]
+    report = ReadReport(len(kept), read.num_bad + len(bad), shown, read.num_by_file)
+    return dataclasses.replace(kept, report=report)
+
+
+def _corpus(data: CorpusData, format: Format | None) -> MemoryTable:
     """Return the records of files (one name, or a list of Path), or texts and mappings given in Python."""
     if isinstance(data, str | Path):
         return read_table(data, format=format)
@@ -301,7 +322,7 @@ def _corpus(data: CorpusData, format: Format | None) -> RecordTable:
     return _rows(rows, "texts, Path objects or mappings of fields", (Mapping, str))
 
 
-def _table(data: FitData, format: Format | None) -> RecordTable:
+def _table(data: FitData, format: Format | None) -> MemoryTable:
     """Return the records of files, or of mappings and pairs given in Python."""
     if isinstance(data, str | Path):
         return read_table(data, format=format)
@@ -313,7 +334,7 @@ def _table(data: FitData, format: Format | None) -> RecordTable:
     return _rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
 
 
-def _rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) -> RecordTable:
+def _rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) -> MemoryTable:
     for number, row in enumerate(rows):
         if not isinstance(row, kinds):
             raise RequestError(f"row {number} of the data is {row!r:.60}; expected {expected}.")

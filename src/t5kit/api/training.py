@@ -176,10 +176,11 @@ def _warn(text: str) -> None:
 
 
 def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, object]:
-    """Return what data.json holds: records by task and split, and the mixture's shares."""
+    """Return what data.json holds: records by task and split, those that were bad, and shares."""
     shares = zip((task.name for task in data.mixture.members), data.mixture.shares(), strict=True)
     return {
         "records": {task.name: {split: len(table) for split, table in task.task.splits.items()} for task in tasks},
+        "bad_records": {task.name: {split: read.num_bad for split, read in task.reports.items()} for task in tasks},
         "shares": dict(shares),
     }
 

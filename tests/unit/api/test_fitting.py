@@ -126,3 +126,20 @@ def test_a_temporary_run_goes_with_the_model(tiny_folder: Path) -> None:
     assert path.is_dir()
     model.close()
     assert not path.exists()
+
+
+def test_records_that_fit_cannot_use_are_counted_and_told(torch_model: Model, tmp_path: Path) -> None:
+    rows = [{"input": "ab", "target": "ba"}] * 10 + [{"input": "ab"}] * 30
+    with pytest.warns(UserWarning, match=r"data, train: 10 records .*, 30 bad\n  row:11: has no field 'target'"):
+        torch_model.fit(rows, run_folder=tmp_path / "run", **QUICK)
+    facts = json.loads((tmp_path / "run" / "data.json").read_text("utf-8"))
+    assert facts["records"] == {"data": {"train": 10}} and facts["bad_records"] == {"data": {"train": 30}}
+
+
+def test_lines_and_texts_that_pre_training_cannot_use_are_counted_and_told(torch_model: Model, tmp_path: Path) -> None:
+    lines = ['{"text": "some words to hide and to find again"}'] * 45 + ["no json", '{"txt": "a"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"data, train: 45 records .*, 2 bad") as caught:
+        torch_model.train(tmp_path / "a.jsonl", run_folder=tmp_path / "run", **QUICK)
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "a.jsonl:46: not valid JSON" in said and "a.jsonl:47: has no field 'text'" in said

@@ -223,7 +223,11 @@ def test_recipe_text_is_letter_for_letter_without_overrides(tmp_path: Path) -> N
 def test_the_folder_shows_the_data_and_some_answers(values: dict[str, Any], tmp_path: Path) -> None:
     train_config(config_of(values), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
-    assert facts == {"records": {"sounds": {"train": 60, "dev": 4}}, "shares": {"sounds": 1.0}}
+    assert facts == {
+        "records": {"sounds": {"train": 60, "dev": 4}},
+        "bad_records": {"sounds": {"train": 0, "dev": 0}},
+        "shares": {"sounds": 1.0},
+    }
     lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["abc", "hed"]
     assert json.loads(lines[0])["references"] == "AA B K | AA"
