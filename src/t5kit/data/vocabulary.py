@@ -51,9 +51,10 @@ def training_texts(tasks: Sequence[OpenedTask]) -> Iterator[str]:
     """Yield every text of the train records: both sides of a supervised task, the documents of running text."""
     for task in tasks:
         if task.objective is None:
-            for pair in training_pairs([task]):
-                yield pair.prompt
-                yield pair.target
+            for record in task.train_records():
+                # A set: phrasings that share a side say it once, so that a record weighs no more for having several.
+                pairs = task.task.form.pairs(record)
+                yield from dict.fromkeys(text for pair in pairs for text in (pair.prompt, pair.target))
             continue
         for record in task.train_records():
             text = text_field(record, task.objective.field)
@@ -62,10 +63,8 @@ def training_texts(tasks: Sequence[OpenedTask]) -> Iterator[str]:
 
 
 def training_pairs(tasks: Sequence[OpenedTask]) -> Iterator[TextPair]:
-    """Yield the pairs of the supervised tasks' train records by their first phrasing; bad records give none."""
+    """Yield the pairs of the supervised tasks' train records by every phrasing; bad records give none."""
     for task in tasks:
         if task.objective is None:
             for record in task.train_records():
-                pair = task.task.form.pair(record)
-                if isinstance(pair, TextPair):
-                    yield pair
+                yield from task.task.form.pairs(record)

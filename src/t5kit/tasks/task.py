@@ -55,6 +55,16 @@ class TaskForm:
             target = references[int(rng.integers(len(references)))]
         return TextPair(prompt, target, references, record.place)
 
+    def pairs(self, record: Record) -> list[TextPair]:
+        """Return a record's pair by every phrasing, and with every target that training may draw; none if bad."""
+        found = []
+        for template in self.templates:
+            pair = dataclasses.replace(self, templates=(template,)).pair(record)
+            if isinstance(pair, TextPair):
+                targets = pair.references if self.draws_target else (pair.target,)
+                found += [dataclasses.replace(pair, target=target) for target in targets]
+        return found
+
     def score(self, pairs: Sequence[TextPair], predictions: Sequence[str]) -> dict[str, float]:
         """Return all metrics of the predictions for these pairs. Raises: DataError if there are not as many."""
         references = [pair.references for pair in pairs]

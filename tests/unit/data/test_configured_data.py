@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from t5kit.data.config import DataConfig
 from t5kit.data.configured import evaluation_batches, make_mixture, open_tasks, training_data
 from t5kit.data.vocabulary import make_vocabulary, training_texts
 from t5kit.errors import ConfigError, DataError
-from t5kit.tasks.config import MixtureConfig, ObjectiveConfig, TaskConfig
+from t5kit.tasks.config import MixtureConfig, ObjectiveConfig, TaskConfig, TemplateConfig
 from t5kit.text import ByteTokenizer
 from t5kit.text.config import VocabularyConfig
 
@@ -111,6 +112,19 @@ def test_a_vocabulary_is_made_of_train_records_alone(config: DataConfig) -> None
     letters = set("ab0123456789")
     words = {"▁A", "▁B", *(f"▁{n}" for n in range(30))}
     assert {tokenizer.id_to_piece(n) for n in range(4, tokenizer.vocab_size)} == letters | words
+
+
+@pytest.mark.parametrize("source", ["symbols", "unigram"])
+def test_a_vocabulary_knows_every_phrasing(config: DataConfig, source: Literal["symbols", "unigram"]) -> None:
+    labels = {"target": {f"A {n}": f"Ω{n % 2}" for n in range(30)}}
+    templates = (TemplateConfig(), TemplateConfig(prompt="QZ {input}?", target="{target}", labels=labels))
+    changed = replaced(config, tasks={"a": TaskConfig(train=("a.tsv",), templates=templates)})
+    tasks = open_tasks(changed, seed=0)
+    assert list(itertools.islice(training_texts(tasks), 4)) == ["a0", "A 0", "QZ a0?", "Ω0"]
+    words = VocabularyConfig(source=source, size=0 if source == "symbols" else 290, num_sentinels=0)
+    made = make_vocabulary(words, tasks, seed=0)
+    for text in ("QZ a?", "Ω0", "Ω1"):
+        assert made.unk_id not in made.encode(text).tolist(), text
 
 
 def test_a_vocabulary_of_running_text_takes_its_size(config: DataConfig) -> None:
