@@ -157,11 +157,12 @@ def _worded(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        unchanged = "Nothing was written there"
+        # Not the error itself: it names our temporary file.
+        said, unchanged = error.strerror or str(error), "Nothing was written there"
         if error.errno in _NO_SPACE:
-            sentence = f"There is no space left to write {target} ({error.strerror}). {unchanged}; free some space."
+            sentence = f"There is no space left to write {target} ({said}). {unchanged}; free some space."
         elif error.errno in _NO_PERMISSION:
-            sentence = f"There is no permission to write {target} ({error}). {unchanged}; choose another path."
+            sentence = f"There is no permission to write {target} ({said}). {unchanged}; choose another path."
         else:
-            sentence = f"{target} cannot be written: {error}. {unchanged}."
+            sentence = f"{target} cannot be written: {said}. {unchanged}."
         raise CheckpointError(sentence) from error

@@ -109,6 +109,8 @@ class RunFolder:
         if is_first():
             if (path / RESOLVED).exists():
                 raise ConfigError(f"{path} holds a run already. Resume it, or choose another folder.")
+            if path.is_dir() and any(path.iterdir()):
+                raise CheckpointError(f"{path} is not empty and holds no run. Choose another folder, or empty it.")
             with atomic_folder(path) as folder:
                 (folder / RECIPE).write_text(recipe, encoding="utf-8")
                 (folder / RESOLVED).write_text(resolved, encoding="utf-8")

@@ -133,7 +133,7 @@ def test_the_systems_refusal_is_one_sentence(
     def refuse(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(atomic.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(CheckpointError, match=sentence):
         write_folder(saved, v1_1, random_tensors(v1_1, seed=1), overwrite=True)
     assert contents(saved.parent) == before
@@ -147,6 +147,17 @@ def test_a_parent_that_cannot_be_made_is_one_sentence(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(CheckpointError, match="no permission to write"), atomic_folder(tmp_path / "m"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES])
+def test_no_name_of_ours_is_in_the_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(CheckpointError, match="writ") as caught, atomic_folder(tmp_path / "m"):
+        pass
+    assert str(tmp_path / "m") in str(caught.value) and "partial" not in str(caught.value)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file sizes")

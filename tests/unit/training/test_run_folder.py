@@ -73,8 +73,11 @@ def test_a_run_is_not_begun_over_another_or_over_files(stopped: Path, tmp_path: 
         create(stopped)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(CheckpointError, match="not empty"):
+    with pytest.raises(
+        CheckpointError, match=r"full is not empty and holds no run\. Choose another folder, or empty it"
+    ):
         create(tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     with pytest.raises(ConfigError, match=r"no run to resume: it has no resolved\.toml"):
         resume(tmp_path / "full")
 
