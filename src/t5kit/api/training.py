@@ -7,11 +7,11 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from t5kit.api.data_warnings import DataWarnings
 from t5kit.api.run_parts import (
     VOCABULARY_FOLDER,
     RunParts,
@@ -107,9 +107,8 @@ def train_config(
     from t5kit.training.memory import memory_told
 
     with memory_told(), prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
-        result = train(prepared.run)
-        warn_of_data(prepared)
-        return result
+        watch = DataWarnings(prepared.tasks, prepared.data)
+        return train(dataclasses.replace(prepared.run, hooks=[watch, *prepared.run.hooks]))
 
 
 @contextlib.contextmanager
@@ -151,28 +150,6 @@ def prepared_run(
                 given.keep(run_folder)
             write_file(run_folder / DATA, (json.dumps(_data_facts(tasks, data), indent=1) + "\n").encode())
         yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)
-
-
-def warn_of_data(prepared: PreparedRun) -> None:
-    """Say what of the data did not become an example as it stands: lines, records, ends of long ones."""
-    for task in prepared.tasks:
-        for split, report in task.reports.items():
-            if report.num_bad:
-                _warn(f"{task.name}, {split}: {report}")
-    loader = prepared.data.loader
-    for task, share in zip(prepared.data.mixture.members, loader.shares(), strict=True):
-        if share.num_bad:
-            first = next((record.error for record in loader.bad()), "")
-            _warn(f"{task.name}: {share.num_bad:,} records gave no example (counted in every pass), such as {first}")
-    if loader.num_truncated or loader.num_dropped:
-        _warn(
-            f"{loader.num_truncated:,} examples were cut to data.encoder_length or data.target_length, "
-            f"{loader.num_dropped:,} left out."
-        )
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, object]:

@@ -113,8 +113,8 @@ class BatchLoader:
         """Return what each source gave to the windows taken so far."""
         return self._stream.shares()
 
-    def bad(self) -> list[BadRecord]:
-        """Return the first bad records that this process met, to show; `shares` counts them all."""
+    def bad(self) -> list[list[BadRecord]]:
+        """Return the first bad records of each source that this process met, to show; `shares` counts them all."""
         return self._stream.bad()
 
     def _state_here(self) -> State:

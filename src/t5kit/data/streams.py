@@ -155,6 +155,8 @@ class SourceStream:
         """Records that gave no example, counted again in every pass."""
         self.bad: list[BadRecord] = []
         """The first of those met by this process."""
+        self._num_bad_by_pass = [0, 0]
+        """In the pass before and in this one."""
 
     def next(self) -> Example | None:
         """Return the next example, or None after the last pass.
@@ -171,6 +173,7 @@ class SourceStream:
                 self._num_examples_in_epoch += 1
                 return self._loaded.examples[self._taken - 1]
             self.num_bad += self._loaded.num_bad
+            self._num_bad_by_pass[1] += self._loaded.num_bad
             self._checksum = self._loaded.checksum
             self._loaded, self._taken, self._block = None, 0, self._block + 1
         return None
@@ -180,6 +183,11 @@ class SourceStream:
         """Passes that have ended."""
         return self._epoch
 
+    @property
+    def num_bad_in_pass(self) -> int:
+        """Records that gave no example in this pass, or in the one before if it had more."""
+        return max(self._num_bad_by_pass)
+
     def state(self) -> State:
         """Return where the stream stands."""
         return {
@@ -188,6 +196,7 @@ class SourceStream:
             "taken": self._taken,
             "in_epoch": self._num_examples_in_epoch,
             "num_bad": self.num_bad,
+            "num_bad_by_pass": list(self._num_bad_by_pass),
             "checksum": self._checksum,
         }
 
@@ -195,6 +204,7 @@ class SourceStream:
         """Stand where another stream of the same source and seed stood."""
         self._epoch, self._block, self._taken = int(state["epoch"]), int(state["block"]), int(state["taken"])
         self._num_examples_in_epoch, self.num_bad = int(state["in_epoch"]), int(state["num_bad"])
+        self._num_bad_by_pass = [int(number) for number in state.get("num_bad_by_pass", (0, self.num_bad))]
         self._checksum = int(state.get("checksum", 0))
         self._loaded = None
         self._feed.restore(self._epoch, self._block, checksum=self._checksum)
@@ -212,6 +222,7 @@ class SourceStream:
             reason = self.bad[0].error if self.bad else "there are none, or every text is too short."
             raise DataError(f"no record of a whole pass over the data gave an example; {reason}")
         self._num_examples_in_epoch = self._block = self._checksum = 0
+        self._num_bad_by_pass = [self._num_bad_by_pass[1], 0]
         self._epoch += 1
 
 
@@ -222,6 +233,9 @@ class MixShare:
     num_examples: int
     num_epochs: int
     num_bad: int
+    """Records that gave no example, counted again in every pass."""
+    num_bad_in_pass: int
+    """Those of the current pass, or of the one before if it had more."""
 
 
 class MixedStream:
@@ -253,7 +267,7 @@ class MixedStream:
     def shares(self) -> list[MixShare]:
         """Return what each source gave so far."""
         return [
-            MixShare(given, stream.state()["epoch"], stream.num_bad)
+            MixShare(given, stream.num_passes, stream.num_bad, stream.num_bad_in_pass)
             for given, stream in zip(self._given, self._streams, strict=True)
         ]
 
@@ -264,9 +278,9 @@ class MixedStream:
             for stream, has_ended in zip(self._streams, self._has_ended, strict=True)
         ]
 
-    def bad(self) -> list[BadRecord]:
-        """Return the first bad records of every source."""
-        return [record for stream in self._streams for record in stream.bad]
+    def bad(self) -> list[list[BadRecord]]:
+        """Return the first bad records of each source."""
+        return [list(stream.bad) for stream in self._streams]
 
     def state(self) -> State:
         """Return where the stream stands: a few numbers a source."""

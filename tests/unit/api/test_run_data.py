@@ -1,11 +1,13 @@
 """What a run makes of its data, and what it says of what it could not use."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from t5kit.api import dev_evaluation
+from t5kit.api.data_warnings import DataWarnings
 from t5kit.api.recipe_inspection import inspect_recipe
 from t5kit.api.training import prepared_run, train_config
 from t5kit.config.binding import bind
@@ -13,6 +15,7 @@ from t5kit.config.overrides import apply_overrides
 from t5kit.data.configured import evaluation_batches
 from t5kit.errors import DataError
 from t5kit.recipe import RunConfig
+from t5kit.training.loop import train
 
 
 def lines_of(words: list[str]) -> str:
@@ -87,3 +90,41 @@ def test_unreadable_lines_are_told_with_held_out_records_too(values: dict[str, A
     assert [task.num_unreadable for task in inspect_recipe(config, measures=False, num_batches=1).tasks] == [7]
     with pytest.warns(UserWarning, match="letters, train: 20 records from 1 file.*, 7 bad"):
         train_config(config, tmp_path / "run")
+
+
+class Stopping:
+    """A schedule that ends the run like a signal, at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, step: int) -> float:
+        if step == self.step:
+            raise KeyboardInterrupt
+        return 1e-3
+
+
+def test_a_run_that_is_stopped_has_told_of_its_bad_records(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data" / "train.tsv").write_text(lines_of(["ab", "cd"]) + "only one column\n" * 3, encoding="utf-8")
+    config = config_of(values, "training.log_every=1", "training.num_steps=50", "training.evaluate_every=50")
+    with prepared_run(config, tmp_path / "run") as prepared:
+        watch = DataWarnings(prepared.tasks, prepared.data)
+        run = dataclasses.replace(prepared.run, schedule=Stopping(30), hooks=[watch])
+        with pytest.warns(UserWarning, match="gave no example") as caught, pytest.raises(KeyboardInterrupt):
+            train(run)
+    said = [str(warning.message) for warning in caught if "gave no example" in str(warning.message)]
+    assert prepared.data.loader.shares()[0].num_bad > 30, "the records were met in many passes"
+    assert said[0].startswith("letters: 3 records gave no example") and "has 1 column(s), expected 2" in said[0]
+    assert len(said) == 1
+
+
+def test_a_resumed_run_tells_without_a_place_what_it_has_not_met(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data" / "train.tsv").write_text(lines_of(["ab"] * 300) + "only one column\n", encoding="utf-8")
+    config = config_of(values)
+    with prepared_run(config, tmp_path / "run") as prepared:
+        state = prepared.data.loader.state()
+        state["stream"]["streams"][0] |= {"num_bad": 1, "num_bad_by_pass": [0, 1], "block": 2}
+        prepared.data.loader.restore(state)
+        with pytest.warns(UserWarning, match="gave no example") as caught:
+            DataWarnings(prepared.tasks, prepared.data).logged(1, {})
+    assert [str(warning.message) for warning in caught] == ["letters: 1 records gave no example (so far, in one pass)"]

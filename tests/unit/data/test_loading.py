@@ -128,8 +128,8 @@ def test_bad_records_are_counted_and_do_not_stop_the_run() -> None:
     while stream.next() is not None:
         count += 1
     assert (count, stream.shares()[0].num_bad) == (6, 12)
-    assert stream.bad()[0].error.startswith("rows:2: has no field 'target'")
-    assert stream.bad()[1].error.startswith("rows:3: ")
+    assert stream.bad()[0][0].error.startswith("rows:2: has no field 'target'")
+    assert stream.bad()[0][1].error.startswith("rows:3: ")
 
 
 def test_a_source_without_a_single_example_is_an_error() -> None:

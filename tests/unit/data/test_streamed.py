@@ -148,7 +148,7 @@ def test_bad_records_of_a_stream_are_counted_in_every_pass_and_shown() -> None:
     stream = mixed([pairs(Numbers(45, with_bad=True), shuffle_buffer=4)], num_epochs=3)
     assert len(prompts(stream)) == 3 * 40
     assert stream.shares()[0].num_bad == 3 * 5
-    assert [record.error for record in stream.bad()][:2] == ["stream:1: unreadable", "stream:11: unreadable"]
+    assert [record.error for record in stream.bad()[0]][:2] == ["stream:1: unreadable", "stream:11: unreadable"]
 
 
 def test_records_that_give_no_example_count_beside_unreadable_ones() -> None:
