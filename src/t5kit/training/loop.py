@@ -10,9 +10,9 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -33,9 +33,11 @@ from t5kit.training.checkpoints import (
 from t5kit.training.config import TrainingConfig
 from t5kit.training.hooks import TrainingResult, TrainingRun
 from t5kit.training.processes import decided_by_first, is_first, is_several, is_true_for_any
-from t5kit.training.run_folder import RunFolder
+from t5kit.training.run_folder import RESULT, RunFolder
 from t5kit.training.state import Best, TrainingState, plain_metrics, read_metrics
 from t5kit.training.stopping import EvaluationCut, StopRequest, TrainingError
+
+Kind = TypeVar("Kind")
 
 
 def train(run: TrainingRun) -> TrainingResult:
@@ -80,12 +82,51 @@ def train(run: TrainingRun) -> TrainingResult:
 
 
 def finished_result(folder: RunFolder) -> TrainingResult | None:
-    """Return what a finished run came to, or None if it is not finished. A collective call."""
+    """Return what a finished run came to, or None if it is not finished. A collective call.
+
+    Raises: CheckpointError if the result that stands there is not one.
+    """
     plain = decided_by_first(folder.result() if is_first() else None)
     if plain is None:
         return None
-    best = plain["best"] and Best(**{**plain["best"], "metrics": read_metrics(plain["best"]["metrics"])})
-    return TrainingResult(**{**plain, "best": best, "model_path": folder.model})
+    try:
+        return _result_of(plain, folder.model)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.path / RESULT} is damaged ({type(error).__name__}: {error}). Remove it: the run then goes on "
+            "from its last checkpoint and writes it again."
+        ) from error
+
+
+def _result_of(plain: Mapping[str, Any], model_path: Path) -> TrainingResult:
+    """Return what `_finish` wrote. Raises: KeyError or TypeError where a value is missing or of another type."""
+    best = plain["best"]
+    if best is not None:
+        metrics = best["metrics"]
+        best = Best(
+            step=_value(best, "step", int),
+            metric=_value(best, "metric", str),
+            value=_value(best, "value", float),
+            metrics=read_metrics(
+                {name: None if metrics[name] is None else _value(metrics, name, float) for name in metrics}
+            ),
+        )
+    return TrainingResult(
+        num_steps=_value(plain, "num_steps", int),
+        num_skipped=_value(plain, "num_skipped", int),
+        best=best,
+        stopped_early=_value(plain, "stopped_early", bool),
+        ran_out_of_data=_value(plain, "ran_out_of_data", bool),
+        model_step=_value(plain, "model_step", int),
+        model_path=model_path,
+    )
+
+
+def _value(plain: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+    value = plain[name]
+    if type(value) is not kind:  # a bool is no int here
+        raise TypeError(f"{name} = {value!r:.60} is no {kind.__name__}")
+    return value
 
 
 # What is due

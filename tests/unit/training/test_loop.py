@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t5kit.data import Batch
-from t5kit.errors import ConfigError
+from t5kit.errors import CheckpointError, ConfigError
 from t5kit.testing.runs import tiny_run
 from t5kit.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 
@@ -214,6 +214,35 @@ def test_a_finished_run_says_so_and_gives_its_result_again(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="is finished"):
         assert finished(tmp_path / "run") == result
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plain: plain.clear(), "'best'"),
+        (lambda plain: plain.pop("model_step"), "'model_step'"),
+        (lambda plain: plain.update(num_steps="12"), "num_steps = '12' is no int"),
+        (lambda plain: plain.update(num_skipped=True), "num_skipped = True is no int"),
+        (lambda plain: plain.update(best=[1]), "TypeError"),
+        (lambda plain: plain["best"].update(value="low"), "value = 'low' is no float"),
+        (lambda plain: plain["best"].update(metrics=7), "TypeError"),
+        (lambda plain: plain["best"].update(metrics={"loss": "x"}), "loss = 'x' is no float"),
+    ],
+)
+def test_a_damaged_result_is_named_and_can_be_written_again(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    path = tmp_path / "run" / "result.json"
+    result = finished(tmp_path / "run")
+    whole = path.read_bytes()
+    plain = json.loads(whole)
+    change(plain)
+    path.write_text(json.dumps(plain), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"result\.json is damaged .*{said}.*Remove it"):
+        finished(tmp_path / "run")
+    path.unlink()
+    assert finished(tmp_path / "run") == result
+    assert path.read_bytes() == whole
 
 
 def test_hooks_that_fail_are_left_out_and_change_nothing(tmp_path: Path) -> None:
