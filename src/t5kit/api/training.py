@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -106,6 +107,8 @@ def train_config(
     from t5kit.training.loop import train
     from t5kit.training.memory import memory_told
 
+    if (result := _finished_early(config, run_folder, given)) is not None:
+        return result
     with memory_told(), prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
         watch = DataWarnings(prepared.tasks, prepared.data)
         return train(dataclasses.replace(prepared.run, hooks=[watch, *prepared.run.hooks]))
@@ -198,6 +201,25 @@ def require_torch() -> None:
 def has_torch() -> bool:
     """Say whether PyTorch is installed, without loading it."""
     return importlib.util.find_spec("torch") is not None
+
+
+def _finished_early(config: RunConfig, run_folder: Path, given: GivenRecords | None) -> "TrainingResult | None":
+    """Return the result of a finished run before any data is opened, and refuse a folder that resuming would refuse.
+
+    Processes that train together decide together, in the loop.
+    """
+    from t5kit.training.loop import finished_result
+    from t5kit.training.run_folder import RunFolder
+
+    if "WORLD_SIZE" in os.environ or "RANK" in os.environ:
+        return None
+    folder = RunFolder.see_early(run_folder, resolved=config.to_toml())
+    if folder is None:
+        return None
+    with folder:
+        if given is not None:
+            given.keep(run_folder)
+        return finished_result(folder)
 
 
 def _open_folder(path: Path, recipe: str | None, resolved: str, environment: "Environment") -> "RunFolder":

@@ -50,7 +50,6 @@ def train(run: TrainingRun) -> TrainingResult:
     `max_skipped_in_a_row` updates that were not finite, which a resumed run would meet again.
     """
     if (result := finished_result(run.folder)) is not None:
-        warnings.warn(f"the run in {run.folder.path} is finished: nothing is left to train.", UserWarning, stacklevel=2)
         return result
     with _reproducible(), StopRequest() as stop, _Watchers(run) as watchers:
         state = saved = _restored(run)
@@ -82,7 +81,7 @@ def train(run: TrainingRun) -> TrainingResult:
 
 
 def finished_result(folder: RunFolder) -> TrainingResult | None:
-    """Return what a finished run came to, or None if it is not finished. A collective call.
+    """Return what a finished run came to, with a warning that says so, or None for another. A collective call.
 
     Raises: CheckpointError if the result that stands there is not one.
     """
@@ -90,12 +89,14 @@ def finished_result(folder: RunFolder) -> TrainingResult | None:
     if plain is None:
         return None
     try:
-        return _result_of(plain, folder.model)
+        result = _result_of(plain, folder.model)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder.path / RESULT} is damaged ({type(error).__name__}: {error}). Remove it: the run then goes on "
             "from its last checkpoint and writes it again."
         ) from error
+    warnings.warn(f"the run in {folder.path} is finished: nothing is left to train.", UserWarning, stacklevel=3)
+    return result
 
 
 def _result_of(plain: Mapping[str, Any], model_path: Path) -> TrainingResult:

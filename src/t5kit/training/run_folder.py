@@ -54,8 +54,11 @@ LOCK: Final = ".lock"
 TIMED_KEYS: Final = ("seconds", "tokens_per_second")
 """Values of a metrics line that tell the clock. All others are equal to the bit after a stop and a resume."""
 
-MAY_DIFFER: Final = frozenset({"training.checkpoint_every", "training.keep_checkpoints", "data.num_workers"})
-"""Keys of the recipe that a resumed run may change: no number of the run depends on them."""
+MAY_DIFFER: Final = frozenset(
+    {"training.checkpoint_every", "training.keep_checkpoints", "data.num_workers", "data.dir"}
+)
+"""Keys of the recipe that a resumed run may change: no number of the run depends on them. data.dir says where the files
+lie, not what is in them; that they are the same is for the data to see to."""
 
 CHANGES_BITS: Final = frozenset(
     {
@@ -119,6 +122,28 @@ class RunFolder:
         return cls(path)
 
     @classmethod
+    def see_early(cls, path: Path, *, resolved: str) -> "RunFolder | None":
+        """Return the folder of a finished run, locked; None where there is a run to begin or to go on with.
+
+        For before any work is done: `resume` would refuse what this refuses, and changes files. One process alone
+        may call it.
+        Raises: ConfigError if another process works in the folder, or its run has another recipe; CheckpointError if
+        files are damaged.
+        """
+        if not (path / RESOLVED).is_file():
+            return None
+        folder = cls(path)
+        try:
+            changed = folder._checked_changes(resolved)
+            if NUM_STEPS not in changed and (path / RESULT).exists():
+                return folder
+        except BaseException:
+            folder.close()
+            raise
+        folder.close()
+        return None
+
+    @classmethod
     def resume(cls, path: Path, *, resolved: str, environment: Environment) -> Self:
         """Return the folder of a run that was stopped or killed, with what a kill left half done cleared away.
 
@@ -141,9 +166,7 @@ class RunFolder:
         recover_folder(self.path)
         self.checkpoints.mkdir(exist_ok=True)
         recover_folder(self.checkpoints)
-        old, new = (_flat_toml(text, self.path / RESOLVED) for text in (self._read(RESOLVED), resolved))
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        _check_changes(self.path, changed, old, new)
+        changed = self._checked_changes(resolved)
         starts = self._starts()
         _warn_of_other_bits(starts[-1], environment, [key for key in changed if key in CHANGES_BITS])
         write_file(self.path / ENVIRONMENT, _environment_bytes([*starts, dataclasses.asdict(environment)]))
@@ -151,6 +174,13 @@ class RunFolder:
             (self.path / RESULT).unlink(missing_ok=True)  # first: a finished run with a longer recipe is not finished
         if changed:
             write_file(self.path / RESOLVED, resolved.encode())
+
+    def _checked_changes(self, resolved: str) -> list[str]:
+        """Return the keys that differ from the run's recipe, all of which may. Raises: ConfigError for others."""
+        old, new = (_flat_toml(text, self.path / RESOLVED) for text in (self._read(RESOLVED), resolved))
+        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        _check_changes(self.path, changed, old, new)
+        return changed
 
     @property
     def checkpoints(self) -> Path:

@@ -57,6 +57,16 @@ def test_a_run_on_other_records_is_not_gone_on_with(torch_model: Model, tiny_fol
         other.fit(changed, run_folder=tmp_path / "run", **QUICK)
 
 
+def test_a_run_folder_can_be_moved(torch_model: Model, tmp_path: Path) -> None:
+    torch_model.fit(PAIRS, run_folder=tmp_path / "run", **QUICK)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    (moved / "result.json").unlink()  # as if it had been stopped before its end
+    from t5kit.api.training import train_config
+
+    config = read_recipe(moved / "resolved.toml", [f"data.dir='{moved / 'data'}'"])
+    assert train_config(config, moved).model_path == moved / "model"
+
+
 def test_files_columns_and_templates_are_taken(torch_model: Model, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n" + "fine,yes\nbad,no\n" * 5, encoding="utf-8")
     (tmp_path / "dev.jsonl").write_text(json.dumps({"text": "good", "label": "yes"}) + "\n", encoding="utf-8")

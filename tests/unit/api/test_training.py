@@ -275,3 +275,15 @@ def test_other_errors_than_memory_pass_as_they_are() -> None:
         raise RuntimeError("a defect")
     with pytest.raises(TrainingError, match=r"not enough memory for this model and batch\. Set"), memory_told():
         raise MemoryError
+
+
+def test_a_finished_run_and_another_recipe_are_seen_before_the_data(values: dict[str, Any], tmp_path: Path) -> None:
+    result = train_config(config_of(values), tmp_path / "run")
+    (tmp_path / "data" / "train.tsv").unlink()
+    with pytest.warns(UserWarning, match="is finished"):
+        assert train_config(config_of(values), tmp_path / "run") == result
+    with pytest.raises(ConfigError, match=r"training\.seed: 0 in the run, 1 now"):
+        train_config(config_of(values, "training.seed=1"), tmp_path / "run")
+    with pytest.raises(DataError, match="no such file"):
+        train_config(config_of(values, "training.num_steps=9"), tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").exists(), "a longer run that cannot begin leaves the finished one"

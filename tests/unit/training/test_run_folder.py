@@ -138,6 +138,33 @@ def test_what_changes_no_number_may_differ_and_is_kept(stopped: Path, recwarn: p
     assert (stopped / "resolved.toml").read_text() == changed
 
 
+def test_a_run_may_lie_and_look_for_its_files_elsewhere(stopped: Path) -> None:
+    recipe = RECIPE.replace("[data.tasks", '[data]\ndir = "/there"\n[data.tasks')
+    create(stopped.parent / "there", recipe).close()
+    moved = (stopped.parent / "there").rename(stopped.parent / "here")
+    changed = recipe.replace("/there", "/here")
+    resume(moved, changed).close()
+    assert (moved / "resolved.toml").read_text() == changed
+
+
+def test_a_finished_run_is_seen_without_a_change(stopped: Path) -> None:
+    assert RunFolder.see_early(stopped.parent / "none", resolved=RECIPE) is None
+    assert RunFolder.see_early(stopped, resolved=RECIPE) is None
+    with resume(stopped) as folder:
+        folder.write_result({"num_steps": 10})
+        with pytest.raises(ConfigError, match="another process"):
+            RunFolder.see_early(stopped, resolved=RECIPE)
+    before = {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+    assert RunFolder.see_early(stopped, resolved=RECIPE.replace("num_steps = 10", "num_steps = 20")) is None
+    with pytest.raises(ConfigError, match=r"schedule\.peak_lr"):
+        RunFolder.see_early(stopped, resolved=RECIPE.replace("1e-3", "1e-2"))
+    seen = RunFolder.see_early(stopped, resolved=RECIPE)
+    assert seen is not None
+    with seen:
+        assert seen.result() == {"num_steps": 10}
+    assert {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
+
+
 def test_what_changes_bits_may_differ_with_a_warning(stopped: Path) -> None:
     with pytest.warns(UserWarning, match=r"not equal to the bit .*: compute\.num_threads changed"):
         resume(stopped, RECIPE.replace("num_threads = 1", "num_threads = 2")).close()
