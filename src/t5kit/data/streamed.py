@@ -6,13 +6,12 @@ stream gives the same records again. A checksum tells; where they differ, a warn
 """
 
 import dataclasses
-import zlib
 from collections.abc import Iterator
 
 from t5kit.data.shuffling import generator_at
 from t5kit.errors import ConfigError
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, Record, RecordStream
-from t5kit.sources.tables import NUM_SHOWN
+from t5kit.sources.tables import NUM_SHOWN, record_checksum
 from t5kit.tasks.example_sources import DenoisingExamples, PairExamples
 
 STREAM_PURPOSE = 4
@@ -93,7 +92,7 @@ def read_blocks(
                 buffer[place], buffer[-1] = buffer[-1], buffer[place]
                 records.append(buffer.pop())
         for record in records:
-            checksum = zlib.crc32(repr(dict(record.fields)).encode("utf-8", "backslashreplace"), checksum)
+            checksum = record_checksum(record, checksum)
         if records or num_bad:
             yield RecordBlock(tuple(records), num_bad, tuple(bad), checksum)
         block += 1

@@ -45,7 +45,13 @@ class BlockFeed(Protocol):
         """Return a block, or None where the pass has no such block."""
 
     def restore(self, epoch: int, number: int, *, checksum: int) -> None:
-        """Prepare to give this block next; checksum is that of the block before."""
+        """Prepare to give this block next; checksum is that of the block before.
+
+        Warns where a stream's records are not those that the saved run had.
+        """
+
+    def records(self) -> State:
+        """Return what tells the records from others before any is read."""
 
 
 class TableBlocks:
@@ -58,10 +64,11 @@ class TableBlocks:
         self._source = source
         self._num_epochs = num_epochs
         self._num_blocks = num_blocks(examples)
+        self._records = {"num_records": examples.num_records, "checksum": examples.checksum()}
 
     def block(self, epoch: int, number: int) -> FedBlock | None:
         """Return a block; the following ones are begun meanwhile."""
-        if number == self._num_blocks:
+        if number >= self._num_blocks:  # above: the table has shrunk since the run was saved
             return None
         here = epoch * self._num_blocks + number
         ahead = range(here, here + blocks_ahead(self._maker) + 1)
@@ -73,6 +80,10 @@ class TableBlocks:
 
     def restore(self, epoch: int, number: int, *, checksum: int) -> None:
         """Do nothing: every block can be had at once."""
+
+    def records(self) -> State:
+        """Return their number and a checksum."""
+        return dict(self._records)
 
 
 class StreamBlocks:
@@ -122,6 +133,10 @@ class StreamBlocks:
                 stacklevel=2,
             )
 
+    def records(self) -> State:
+        """Return nothing: a stream's records are known when they come."""
+        return {}
+
     def _open(self) -> Iterator[RecordBlock]:
         maker = self._maker
         return read_blocks(
@@ -142,6 +157,7 @@ class SourceStream:
 
     def __init__(self, maker: BlockMaker, source: int, *, num_epochs: int | None = None) -> None:
         examples = maker.sources[source]
+        self._source = source
         self._feed: BlockFeed = (
             StreamBlocks(maker, source, examples)
             if isinstance(examples, StreamedExamples)
@@ -198,15 +214,28 @@ class SourceStream:
             "num_bad": self.num_bad,
             "num_bad_by_pass": list(self._num_bad_by_pass),
             "checksum": self._checksum,
+            "records": self._feed.records(),
         }
 
     def restore(self, state: State) -> None:
-        """Stand where another stream of the same source and seed stood."""
+        """Stand where another stream of the same source and seed stood.
+
+        Warns (UserWarning) where its records were others.
+        """
         self._epoch, self._block, self._taken = int(state["epoch"]), int(state["block"]), int(state["taken"])
         self._num_examples_in_epoch, self.num_bad = int(state["in_epoch"]), int(state["num_bad"])
         self._num_bad_by_pass = [int(number) for number in state.get("num_bad_by_pass", (0, self.num_bad))]
         self._checksum = int(state.get("checksum", 0))
         self._loaded = None
+        before, now = state.get("records") or {}, self._feed.records()
+        if before and now and before != now:
+            warnings.warn(
+                f"data source {self._source} has other records than the saved run had ({before['num_records']:,} then, "
+                f"{now['num_records']:,} now): training goes on, but not as if it had never stopped. Put the files "
+                "back, or begin a new run.",
+                UserWarning,
+                stacklevel=2,
+            )
         self._feed.restore(self._epoch, self._block, checksum=self._checksum)
 
     def _load(self) -> bool:
@@ -221,7 +250,7 @@ class SourceStream:
         if not self._num_examples_in_epoch:
             reason = self.bad[0].error if self.bad else "there are none, or every text is too short."
             raise DataError(f"no record of a whole pass over the data gave an example; {reason}")
-        self._num_examples_in_epoch = self._block = self._checksum = 0
+        self._num_examples_in_epoch = self._block = self._taken = self._checksum = 0
         self._num_bad_by_pass = [self._num_bad_by_pass[1], 0]
         self._epoch += 1
 

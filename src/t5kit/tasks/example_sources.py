@@ -8,6 +8,7 @@ import numpy as np
 
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.sources import BadRecord, RecordTable, text_field
+from t5kit.sources.tables import table_checksum
 from t5kit.tasks.example import Example, IntArray
 from t5kit.tasks.objectives import DenoisingIds, Objective, SpanCorruption
 from t5kit.tasks.objectives.text_pieces import DOCUMENTS_A_BLOCK, cut_into_pieces
@@ -37,6 +38,10 @@ class ExampleSource(Protocol):
         """How many records make a block."""
         ...
 
+    def checksum(self) -> int:
+        """Return a number that tells records apart from others; the same for the same ones on every machine."""
+        ...
+
     def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
         """Return the examples of these records."""
         ...
@@ -54,6 +59,10 @@ class PairExamples:
     @property
     def num_records(self) -> int:
         return len(self.table)
+
+    def checksum(self) -> int:
+        """Return the table's checksum."""
+        return table_checksum(self.table)
 
     def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
         """Return the pairs as ids; phrasings are drawn by rng."""
@@ -89,6 +98,10 @@ class DenoisingExamples:
     @property
     def num_records(self) -> int:
         return len(self.table)
+
+    def checksum(self) -> int:
+        """Return the table's checksum."""
+        return table_checksum(self.table)
 
     def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
         """Return the examples of these documents, joined in this order; a last piece of one token gives none."""

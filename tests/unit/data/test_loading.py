@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -199,3 +200,27 @@ def test_where_nothing_fits_two_passes_are_enough_to_say_so(pairs: PairExamples,
     with pytest.raises(DataError, match="all examples of a whole pass"):
         next(mixed)
     assert all(share.num_epochs >= 2 for share in mixed.shares()) and mixed.num_dropped < 2000
+
+
+@pytest.mark.parametrize("num_records", [3, 40, 100, 160])
+def test_a_table_that_changed_meanwhile_is_told_and_training_goes_on(pairs: PairExamples, num_records: int) -> None:
+    first = loader([pairs], num_epochs=60)
+    take(first, 12)
+    rows = [{"source": f"other {n}", "target": "y"} for n in range(num_records)]
+    resumed = loader([dataclasses.replace(pairs, table=table_of(rows))], num_epochs=60)
+    with pytest.warns(UserWarning, match=f"data source 0 has other records .* .100 then, {num_records} now"):
+        resumed.restore(json.loads(json.dumps(first.state())))
+    later = [prompt for batch in resumed for prompt in prompts_of(batch)]
+    others = [prompt for prompt in later if "other" in prompt]
+    epoch = first.state()["stream"]["streams"][0]["epoch"]
+    assert later[-1] in others and len(others) <= (60 - epoch) * num_records
+
+
+def test_a_table_that_stayed_is_resumed_without_a_word(pairs: PairExamples) -> None:
+    first = loader([pairs])
+    take(first, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader([dataclasses.replace(pairs, table=table_of([dict(r.fields) for r in pairs.table]))]).restore(
+            first.state()
+        )

@@ -1,9 +1,11 @@
+import zlib
 from pathlib import Path
 
 import pytest
 
 from t5kit.errors import DataError
-from t5kit.sources import BadRecord, find_files, read_table, stream_files, table_of
+from t5kit.sources import BadRecord, MemoryTable, ReadReport, find_files, read_table, stream_files, table_of
+from t5kit.sources.tables import table_checksum
 
 
 @pytest.fixture
@@ -103,3 +105,12 @@ def test_a_dataset_stream_that_breaks_off_says_so_and_does_not_end() -> None:
         DataError, match=r"corpus/train broke off after 1 records \(ConnectionResetError: peer went away"
     ):
         next(stream)
+
+
+def test_a_table_s_checksum_sees_its_length_its_ends_and_most_changes() -> None:
+    rows = [{"a": str(n)} for n in range(40_000)]
+    checksum = table_checksum(table_of(rows))
+    assert checksum == table_checksum(table_of([dict(row) for row in rows], name="elsewhere"))
+    others = [rows[:-1], [{"a": "x"}, *rows[1:]], [*rows[:-1], {"a": "x"}], rows[::-1], [*rows[1:], rows[0]]]
+    assert checksum not in [table_checksum(table_of(other)) for other in others]
+    assert table_checksum(MemoryTable((), ReadReport(0, 0, (), {}))) == zlib.crc32(b"0")
