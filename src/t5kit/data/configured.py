@@ -82,6 +82,7 @@ def training_data(config: DataConfig, tasks: Sequence[OpenedTask], tokenizer: To
 def _source(config: DataConfig, task: OpenedTask, tokenizer: Tokenizer) -> ExampleSource | StreamedExamples:
     lengths = dict(encoder_length=config.encoder_length, target_length=config.target_length)
     if task.stream is None:
+        task.check_usable(TRAIN)
         return task.examples(TRAIN, tokenizer, **lengths)
     return StreamedExamples(
         task.stream, task.examples_of(NO_RECORDS, tokenizer, **lengths), shuffle_buffer=task.config.shuffle_buffer

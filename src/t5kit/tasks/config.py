@@ -85,7 +85,7 @@ class TaskConfig:
     format: FileFormat = "by_name"
     """text, tsv, csv, jsonl or parquet; by_name: the files' names tell."""
     columns: tuple[str, ...] = ()
-    """Names for the columns of files without a header; TSV without them: ["input", "target"]."""
+    """Names for the columns of files without a header. Without: ["input", "target"], with an objective "0", "1" …"""
     has_header: bool | None = None
     """Whether the first line names the columns; absent: CSV yes, TSV no."""
     form: str = ""

@@ -8,7 +8,17 @@ import numpy as np
 
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.metrics import metric_named
-from t5kit.sources import MemoryTable, ReadReport, Record, RecordStream, RecordTable, read_table, stream_files
+from t5kit.sources import (
+    BadRecord,
+    MemoryTable,
+    ReadReport,
+    Record,
+    RecordStream,
+    RecordTable,
+    read_table,
+    stream_files,
+    text_field,
+)
 from t5kit.sources.hugging_face import dataset_stream, dataset_table
 from t5kit.sources.records import Format
 from t5kit.tasks.config import ObjectiveConfig, TaskConfig, TemplateConfig
@@ -63,6 +73,32 @@ class JoinedTable:
                 return table[index]
             index -= len(table)
         raise IndexError(index)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class NamedTable:
+    """A table of files without a header whose columns have names; records that have names already stay."""
+
+    table: RecordTable
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Record:
+        return _named(self.table[index], self.names)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class NamedStream:
+    """The same of a stream."""
+
+    stream: RecordStream
+    names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Record | BadRecord]:
+        for record in self.stream:
+            yield _named(record, self.names) if isinstance(record, Record) else record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +165,25 @@ class OpenedTask:
         )
         return DenoisingExamples(table, tokenizer, objective, piece_length, field=self.objective.field)
 
+    def check_usable(self, split: str) -> None:
+        """Raise DataError if no record of a split gives an example: now, not at the first batch."""
+        table = self.task.split(split)
+        first = ""
+        for index in range(len(table)):
+            problem = self._problem(table[index])
+            if not problem:
+                return
+            first = first or problem
+        raise DataError(f"data.tasks.{self.name}.{split}: no record gives an example; {first or 'there are none.'}")
+
+    def _problem(self, record: Record) -> str:
+        """Return why a record gives no example, or nothing if some phrasing of it does."""
+        if self.objective is not None:
+            text = text_field(record, self.objective.field)
+            return text.error if isinstance(text, BadRecord) else ""
+        pair = self.task.form.pair(record)
+        return pair.error if isinstance(pair, BadRecord) and not self.task.form.pairs(record) else ""
+
     def train_records(self) -> Iterator[Record]:
         """Yield every good train record once, in the order of the files."""
         if self.stream is not None:
@@ -147,7 +202,7 @@ def open_task(
     DataError for files that cannot be read.
     """
     try:
-        form = TaskForm((Template(f"{{{config.objective.field}}}"),)) if config.objective else make_form(config)
+        form = TaskForm((Template("{text}"),)) if config.objective else make_form(config)  # an objective reads no form
     except (ConfigError, RequestError) as error:
         raise ConfigError(f"data.tasks.{name}: {error}") from error
     tables: dict[str, RecordTable] = {}
@@ -158,7 +213,16 @@ def open_task(
             stream = _stream(names, config, folder)
         elif names:
             tables[split] = _table(names, config, folder)
+    columns = config.columns if config.objective else ()  # a form names its columns itself
+    if columns and config.objective and config.objective.field not in columns:
+        raise ConfigError(
+            f"data.tasks.{name}.objective.field = {config.objective.field!r} is none of data.tasks.{name}.columns: "
+            f"{', '.join(columns)}."
+        )
     reports = {split: table.report for split, table in tables.items() if isinstance(table, MemoryTable)}
+    if columns:
+        tables = {split: NamedTable(table, columns) for split, table in tables.items()}
+        stream = None if stream is None else NamedStream(stream, columns)
     if config.held_out and TRAIN in tables:
         tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
         if DEV in splits:
@@ -166,6 +230,13 @@ def open_task(
     if config.form and TRAIN in tables:
         tables[TRAIN] = training_records(config.form, tables[TRAIN])
     return OpenedTask(Task(name, form, tables), config.objective, config, stream, reports)
+
+
+def _named(record: Record, names: Sequence[str]) -> Record:
+    """Return a record with names for its columns; one of another number of columns keeps their numbers, to be bad."""
+    if "0" not in record.fields or len(record.fields) != len(names):
+        return record
+    return dataclasses.replace(record, fields=dict(zip(names, record.fields.values(), strict=True)))
 
 
 def make_form(config: TaskConfig) -> TaskForm:

@@ -128,3 +128,16 @@ def test_a_resumed_run_tells_without_a_place_what_it_has_not_met(values: dict[st
         with pytest.warns(UserWarning, match="gave no example") as caught:
             DataWarnings(prepared.tasks, prepared.data).logged(1, {})
     assert [str(warning.message) for warning in caught] == ["letters: 1 records gave no example (so far, in one pass)"]
+
+
+@pytest.mark.parametrize("task", [{"objective": {"field": "text"}}, {"columns": ["a", "b", "c"]}])
+def test_records_that_give_no_example_are_refused_before_the_run(
+    values: dict[str, Any], tmp_path: Path, task: dict[str, Any]
+) -> None:
+    values["data"]["tasks"] = {"letters": {"train": ["train.tsv"]} | task}
+    values["training"]["evaluate_every"] = 0
+    with pytest.raises(
+        DataError, match=r"data\.tasks\.letters\.train: no record gives an example; .*train\.tsv:1: has"
+    ):
+        train_config(config_of(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

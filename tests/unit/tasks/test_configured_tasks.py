@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5kit.errors import ConfigError, DataError
-from t5kit.sources import table_of
+from t5kit.sources import BadRecord, table_of, text_field
 from t5kit.tasks import PairExamples, TextPair
 from t5kit.tasks.config import ObjectiveConfig, ObjectiveName, TaskConfig, TemplateConfig
 from t5kit.tasks.configured import default_piece_length, hold_out, make_objective, open_task
@@ -129,3 +129,25 @@ def test_the_kind_of_a_task_decides_its_examples(tmp_path: Path) -> None:
     supervised = open_task("t", TaskConfig(train=("a.tsv",)), tmp_path, seed=0)
     assert isinstance(text.examples("train", ByteTokenizer(), **lengths), DenoisingExamples)
     assert isinstance(supervised.examples("train", ByteTokenizer(), **lengths), PairExamples)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(("columns", "field"), [(("label", "text"), "text"), ((), "1")])
+def test_an_objective_reads_a_column_of_files_without_a_header(
+    tmp_path: Path, is_streamed: bool, columns: tuple[str, ...], field: str
+) -> None:
+    write(tmp_path, "a.tsv", "1\tgood film\n0\tbad film\n0\n")
+    config = TaskConfig(
+        train=("a.tsv",), columns=columns, objective=ObjectiveConfig(field=field), is_streamed=is_streamed
+    )
+    records = list(open_task("t", config, tmp_path, seed=0).train_records())
+    assert [text_field(record, field) for record in records[:2]] == ["good film", "bad film"]
+    unfit = text_field(records[2], field)
+    assert isinstance(unfit, BadRecord) and f"a.tsv:3: has no field '{field}'; it has: 0" in unfit.error
+
+
+def test_an_objective_s_field_is_one_of_the_columns(tmp_path: Path) -> None:
+    write(tmp_path, "a.tsv", "1\tgood film\n")
+    config = TaskConfig(train=("a.tsv",), columns=("label", "words"), objective=ObjectiveConfig())
+    with pytest.raises(ConfigError, match=r"data\.tasks\.t\.objective\.field = 'text' is none of .*: label, words"):
+        open_task("t", config, tmp_path, seed=0)
