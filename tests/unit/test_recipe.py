@@ -118,14 +118,16 @@ def test_every_recipe_runs(recipe: Path, tmp_path: Path, tiny_byt5: Path) -> Non
         ("data.mixture.kind=fixed", 'rates belong to "fixed"'),
         ("data.mixture.rates={t = 1}", 'rates belong to "fixed"'),
         ("data.mixture.temperature=0", "must be above 0"),
-        ("data.tasks.t.held_out=-1", "task.held_out = -1 must be at least 0"),
-        ("data.tasks.t.objective={noise_density = 0.3, name = 'ul2'}", "objective.noise_density = 0.3 has no effect"),
-        ("data.tasks.t.shuffle_buffer=9", "task.shuffle_buffer has no effect without task.is_streamed"),
+        ("data.tasks.t.held_out=-1", "data.tasks.t.held_out = -1 must be at least 0"),
+        ("data.tasks.t.objective={noise_density = 0.3, name = 'ul2'}", "t.objective.noise_density = 0.3 has no effect"),
+        ("data.tasks.t.shuffle_buffer=9", "data.tasks.t.shuffle_buffer has no effect without data.tasks.t.is_streamed"),
         ("data.tasks.t={train = ['a'], is_streamed = true, held_out = 3}", "which a stream does not have"),
         ("data.tasks.t={train = ['a'], is_streamed = true, shuffle_buffer = 0}", "must be at least 1"),
         ("data.tasks.t={train = ['a'], is_streamed = true, form = 'super_glue/wsc'}", "cannot be streamed"),
-        ("data.tasks.t.dataset_revision=x", "have no effect without task.dataset"),
-        ("data.tasks.t={train = ['a'], dataset = 'x', format = 'tsv'}", "task.dataset has fields of its own"),
+        ("data.tasks.t.dataset_revision=x", "have no effect without data.tasks.t.dataset"),
+        ("data.tasks.t={train = ['a'], dataset = 'x', format = 'tsv'}", "data.tasks.t.dataset has fields of its own"),
+        ("evaluation.tasks.t.metrics=['werr']", "evaluation.tasks.t.metrics holds 'werr'"),
+        ("evaluation.tasks.t.choices=['a']", "evaluation.tasks.t.choices = ['a'] must be at least two"),
         ("schedule.warmup_steps=9", "schedule.warmup_steps = 9 must be below training.num_steps = 9"),
         ("evaluation.tasks.u={}", "evaluation.tasks.u is none of the tasks: t"),
         ("schedule.final_lr=1e-5", "schedule.final_lr = 1e-05 has no effect"),
@@ -137,6 +139,15 @@ def test_contradictions_are_refused(override: str, said: str) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "path", ["optimizer.adam.beta2", "data.mixture.maximum", "data.tasks.t.objective.piece_length"]
+)
+def test_a_complaint_says_the_whole_path_once(path: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        least(f"{path}=-3")
+    assert str(error.value).startswith(f"{path} = -3")
+
+
 def test_patience_needs_dev_records() -> None:
     with pytest.raises(ConfigError, match="patience = 2 watches dev records, and no task has any"):
         least("training.patience=2", "training.evaluate_every=1")
@@ -144,7 +155,7 @@ def test_patience_needs_dev_records() -> None:
 
 @pytest.mark.parametrize("also", ["form='glue/cola'", "prefix='x'", "metrics=['rouge']"])
 def test_what_a_task_of_running_text_cannot_use_is_refused(also: str) -> None:
-    with pytest.raises(ConfigError, match=r"has no effect beside task\.objective"):
+    with pytest.raises(ConfigError, match=r"has no effect beside data\.tasks\.t\.objective"):
         least("data.tasks.t.objective={}", f"data.tasks.t.{also}")
 
 

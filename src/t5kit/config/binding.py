@@ -144,7 +144,7 @@ class _Binder:
         try:
             return cls(**bound)
         except ConfigError as error:
-            raise self._placed(error, path) from error
+            raise self._placed(error, path, cls) from error
 
     def _missing(self, cls: type, name: str, kind: Any, path: KeyPath) -> object:
         """Return a section that may be left out because nothing in it must be said; raise for any other."""
@@ -213,13 +213,23 @@ class _Binder:
             hint = f"Known here: {', '.join(known)}."
         return ConfigError(f"{self._where(path)}{dotted(path)} is no setting. {hint}")
 
-    def _placed(self, error: ConfigError, path: KeyPath) -> ConfigError:
-        """Return a config's own complaint with the place of the first key it names that the user has written."""
-        for name in _COMPLAINT.findall(str(error)):
+    def _placed(self, error: ConfigError, path: KeyPath, cls: type) -> ConfigError:
+        """Return a config's own complaint with full paths, and the place of the first key in it that was written.
+
+        A config does not know where it stands and calls itself by its class's first word: of TaskConfig's
+        "task.held_out" this makes "data.tasks.g2p.held_out".
+        """
+        said, hints, own_word = str(error), hints_of(cls), re.findall("[A-Z][a-z]*", cls.__name__)[0].lower()
+        text = re.sub(
+            rf"(?<![\w.]){own_word}\.([a-z0-9_]+)",
+            lambda found: dotted((*path, found[1])) if path and found[1] in hints else found[0],
+            said,
+        )
+        for name in _COMPLAINT.findall(said):
             for keys in (tuple(name.split(".")), (*path, name.rpartition(".")[2])):
                 if where := self._place(keys):
-                    return ConfigError(f"{where}: {error}")
-        return ConfigError(f"{self._where(path)}{error}")
+                    return ConfigError(f"{where}: {text}")
+        return ConfigError(f"{self._where(path)}{text}")
 
     def _where(self, path: KeyPath) -> str:
         """Return the place of a key, or of the nearest table around it, as the beginning of a message."""

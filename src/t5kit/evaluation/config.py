@@ -37,18 +37,16 @@ class TaskEvaluationConfig:
         for name in self.metrics:
             if name not in METRICS and name != PERPLEXITY:
                 known = ", ".join((*METRICS, PERPLEXITY))
-                raise ConfigError(f"evaluation: metrics holds {name!r}; known are: {known}.")
+                raise ConfigError(f"task.metrics holds {name!r}; known are: {known}.")
         if self.repeated_prompts not in get_args(RepeatedPrompts):
             raise ConfigError(
-                f"evaluation: repeated_prompts = {self.repeated_prompts!r} must be one of: "
+                f"task.repeated_prompts = {self.repeated_prompts!r} must be one of: "
                 f"{', '.join(get_args(RepeatedPrompts))}."
             )
         if len(self.choices) == 1 or len(set(self.choices)) < len(self.choices):
-            raise ConfigError(f"evaluation: choices = {list(self.choices)} must be at least two different texts.")
+            raise ConfigError(f"task.choices = {list(self.choices)} must be at least two different texts.")
         if self.is_length_normalized and not self.choices:
-            raise ConfigError(
-                "evaluation: is_length_normalized has no effect without choices. Set those, or remove it."
-            )
+            raise ConfigError("task.is_length_normalized has no effect without task.choices. Set those, or remove it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -95,11 +95,11 @@ def make_schedule(config: ScheduleConfig, *, total_steps: int) -> Schedule:
     Raises: ConfigError if the warm-up fills the whole run, or total_steps is below 1.
     """
     if total_steps < 1:
-        raise ConfigError(f"train.steps = {total_steps} must be at least 1.")
+        raise ConfigError(f"training.num_steps = {total_steps} must be at least 1.")
     if config.warmup_steps >= total_steps:
         raise ConfigError(
-            f"schedule.warmup_steps = {config.warmup_steps} must be below train.steps = {total_steps}. "
-            "Lower it, or raise train.steps."
+            f"schedule.warmup_steps = {config.warmup_steps} must be below training.num_steps = {total_steps}. "
+            "Lower it, or raise training.num_steps."
         )
     return functools.partial(learning_rate, config=config, total_steps=total_steps)
 

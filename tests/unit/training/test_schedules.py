@@ -85,5 +85,5 @@ def test_warmup_without_steps_is_one() -> None:
 
 @pytest.mark.parametrize("total_steps", [0, 10])
 def test_warmup_must_leave_steps_to_train(total_steps: int) -> None:
-    with pytest.raises(ConfigError, match=r"train\.steps"):
+    with pytest.raises(ConfigError, match=r"training\.num_steps"):
         make_schedule(ScheduleConfig(warmup_steps=10), total_steps=total_steps)
