@@ -182,7 +182,7 @@ def test_fresh_rows_hold_the_vocabulary() -> None:
         {},
         optional={
             "data.dir": st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
-            "data.batch_rows": st.integers(1, 2**40),
+            "data.batch_rows": st.integers(1, 2**12),
             "data.arrangement": st.sampled_from(["packed", "bucketed"]),
             "data.tasks": st.dictionaries(
                 st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9),

@@ -1,6 +1,7 @@
 """Learning rates at steps computed by hand."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,7 +51,7 @@ def rates(config: ScheduleConfig, steps: list[int], *, total_steps: int) -> list
         ),
     ],
 )
-def test_rates_computed_by_hand(fields: dict, total_steps: int, expected: dict[int, float]) -> None:
+def test_rates_computed_by_hand(fields: dict[str, Any], total_steps: int, expected: dict[int, float]) -> None:
     got = rates(ScheduleConfig(**fields), list(expected), total_steps=total_steps)
     assert got == pytest.approx(list(expected.values()), rel=1e-12, abs=1e-15)
 
@@ -74,7 +75,8 @@ def test_inverse_sqrt_cooldown_is_the_legacy_rate_of_nanot5(step: int) -> None:
 @given(st.sampled_from(SCHEDULES), st.integers(0, 50), st.integers(1, 300), st.integers(0, 400))
 def test_rates_stay_between_zero_and_the_peak(name: str, warmup_steps: int, num_more: int, step: int) -> None:
     schedule = make_schedule(
-        ScheduleConfig(name=name, peak_lr=0.3, warmup_steps=warmup_steps), total_steps=warmup_steps + num_more
+        ScheduleConfig(name=name, peak_lr=0.3, warmup_steps=warmup_steps),  # type: ignore[arg-type]  # one of SCHEDULES
+        total_steps=warmup_steps + num_more,
     )
     assert 0 <= schedule(step) <= 0.3
 
