@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from t5kit.checkpoint.atomic import write_file
 from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
-from t5kit.errors import ConfigError, DataError
-from t5kit.evaluation.config import PERPLEXITY
-from t5kit.evaluation.evaluator import evaluate_predictions
+from t5kit.errors import ConfigError
 from t5kit.evaluation.run_evaluator import RunEvaluator
 from t5kit.metrics.named import LOWER_IS_BETTER
 from t5kit.recipe import RunConfig
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 8
 """Answers of each task that are kept to be read."""
-NUM_TRIED = 8
-"""Examples that the metrics are tried on, to learn the names of their scores."""
 
 
 class DevEvaluation:
@@ -86,10 +82,7 @@ class DevEvaluation:
                 reports = self._evaluator.reports(runtime)
             finally:
                 runtime.close()
-            for task, report in reports.items():
-                _warn_of_unanswered(task, report)
-                prefix = f"{task}/" if len(reports) > 1 else ""
-                metrics |= {f"{prefix}{name}": value for name, value in report.scores.items()}
+            metrics |= self._evaluator.scores(reports)
             self._write_samples(reports)
         return metrics
 
@@ -112,34 +105,21 @@ class DevEvaluation:
     def _check_best_metric(self, name: str, best_is: BestIs) -> None:
         """Raise ConfigError for a metric that no evaluation will have, or its wrong end: now, not after an hour."""
         known = self._score_names()
-        if known is not None and name not in known:
+        if name not in known:
             raise ConfigError(
                 f"training.best_metric = {name!r} is none of what the evaluations will give: {', '.join(known)}."
             )
         score = name.rpartition("/")[2].rpartition(".")[2]
         better = "lowest" if score == "loss" or score in LOWER_IS_BETTER else "highest"
-        if known is not None and best_is != better:
+        if best_is != better:
             raise ConfigError(f"training.best_is = {best_is!r}, but the best {name} is the {better}. Set that.")
 
-    def _score_names(self) -> list[str] | None:
-        """Return what `self(step)` will give, by trying the metrics on a few references; None if those say nothing."""
+    def _score_names(self) -> list[str]:
+        """Return what `self(step)` will give."""
         names = ["loss", "token_accuracy"]
         if len(self._tasks) > 1:
             names += [f"{task.name}/{name}" for task in self._tasks for name in ("loss", "token_accuracy")]
-        for task, prepared in self._evaluator.tasks.items():
-            prefix = "" if len(self._evaluator.tasks) == 1 else f"{task}/"
-            if prepared.scoring.asks_perplexity:
-                names.append(f"{prefix}{PERPLEXITY}")
-            if not prepared.scoring.metrics:
-                continue
-            few = dataclasses.replace(prepared.examples, examples=prepared.examples.examples[:NUM_TRIED])
-            scoring = dataclasses.replace(prepared.scoring, asks_perplexity=False)
-            try:
-                report = evaluate_predictions(few, [example.references[0] for example in few.examples], scoring)
-            except DataError:
-                return None
-            names += [f"{prefix}{score}" for score in report.scores]
-        return names
+        return names + self._evaluator.score_names()
 
     def _loss_sums(self, batches: Sequence[Batch]) -> "LossSums":
         first, *others = (self._step.evaluate(batch) for batch in batches)
@@ -156,17 +136,6 @@ def _dev_batches(config: RunConfig, task: OpenedTask, tokenizer: Tokenizer) -> t
             stacklevel=5,
         )
     return made.batches
-
-
-def _warn_of_unanswered(task: str, report: "EvaluationReport") -> None:
-    if report.num_unanswered:
-        first = next(result for result in report.results if result.error is not None)
-        warnings.warn(
-            f"{task}: {report.num_unanswered} dev examples could not be answered and count as wrong, first "
-            f"{first.place}: {first.error}",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 def _means(sums: "LossSums") -> dict[str, float]:

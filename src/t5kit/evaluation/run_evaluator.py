@@ -70,13 +70,13 @@ class RunEvaluator:
             prepared[name] = PreparedTask(examples, scoring, tuple(silent.scores))
         return cls(prepared, tokenizer, config)
 
-    def scores(self, runtime: Runtime) -> dict[str, float]:
-        """Return every score of every task: by its name alone where there is one task, else as TASK/NAME.
+    def scores(self, reports: Mapping[str, EvaluationReport]) -> dict[str, float]:
+        """Return every score of the tasks' reports: by its name alone where there is one task, else as TASK/NAME.
 
         Warns (UserWarning) of examples that could not be answered; they count as wrong.
         """
         scores: dict[str, float] = {}
-        for task, report in self.reports(runtime).items():
+        for task, report in reports.items():
             if report.num_unanswered:
                 first = next(result for result in report.results if result.error is not None)
                 warnings.warn(

@@ -1,6 +1,7 @@
 """What a run makes of its data, and what it says of what it could not use."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from t5kit.api.training import prepared_run, train_config
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides
 from t5kit.data.configured import evaluation_batches
-from t5kit.errors import DataError
+from t5kit.errors import ConfigError, DataError
 from t5kit.recipe import RunConfig
 from t5kit.training.loop import train
 
@@ -141,3 +142,18 @@ def test_records_that_give_no_example_are_refused_before_the_run(
     ):
         train_config(config_of(values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_gives_the_names_that_the_best_metric_is_held_against(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["data"]["tasks"]["again"] = {"train": ["train.tsv"], "dev": ["dev.tsv"], "metrics": ["pronunciation"]}
+    values["evaluation"]["tasks"] = {"again": {"metrics": ["perplexity", "accuracy"]}}
+    with pytest.raises(ConfigError, match="'wer' is none of") as caught:
+        train_config(config_of(values, "training.best_metric=wer"), tmp_path / "refused")
+    known = str(caught.value).partition("will give: ")[2].rstrip(".").split(", ")
+    train_config(config_of(values, "training.num_steps=1"), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    evaluated = {name for line in lines if "letters/loss" in line for name in line}
+    assert len(known) == len(set(known)) >= 9 and set(known) < evaluated
+    assert evaluated - set(known) == {"kind", "step", "seconds"}

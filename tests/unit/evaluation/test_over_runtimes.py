@@ -91,11 +91,16 @@ def test_a_run_gives_flat_names_for_one_task_and_paths_for_several(runtime: Refe
     silent = TaskForm((Template("{source}", "{target}"),))
     tasks = {"one": (FORM, TABLE), "two": (FORM, TABLE), "no metrics": (silent, TABLE)}
     evaluator = RunEvaluator.prepare(tasks, tokenizer=ByteTokenizer(), config=config)
-    assert list(evaluator.scores(runtime)) == ["one/exact_match", "one/wer", "one/per", "two/perplexity"]
+    assert list(evaluator.scores(evaluator.reports(runtime))) == [
+        "one/exact_match",
+        "one/wer",
+        "one/per",
+        "two/perplexity",
+    ]
     assert evaluator.score_names() == ["one/exact_match", "one/wer", "one/per", "two/perplexity"]
     assert len(evaluator.tasks["two"].examples.examples) == 5
     one = RunEvaluator.prepare({"one": (FORM, TABLE)}, tokenizer=ByteTokenizer(), config=EvaluationConfig())
-    assert list(one.scores(runtime)) == one.score_names() == ["exact_match", "wer", "per"]
+    assert list(one.scores(one.reports(runtime))) == one.score_names() == ["exact_match", "wer", "per"]
     report = one.reports(runtime, bootstrap=Bootstrap(num_samples=20))["one"]
     assert set(report.intervals) == set(report.scores)
     with pytest.raises(ConfigError, match=r"evaluation\.tasks\.two: there is no such task; there are: one"):
@@ -119,7 +124,7 @@ def test_unanswerable_dev_examples_are_said_aloud(runtime: ReferenceRuntime) -> 
     table = table_of([{"source": "a", "target": "b"}, {"source": "q", "target": "c"}])
     evaluator = RunEvaluator.prepare({"t": (FORM, table)}, tokenizer=Picky(), config=EvaluationConfig(max_new_tokens=2))
     with pytest.warns(UserWarning, match="t: 1 examples could not be answered .* first record:2: no q here"):
-        evaluator.scores(runtime)
+        evaluator.scores(evaluator.reports(runtime))
 
 
 def test_scores_follow_a_live_module_from_step_to_step() -> None:
@@ -139,7 +144,7 @@ def test_scores_follow_a_live_module_from_step_to_step() -> None:
         runtime = TorchRuntime.from_module(model)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = evaluator.scores(runtime)
+            found = evaluator.scores(evaluator.reports(runtime))
         runtime.close()
         return found
 
