@@ -67,10 +67,22 @@ class RunConfig:
                 f"schedule.warmup_steps = {self.schedule.warmup_steps} must be below training.num_steps = "
                 f"{self.training.num_steps}. Lower it, or raise training.num_steps."
             )
-        if self.training.patience and not self.has_dev:
+        if not self.has_dev:
+            self._check_without_dev()
+
+    def _check_without_dev(self) -> None:
+        """Raise ConfigError for settings that look at dev records, where there are none."""
+        for name in ("patience", "evaluate_every", "best_metric", "best_is"):
+            value = getattr(self.training, name)
+            if value != getattr(TrainingConfig, name):
+                raise ConfigError(
+                    f"training.{name} = {value!r} watches dev records, and no task has any. Give a task dev files or "
+                    "held_out records, or remove it."
+                )
+        if self.evaluation.tasks:
             raise ConfigError(
-                f"training.patience = {self.training.patience} watches dev records, and no task has any. Give a task "
-                "dev files or held_out records."
+                f"evaluation.tasks.{next(iter(self.evaluation.tasks))} says how dev records are scored, and no task "
+                "has any. Give a task dev files or held_out records, or remove it."
             )
 
     @property

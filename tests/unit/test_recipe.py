@@ -130,6 +130,10 @@ def test_every_recipe_runs(recipe: Path, tmp_path: Path, tiny_byt5: Path) -> Non
         ("evaluation.tasks.t.choices=['a']", "evaluation.tasks.t.choices = ['a'] must be at least two"),
         ("schedule.warmup_steps=9", "schedule.warmup_steps = 9 must be below training.num_steps = 9"),
         ("evaluation.tasks.u={}", "evaluation.tasks.u is none of the tasks: t"),
+        ("training.evaluate_every=4", "training.evaluate_every = 4 watches dev records, and no task has any"),
+        ("training.best_metric=wer", "training.best_metric = 'wer' watches dev records"),
+        ("training.best_is=highest", "training.best_is = 'highest' watches dev records"),
+        ("evaluation.tasks.t.metrics=['rouge']", "evaluation.tasks.t says how dev records are scored, and no task has"),
         ("schedule.final_lr=1e-5", "schedule.final_lr = 1e-05 has no effect"),
     ],
 )  # fmt: skip
