@@ -128,10 +128,11 @@ class DevEvaluation:
 
 def _dev_batches(config: RunConfig, task: OpenedTask, tokenizer: Tokenizer) -> tuple[Batch, ...]:
     made = evaluation_batches(config.data, task, tokenizer)
-    if made.num_truncated or made.num_dropped:
+    if made.num_truncated or made.num_dropped or made.num_bad:
         warnings.warn(
             f"{task.name}: for the loss of the dev records, {made.num_truncated:,} examples are cut to "
-            f"data.encoder_length or data.target_length, {made.num_dropped:,} left out.",
+            f"data.encoder_length or data.target_length, {made.num_dropped:,} left out; "
+            f"{made.num_bad:,} records gave no example.",
             UserWarning,
             stacklevel=5,
         )

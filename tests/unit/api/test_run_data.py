@@ -60,10 +60,12 @@ def test_dev_records_that_are_all_too_long_are_refused_before_the_run(values: di
 
 def test_dev_records_that_the_loss_leaves_out_are_told(values: dict[str, Any], tmp_path: Path) -> None:
     with (tmp_path / "data" / "dev.tsv").open("a", encoding="utf-8") as file:
-        file.write(lines_of(["abcdefghabcdefghabcdefgh"]))
+        file.write(lines_of(["abcdefghabcdefghabcdefgh"]) + "only one column\n")
     config = config_of(values, "data.too_long=drop")
     with (
-        pytest.warns(UserWarning, match="letters: for the loss of the dev records, 0 examples are cut .* 1 left out"),
+        pytest.warns(
+            UserWarning, match="letters: for the loss of the dev records, 0 examples are cut .* 1 left out; 1 records"
+        ),
         prepared_run(config, tmp_path / "run"),
     ):
         pass
