@@ -203,7 +203,7 @@ def test_two_metrics_of_one_name_stay_apart() -> None:
         ({"metrics": ("rogue",)}, "'rogue'; known are: accuracy"),
         ({"choices": ("a",)}, "at least two different"),
         ({"choices": ("a", "a")}, "at least two different"),
-        ({"is_length_normalized": True}, "no effect without choices"),
+        ({"is_length_normalized": True}, r"no effect without task\.choices"),
         ({"repeated_prompts": "once"}, "must be one of: each, group"),
     ],
 )
