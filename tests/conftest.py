@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ FETCHED = ROOT / ".cache" / "t5kit-test-files"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell starts what it runs in the background with interrupts ignored, and every process below inherits that. Those
+# that tests interrupt must hear them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests that read the variable themselves find what `make weights` fetched. Its last step is the converted folder.
 if (FETCHED / "flan-t5-small").is_dir():
