@@ -40,8 +40,8 @@ def open_runtime(
     """
     _check_word("engine", engine, get_args(Engine))
     _check_word("weights", weights, get_args(Weights))
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise RequestError(f"threads = {threads!r} must be a positive integer, or None for the engine's choice.")
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= 1024):
+        raise RequestError(f"threads = {threads!r} must be an integer from 1 to 1024, or None for the engine's choice.")
     if not isinstance(device, str):
         raise RequestError(f"device = {device!r} must be auto, cpu or cuda.")
     chosen = _automatic(weights, device) if engine == "auto" else engine

@@ -18,7 +18,7 @@ ModelOption = Annotated[
     ),
 ]
 EngineOption = Annotated[str, typer.Option("--engine", help="auto, native, torch or reference.")]
-WeightsOption = Annotated[str, typer.Option("--weights", help="auto, float32, bfloat16, float16 or int8.")]
+WeightsOption = Annotated[str, typer.Option("--weights", help="auto, float32, bfloat16, float16, int8 or int4.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Processor threads.", show_default="all")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RevisionOption = Annotated[

@@ -105,8 +105,9 @@ class NativeRuntime:
             )
         if weights not in get_args(NativeWeights):
             raise EngineError(f"weights = {weights!r} must be one of: {', '.join(get_args(NativeWeights))}.")
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-            raise EngineError(f"threads = {threads!r} must be a positive integer, or None for all processors.")
+        is_integer = isinstance(threads, int) and not isinstance(threads, bool)
+        if threads is not None and not (is_integer and 1 <= threads <= 1024):
+            raise EngineError(f"threads = {threads!r} must be an integer from 1 to 1024, or None for all processors.")
         if config.encoder_attention != "full":
             raise EngineError(
                 f"The encoder attends {config.encoder_attention!r} (LongT5); t5kit reads and writes such folders, "

@@ -110,8 +110,8 @@ class TorchRuntime:
         views = {view.name: view for view in tensors}
         where = _device(device)
         if threads is not None:
-            if not isinstance(threads, int) or threads < 1:
-                raise RequestError(f"threads = {threads!r} must be a positive integer.")
+            if not isinstance(threads, int) or not 1 <= threads <= 1024:
+                raise RequestError(f"threads = {threads!r} must be an integer from 1 to 1024.")
             torch.set_num_threads(threads)
         dtype = _DTYPES[weights] if weights != "auto" else prevailing_dtype(views.values())
         if weights == "auto" and dtype is torch.float16 and where.type == "cpu":
