@@ -281,7 +281,7 @@ def test_float16_does_not_overflow_where_wo_does(
         tensors.append(TensorView.from_array(view.name, view.to_float32() * scale))
     reference = ReferenceRuntime(config, tensors)
     embedded = tensors[0].to_float32()
-    assert np.abs(reference._feed_forward(embedded, "encoder.block.0.layer.1")).max() > 65504
+    assert np.abs(reference._feed_forward(embedded, "encoder.block.0.layer.1", {})).max() > 65504
     actual = TorchRuntime(config, tensors, weights="float16", device="cpu").encoder_states(prompts(config))
     for states, expected in zip(actual, reference.encoder_states(prompts(config)), strict=True):
         close(states, expected, 0.05)
