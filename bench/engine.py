@@ -29,7 +29,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from machine import processor_name
 
 from t5kit import _native
 from t5kit.checkpoint import open_folder, write_folder
@@ -507,13 +507,8 @@ def emit(**result: object) -> None:
 
 def machine_of(threads: int) -> Result:
     """Return what a figure depends on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
     return {
-        "cpu": model,
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "kernels": _native.available_kernels()[0],

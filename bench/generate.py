@@ -13,11 +13,8 @@ One JSON line a result on stdout; a table at the end on stderr.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,11 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine_with_torch
 
 from t5kit.checkpoint import open_folder
 from t5kit.decoding import DecodingOptions
 from t5kit.runtime.torch_runtime import TorchRuntime
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFinished
+from t5kit.testing.engine_worker import peak_bytes
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "synopsis64.json"
@@ -131,39 +130,8 @@ def open_t5kit(dtype: str) -> Callable[[Scenario], Generate]:
 OPENERS = {"huggingface": open_huggingface, "t5kit": open_t5kit}
 
 
-def machine() -> dict[str, object]:
-    """Return what a figure depends on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        values = {key.strip(): value.strip() for key, value in fields.items()}
-        model = f"{values.get('model name', model)} (family {values.get('cpu family')}, model {values.get('model')})"
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "transformers": importlib.metadata.version("transformers"),
-    }
-
-
 def emit(**result: object) -> None:
     print(json.dumps({"bench": "generate", **result}), flush=True)
-
-
-def own_peak_memory_mb() -> float:
-    """Return this process's peak resident megabytes.
-
-    Linux hands ru_maxrss on from the parent through fork and exec, so that every child of a large process seems as
-    large; VmHWM begins anew.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peak_memory_mb(system: str, dtype: str, scenario: str, threads: int) -> float:
@@ -247,9 +215,9 @@ def main() -> None:
     dtypes, names = arguments.dtypes.split(","), arguments.scenarios.split(",")
     if arguments.peak_of:
         OPENERS[arguments.peak_of](dtypes[0])(SCENARIOS[names[0]])(sequences)
-        print(own_peak_memory_mb())
+        print(peak_bytes() / 2**20)
         return
-    emit(machine=machine())
+    emit(machine=machine_with_torch())
     rounds = arguments.rounds or (2 if arguments.quick else 5)
     results, memory = [], {}
     for dtype in dtypes:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from machine import processor_name
 
 from t5kit.checkpoint import open_folder
 from t5kit.config import preset
@@ -227,20 +228,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", action="store_true", help="measure FLAN-T5-small's steps, not the null runtime's")
     arguments = parser.parse_args()
-    machine = f"{platform.machine()} {platform.processor() or cpu_name()}, {os.cpu_count()} processors"
+    machine = f"{platform.machine()} {processor_name()}, {os.cpu_count()} processors"
     if arguments.real:
         measure_real(machine)
     else:
         measure_alone(machine)
-
-
-def cpu_name() -> str:
-    """Return the processor's name as Linux tells it, or nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ One JSON line a result on stdout; a table at the end on stderr.
 import argparse
 import dataclasses
 import gzip
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -32,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine_with_torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -209,24 +208,6 @@ def shares(step: Step, examples: Sequence[Example], number: int) -> dict[str, fl
     return {**by_kind, "element-wise and the rest": 1 - sum(by_kind.values())}
 
 
-def machine() -> dict[str, object]:
-    """Return what a figure depends on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        values = {key.strip(): value.strip() for key, value in fields.items()}
-        model = f"{values.get('model name', model)} (family {values.get('cpu family')}, model {values.get('model')})"
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "transformers": importlib.metadata.version("transformers"),
-    }
-
-
 def emit(**result: object) -> None:
     print(json.dumps({"bench": "train", **result}), flush=True)
 
@@ -259,7 +240,7 @@ def main() -> None:
     examples = read_examples(arguments.data or built_data(), arguments.steps * arguments.batch_size)
     size = arguments.batch_size
     batches = [examples[first : first + size] for first in range(0, len(examples), size)]
-    emit(machine=machine(), batch_size=size, compiled=arguments.compiled)
+    emit(machine=machine_with_torch(), batch_size=size, compiled=arguments.compiled)
     before = product_rates()
     ours = open_t5kit(is_compiled=arguments.compiled)
     times = measure(batches, {"huggingface": open_huggingface(size), "t5kit": ours}, num_warmup)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from t5kit.data import Batch
 from t5kit.model.loading import fresh_model
 from t5kit.model.t5 import T5
 from t5kit.tasks.example import Example
+from t5kit.testing.engine_worker import peak_bytes
 from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig
 from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.step import TrainingStep
@@ -108,12 +108,6 @@ def t5kit_step(config: T5Config, shape: tuple[int, int, int], way: str) -> Calla
     return step
 
 
-def own_peak_mb() -> float:
-    """Return this process's peak resident megabytes (Linux)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) / 1024
-
-
 def run_one(way: str, config: T5Config, shape: tuple[int, int, int]) -> None:
     """Make two steps one way and print what they took."""
     if way.startswith("huggingface"):
@@ -124,7 +118,7 @@ def run_one(way: str, config: T5Config, shape: tuple[int, int, int]) -> None:
     for number in range(NUM_STEPS):
         step(number)
     seconds = (time.process_time() - start) / NUM_STEPS
-    print(json.dumps({"peak_mb": round(own_peak_mb()), "processor_seconds_a_step": round(seconds, 1)}))
+    print(json.dumps({"peak_mb": round(peak_bytes() / 2**20), "processor_seconds_a_step": round(seconds, 1)}))
 
 
 def main() -> None:
