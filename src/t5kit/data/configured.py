@@ -104,7 +104,13 @@ class EvaluationBatches:
 
 
 def evaluation_batches(
-    config: DataConfig, task: OpenedTask, tokenizer: Tokenizer, *, split: str = DEV, max_examples: int = 0, seed: int = 0
+    config: DataConfig,
+    task: OpenedTask,
+    tokenizer: Tokenizer,
+    *,
+    split: str = DEV,
+    max_examples: int = 0,
+    seed: int = 0,
 ) -> EvaluationBatches:
     """Return a split once, in batches of training's own lengths and rows; the same ones at every call.
 

@@ -77,7 +77,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         least = {
-            "num_beams": 1, "max_new_tokens": 1, "max_input_tokens": 0, "max_examples": 0, "max_loss_examples": 0, "batch_rows": 1, "seed": 0,
+            "num_beams": 1, "max_new_tokens": 1, "max_input_tokens": 0, "max_examples": 0, "max_loss_examples": 0,
+            "batch_rows": 1, "seed": 0,
         }  # fmt: skip
         for name, fewest in least.items():
             value = getattr(self, name)
