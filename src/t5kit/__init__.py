@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from t5kit.api.calibration import Calibration as Calibration
+    from t5kit.api.classification import Classification as Classification
     from t5kit.api.model import Model as Model
     from t5kit.config.architecture import T5Config as T5Config
     from t5kit.config.architecture import preset as preset
@@ -26,6 +28,8 @@ _HOME = {
     "Model": "t5kit.api.model",
     "T5Config": "t5kit.config.architecture",
     "preset": "t5kit.config.architecture",
+    "Calibration": "t5kit.api.calibration",
+    "Classification": "t5kit.api.classification",
     "CheckpointError": "t5kit.errors",
     "ConfigError": "t5kit.errors",
     "DataError": "t5kit.errors",

@@ -13,10 +13,10 @@ import numpy as np
 
 import t5kit.errors
 from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
+from t5kit.api.asking import Asking
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
-from t5kit.api.trainable import Trainable
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
@@ -36,7 +36,7 @@ DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
 
 
-class Model(Trainable):
+class Model(Asking):
     """One loaded T5 with its vocabulary.
 
     Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
@@ -166,12 +166,8 @@ class Model(Trainable):
         """
         asked = self._asked(options)
         many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
-        answers = []
         ids = dict(enumerate(self._encode(many, truncate=truncate)))
-        for result in self._answer(self._requests(ids, asked.options)):
-            if isinstance(result, RequestFailed):
-                raise _error_of(result)
-            answers.append(result)
+        answers = self._answered(self._requests(ids, asked.options))
         shaped = [self._shape(answer, asked, details=details) for answer in answers]
         return shaped[0] if isinstance(texts, str) else shaped
 
@@ -477,6 +473,15 @@ class Model(Trainable):
         finally:
             scheduler.close()
         return [results[request.request_id] for request in requests]
+
+    def _answered(self, requests: list[GenerationRequest]) -> list[RequestFinished]:
+        """Return one answer for each request, in their order; the first that failed is raised."""
+        answers = []
+        for result in self._answer(requests):
+            if isinstance(result, RequestFailed):
+                raise _error_of(result)
+            answers.append(result)
+        return answers
 
     def _completions(self, answer: RequestFinished, asked: Asked) -> tuple[Completion, ...]:
         return tuple(

@@ -1,0 +1,196 @@
+"""What a loaded model can be asked beside free text: which label, which document, which facts."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, overload
+
+import numpy as np
+
+from t5kit.api.calibration import (
+    CONTENT_FREE_TEXTS,
+    Calibration,
+    contextual_biases,
+    fit_scaling,
+    right_indices,
+)
+from t5kit.api.classification import (
+    Classification,
+    ClassificationMethod,
+    Labels,
+    LabelSet,
+    classifications,
+    comparable,
+    label_scores,
+    label_set,
+)
+from t5kit.api.prompts import Prompt, rendered
+from t5kit.api.trainable import Trainable
+from t5kit.decoding import DecodingOptions
+from t5kit.errors import RequestError
+from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished
+
+
+class Asking(Trainable, abc.ABC):
+    """Questions with answers of a known form, put to one model."""
+
+    max_input_tokens: int
+
+    @overload
+    def classify(
+        self,
+        texts: str,
+        labels: Labels,
+        *,
+        prompt: str = "{text}",
+        method: ClassificationMethod = "score",
+        is_length_normalized: bool = False,
+        calibration: Calibration | Literal["contextual"] | str | Path | None = None,
+        truncate: bool = False,
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self,
+        texts: Sequence[str],
+        labels: Labels,
+        *,
+        prompt: str = "{text}",
+        method: ClassificationMethod = "score",
+        is_length_normalized: bool = False,
+        calibration: Calibration | Literal["contextual"] | str | Path | None = None,
+        truncate: bool = False,
+    ) -> list[Classification]: ...
+    def classify(
+        self,
+        texts: str | Sequence[str],
+        labels: Labels,
+        *,
+        prompt: str = "{text}",
+        method: ClassificationMethod = "score",
+        is_length_normalized: bool = False,
+        calibration: Calibration | Literal["contextual"] | str | Path | None = None,
+        truncate: bool = False,
+    ) -> Any:
+        """Return which of `labels` each text has: str -> Classification, list -> list, same order.
+
+        labels: at least two texts, or label -> the words the model answers it with, {"positive": "great"}. prompt:
+        what the model reads, with {text} where the text stands. method: "score" compares the log-probabilities of all
+        labels, for which a text is encoded once; "greedy" lets the model write and follows it to a label, which is
+        faster with many labels, may miss the likeliest and gives no probabilities. is_length_normalized: compare
+        log-probabilities a token. calibration: one of `calibrate`, a file it was saved to, or "contextual" to make one
+        from content-free texts now. truncate: cut the end of a text where its prompt has more than max_input_tokens.
+        Raises: RequestError for wrong labels, options or texts, DataError for a calibration file that cannot be used.
+
+        Example: model.classify("a fine film", ["positive", "negative"], prompt="sst2 sentence: {text}").label
+        """
+        if method not in get_args(ClassificationMethod):
+            raise RequestError(f"method = {method!r} must be one of: {', '.join(get_args(ClassificationMethod))}.")
+        if method == "greedy" and (calibration is not None or is_length_normalized):
+            raise RequestError(
+                'method="greedy" compares no scores, so calibration and is_length_normalized mean nothing to it. Drop '
+                'them, or take method="score".'
+            )
+        many = as_texts("texts", texts)
+        template, label_words = Prompt(prompt, ("text",)), label_set(labels, self.tokenizer)
+        used: Calibration | None = None
+        if calibration == "contextual":
+            used = self.calibrate(labels, prompt=prompt, is_length_normalized=is_length_normalized)
+        elif calibration is not None:
+            used = calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
+            used.check_fits(label_words.words, prompt, is_length_normalized=is_length_normalized)
+            used = used.ordered(label_words.words)
+        prompts = self._prompts(template, many, truncate=truncate)
+        if method == "greedy":
+            results = self._follow(prompts, label_words)
+        else:
+            scores_NK = label_scores(self.runtime, prompts, label_words)
+            results = classifications(
+                scores_NK, label_words, is_length_normalized=is_length_normalized, calibration=used
+            )
+        return results[0] if isinstance(texts, str) else results
+
+    def calibrate(
+        self,
+        labels: Labels,
+        *,
+        texts: Sequence[str] = (),
+        targets: Sequence[str] = (),
+        content_free_texts: Sequence[str] = CONTENT_FREE_TEXTS,
+        prompt: str = "{text}",
+        is_length_normalized: bool = False,
+        truncate: bool = False,
+    ) -> Calibration:
+        """Return what makes `classify`'s probabilities believable under the same labels, prompt and normalisation.
+
+        texts, targets: labelled examples, which no test set should share; a temperature and a bias for each label are
+        fitted to them. Without them, biases take away what the model prefers for `content_free_texts`. Save it beside
+        the model with `Calibration.save`.
+        Raises: RequestError, DataError if a target is no label or the scores run against the targets.
+        """
+        many, right = as_texts("texts", list(texts)), as_texts("targets", list(targets))
+        if len(many) != len(right):
+            raise RequestError(f"calibrate got {len(many)} texts and {len(right)} targets; give one target for each.")
+        template, label_words = Prompt(prompt, ("text",)), label_set(labels, self.tokenizer)
+        right_N = right_indices(right, label_words.names)
+        sources = many or as_texts("content_free_texts", list(content_free_texts))
+        if not sources:
+            raise RequestError("calibrate needs labelled examples or content_free_texts; both are empty.")
+        scores_NK = comparable(
+            label_scores(self.runtime, self._prompts(template, sources, truncate=truncate), label_words),
+            label_words,
+            is_length_normalized=is_length_normalized,
+        )
+        temperature, biases_K = fit_scaling(scores_NK, right_N) if many else (1.0, contextual_biases(scores_NK))
+        return Calibration(
+            words=label_words.words,
+            prompt=prompt,
+            is_length_normalized=is_length_normalized,
+            temperature=temperature,
+            biases=dict(zip(label_words.names, biases_K.tolist(), strict=True)),
+            source=f"{len(sources)} {'labelled examples' if many else 'content-free texts'}",
+        )
+
+    def _follow(self, prompts: Sequence[np.ndarray], labels: LabelSet) -> list[Classification]:
+        """Return the label that greedy decoding arrives at when only labels may be written."""
+        outputs = tuple(tuple(ids.tolist()) for ids in labels.token_ids)
+        options = DecodingOptions(max_new_tokens=max(map(len, outputs)), allowed_outputs=outputs)
+        name_of = dict(zip(outputs, labels.names, strict=True))
+        requests = self._requests(dict(enumerate(prompts)), options)
+        return [
+            Classification(
+                label=name_of[tuple(result.hypotheses[0].token_ids.tolist())], probabilities={}, log_probabilities={}
+            )
+            for result in self._answered(requests)
+        ]
+
+    def _prompts(self, prompt: Prompt, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
+        """Return ids [S_i] int32, EOS in, of the prompt around each text."""
+        made = rendered(prompt, texts, tokenizer=self.tokenizer, max_tokens=self.max_input_tokens, is_cut=truncate)
+        return self._encode(made, truncate=False)
+
+    # What the model itself gives
+
+    @abc.abstractmethod
+    def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
+        """Return ids [S_i] int32 with EOS for each text; the first that cannot be taken is an error."""
+
+    @abc.abstractmethod
+    def _requests(self, encoded: Mapping[int, np.ndarray], options: DecodingOptions) -> list[GenerationRequest]:
+        """Return a request for each id -> prompt ids [S] under the same options."""
+
+    @abc.abstractmethod
+    def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
+        """Return one result for each request, in their order."""
+
+    @abc.abstractmethod
+    def _answered(self, requests: list[GenerationRequest]) -> list[RequestFinished]:
+        """Return one answer for each request, in their order; the first that failed is raised."""
+
+
+def as_texts(name: str, texts: object) -> list[str]:
+    """Return one text or a list of them as a list; its members are checked where they are encoded."""
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Sequence) or isinstance(texts, bytes):
+        raise RequestError(f"{name} is {type(texts).__name__}, expected a text or a list of texts.")
+    return list(texts)

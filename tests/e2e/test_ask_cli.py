@@ -1,0 +1,99 @@
+"""`t5kit classify`, `rank`, `extract` as a user meets them."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from t5kit.cli import main as cli
+from t5kit.testing.folders import write_tiny_folder
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Run:
+    """Run `t5kit VERB …` with the tiny model on the reference engine in this process."""
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> Result:
+        words = [str(argument) for argument in arguments]
+        words += ["--model", str(folder), "--engine", "reference"]
+        monkeypatch.setattr(sys, "argv", ["t5kit", *words])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        code = stop.value.code
+        assert "Traceback" not in captured.err
+        return Result(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
+
+    return run
+
+
+LABELS = ("--label", "good", "--label", "bad")
+
+
+def test_classify_prints_a_label_a_line_and_json_on_request(run: Run) -> None:
+    plain = run("classify", "one", "two", *LABELS)
+    assert plain.code == 0 and plain.err == ""
+    assert [line in ("good", "bad") for line in plain.out.splitlines()] == [True, True]
+    rows = [json.loads(line) for line in run("classify", "one", "two", *LABELS, "--json").out.splitlines()]
+    assert [row["label"] for row in rows] == plain.out.splitlines()
+    assert rows[0]["input"] == "one" and sum(rows[0]["probabilities"].values()) == pytest.approx(1)
+    worded = run("classify", "one", *LABELS, "--words", "good=great=", "--json")
+    assert set(json.loads(worded.out)["probabilities"]) == {"good", "bad"}
+
+
+def test_classify_keeps_the_place_of_a_text_that_cannot_be_taken(run: Run) -> None:
+    result = run(
+        "classify", *LABELS, "--max-input-tokens", "10", "--batch-size", "2", stdin=b"one\n" + b"x" * 40 + b"\ntwo\n"
+    )
+    assert result.code == 1
+    lines = result.out.split("\n")
+    assert lines[1] == "" and lines[0] and lines[2]
+    assert "<stdin>:2" in result.err and "--truncate" in result.err
+
+
+def test_classify_saves_a_calibration_and_uses_it(run: Run, tmp_path: Path) -> None:
+    examples, saved = tmp_path / "dev.tsv", tmp_path / "calibration.json"
+    examples.write_text("".join(f"text {n}\t{'good' if n % 2 else 'bad'}\n" for n in range(6)))
+    made = run("classify", *LABELS, "--calibrate-on", examples, "--save-calibration", saved)
+    assert made.code == 0 and made.out == "" and "6 labelled examples" in made.err
+    used = run("classify", "one", *LABELS, "--calibration", saved, "--json")
+    assert used.code == 0
+    assert used.out != run("classify", "one", *LABELS, "--json").out
+    other = run("classify", "one", "-l", "x", "-l", "y", "--calibration", saved)
+    assert other.code == 2 and "was made for labels" in other.err
+    examples.write_text("text\tneither\n")
+    wrong = run("classify", *LABELS, "--calibrate-on", examples, "--save-calibration", saved)
+    assert wrong.code == 1 and "'neither'" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("one",), "at least two labels"),
+        (("one", *LABELS, "--words", "worse=x"), "LABEL=WORDS"),
+        (("one", *LABELS, "--prompt", "x"), "must hold {text}"),
+        (("one", *LABELS, "--save-calibration", "x.json"), "needs something to make one from"),
+    ],
+)
+def test_classify_names_a_wrong_option(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    result = run("classify", *arguments)
+    assert result.code == 2 and message in result.err and result.out == ""
