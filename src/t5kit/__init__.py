@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from t5kit.api.calibration import Calibration as Calibration
     from t5kit.api.classification import Classification as Classification
     from t5kit.api.model import Model as Model
+    from t5kit.api.ranking import Ranking as Ranking
     from t5kit.config.architecture import T5Config as T5Config
     from t5kit.config.architecture import preset as preset
     from t5kit.errors import CheckpointError as CheckpointError
@@ -30,6 +31,7 @@ _HOME = {
     "preset": "t5kit.config.architecture",
     "Calibration": "t5kit.api.calibration",
     "Classification": "t5kit.api.classification",
+    "Ranking": "t5kit.api.ranking",
     "CheckpointError": "t5kit.errors",
     "ConfigError": "t5kit.errors",
     "DataError": "t5kit.errors",

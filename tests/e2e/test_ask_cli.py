@@ -97,3 +97,25 @@ def test_classify_saves_a_calibration_and_uses_it(run: Run, tmp_path: Path) -> N
 def test_classify_names_a_wrong_option(run: Run, arguments: tuple[str, ...], message: str) -> None:
     result = run("classify", *arguments)
     assert result.code == 2 and message in result.err and result.out == ""
+
+
+RANK = ("rank", "--query", "what?", "--relevance-words", "t", "f")
+
+
+def test_rank_prints_scores_and_documents_best_first(run: Run) -> None:
+    result = run(*RANK, "one", "two", "three")
+    assert result.code == 0 and result.err == ""
+    scores = [float(line.split("\t")[0]) for line in result.out.splitlines()]
+    assert scores == sorted(scores, reverse=True)
+    assert {line.split("\t")[1] for line in result.out.splitlines()} == {"one", "two", "three"}
+    batched = run(*RANK, "--batch-size", "1", "--top", "2", "--json", stdin=b"one\ntwo\nthree\n")
+    rows = [json.loads(line) for line in batched.out.splitlines()]
+    assert [row["document"] for row in rows] == [line.split("\t")[1] for line in result.out.splitlines()][:2]
+    assert [("one", "two", "three")[row["index"]] for row in rows] == [row["document"] for row in rows]
+
+
+def test_rank_leaves_out_what_cannot_be_ranked_and_says_so(run: Run) -> None:
+    result = run(*RANK, "one", "x" * 300, "three", "--max-input-tokens", "80")
+    assert result.code == 1 and len(result.out.splitlines()) == 2
+    assert "argument 2" in result.err and "--truncate" in result.err
+    assert run(*RANK[:3], "one").code == 2

@@ -25,6 +25,19 @@ from t5kit.api.classification import (
     label_set,
 )
 from t5kit.api.prompts import Prompt, rendered
+from t5kit.api.ranking import (
+    LIKELIHOOD_PROMPT,
+    RELEVANCE_PROMPT,
+    RELEVANCE_WORDS,
+    Ranking,
+    RankingMethod,
+    checked_vectors,
+    cosines,
+    likelihood_scores,
+    ranking,
+    relevance_ids,
+    relevance_scores,
+)
 from t5kit.api.trainable import Trainable
 from t5kit.decoding import DecodingOptions
 from t5kit.errors import RequestError
@@ -35,6 +48,7 @@ class Asking(Trainable, abc.ABC):
     """Questions with answers of a known form, put to one model."""
 
     max_input_tokens: int
+    max_cache_bytes: int | None
 
     @overload
     def classify(
@@ -150,6 +164,99 @@ class Asking(Trainable, abc.ABC):
             source=f"{len(sources)} {'labelled examples' if many else 'content-free texts'}",
         )
 
+    @overload
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        method: RankingMethod = "relevance",
+        prompt: str | None = None,
+        relevance_words: tuple[str, str] = RELEVANCE_WORDS,
+        document_vectors: np.ndarray | None = None,
+        truncate: bool = False,
+    ) -> Ranking: ...
+    @overload
+    def rank(
+        self,
+        query: Sequence[str],
+        documents: Sequence[str],
+        *,
+        method: RankingMethod = "relevance",
+        prompt: str | None = None,
+        relevance_words: tuple[str, str] = RELEVANCE_WORDS,
+        document_vectors: np.ndarray | None = None,
+        truncate: bool = False,
+    ) -> list[Ranking]: ...
+    def rank(
+        self,
+        query: str | Sequence[str],
+        documents: Sequence[str],
+        *,
+        method: RankingMethod = "relevance",
+        prompt: str | None = None,
+        relevance_words: tuple[str, str] = RELEVANCE_WORDS,
+        document_vectors: np.ndarray | None = None,
+        truncate: bool = False,
+    ) -> Any:
+        """Return how well each document answers a query; a list of queries gives a list.
+
+        method: "relevance" reads query and document together, as monoT5 was trained to, and compares the answers
+        `relevance_words`; nothing can be shared between pairs, since each side's encoding depends on the other.
+        "likelihood" asks how likely the query is after the document: a document is encoded once for all queries, and
+        any T5 can do it. "embedding" compares vectors by their cosine: those of the documents can be kept
+        (`document_vectors` = model.embed(documents)), so that a query costs one encode. It needs a model made for it.
+        prompt: what the model reads, with {query} and {document} (relevance) or {document} (likelihood). truncate: cut
+        the end of a document where its prompt has more than max_input_tokens.
+        Raises: RequestError, EngineError.
+
+        Example: model.rank("who wrote it?", ["It is long.", "It is by Ada."]).order -> (1, 0)
+        """
+        if method not in get_args(RankingMethod):
+            raise RequestError(f"method = {method!r} must be one of: {', '.join(get_args(RankingMethod))}.")
+        if method == "embedding" and prompt is not None:
+            raise RequestError('method="embedding" reads texts as they stand; put what belongs around them into them.')
+        if method != "embedding" and document_vectors is not None:
+            raise RequestError(f'document_vectors are for method="embedding", not {method!r}.')
+        if isinstance(documents, str):
+            raise RequestError("documents is one text, expected a list of texts.")
+        queries, texts = as_texts("query", query), as_texts("documents", documents)
+        match method:
+            case "relevance":
+                template = Prompt(RELEVANCE_PROMPT if prompt is None else prompt, ("query", "document"))
+                ids = relevance_ids(relevance_words, self.tokenizer)
+                pairs = [{"query": each, "document": text} for each in queries for text in texts]
+                prompts = self._document_prompts(template, pairs, truncate=truncate)
+                scores = relevance_scores(self.runtime, prompts, ids, max_bytes=self.max_cache_bytes)
+                scores_QN = scores.reshape(len(queries), len(texts))
+            case "likelihood":
+                template = Prompt(LIKELIHOOD_PROMPT if prompt is None else prompt, ("document",))
+                prompts = self._document_prompts(template, [{"document": text} for text in texts], truncate=truncate)
+                scores_QN = likelihood_scores(self.runtime, prompts, self._encode(queries, truncate=truncate))
+            case "embedding":
+                queries_QD = self.embed(queries, truncate=truncate)
+                if document_vectors is None:
+                    documents_ND = self.embed(texts, truncate=truncate)
+                else:
+                    documents_ND = checked_vectors(document_vectors, len(texts), queries_QD.shape[1])
+                scores_QN = cosines(queries_QD, documents_ND)
+        rankings = [ranking(scores_N) for scores_N in scores_QN]
+        return rankings[0] if isinstance(query, str) else rankings
+
+    def _document_prompts(
+        self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, truncate: bool
+    ) -> list[np.ndarray]:
+        """Return ids [S_i] int32, EOS in, of the prompts around documents."""
+        for each in values:
+            for field, text in each.items():
+                if not isinstance(text, str):
+                    raise RequestError(f"A {field} is {type(text).__name__}, expected text.")
+        if not truncate:
+            return self._encode([prompt.render(each) for each in values], truncate=False)
+        limit, tokenizer = self.max_input_tokens, self.tokenizer
+        cut = [prompt.render_cut(each, cut_field="document", tokenizer=tokenizer, max_tokens=limit) for each in values]
+        return self._encode([text for text, _ in cut], truncate=False)
+
     def _follow(self, prompts: Sequence[np.ndarray], labels: LabelSet) -> list[Classification]:
         """Return the label that greedy decoding arrives at when only labels may be written."""
         outputs = tuple(tuple(ids.tolist()) for ids in labels.token_ids)
@@ -169,6 +276,10 @@ class Asking(Trainable, abc.ABC):
         return self._encode(made, truncate=False)
 
     # What the model itself gives
+
+    @abc.abstractmethod
+    def embed(self, texts: Any, *, truncate: bool = False) -> np.ndarray:
+        """Return encoder vectors: [D] float32 for one text, [N, D] for a list."""
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
