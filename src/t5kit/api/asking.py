@@ -1,6 +1,7 @@
 """What a loaded model can be asked beside free text: which label, which document, which facts."""
 
 import abc
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -39,6 +40,7 @@ from t5kit.api.ranking import (
     relevance_scores,
 )
 from t5kit.api.trainable import Trainable
+from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
 from t5kit.decoding import DecodingOptions
 from t5kit.errors import RequestError
 from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished
@@ -49,6 +51,11 @@ class Asking(Trainable, abc.ABC):
 
     max_input_tokens: int
     max_cache_bytes: int | None
+
+    @functools.cached_property
+    def sentence_modules(self) -> SentenceModules | None:
+        """What a sentence-T5 folder does to encoder states; None for other folders. Read when first asked for."""
+        return read_sentence_modules(self.folder.path, self.folder.config.d_model)
 
     @overload
     def classify(

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, get_args, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 
@@ -15,9 +15,11 @@ import t5kit.errors
 from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
 from t5kit.api.asking import Asking
 from t5kit.api.completion import Completion, to_completion
+from t5kit.api.embedding import Pooling, asked_modules, embedded
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
+from t5kit.checkpoint.sentence_modules import write_sentence_modules
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
 from t5kit.decoding.checks import check_options
@@ -29,8 +31,6 @@ from t5kit.runtime import Runtime
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
 from t5kit.sources.records import Format
 from t5kit.text import Tokenizer, load_tokenizer
-
-Pooling = Literal["mean", "first", "last", "max"]
 
 DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
@@ -286,26 +286,26 @@ class Model(Asking):
         return scores
 
     def embed(
-        self, texts: str | Sequence[str], *, pooling: Pooling = "mean", normalize: bool = False, truncate: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
     ) -> np.ndarray:
-        """Return encoder vectors: [D] float32 for one text, [N, D] for a list.
+        """Return vectors of texts: [width] float32 for one text, [N, width] for a list.
 
-        pooling: mean, max, first or last over the text's tokens, EOS included. normalize: to length 1.
+        A sentence-T5 folder (modules.json, as sentence-transformers writes it) gives its own vectors: pooled, mapped
+        and normalised as it says. Any other gives the mean of its encoder's states, as does `pooling` of every folder:
+        mean, max, first or last over the text's tokens, EOS included. normalize: to length 1, or not; None: as the
+        folder says, else not.
         Raises: RequestError for an unknown pooling or texts that cannot be taken, EngineError for vectors that are not
-        finite.
+        finite, CheckpointError for modules that cannot be read.
         """
-        if pooling not in get_args(Pooling):
-            raise RequestError(f"pooling = {pooling!r} must be one of: {', '.join(get_args(Pooling))}.")
+        modules = asked_modules(self.sentence_modules if pooling is None else None, pooling, normalize)
         many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
-        vectors_ND = np.zeros((len(many), self.config.d_model), np.float32)
-        ids = self._encode(many, truncate=truncate)
-        for start in range(0, len(ids), _EMBED_CHUNK):
-            for row, states_SD in enumerate(self.runtime.encoder_states(ids[start : start + _EMBED_CHUNK]), start):
-                vectors_ND[row] = _pool(states_SD, pooling)
-        _check_finite(vectors_ND, "vectors")
-        if normalize:
-            vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)
-        return vectors_ND[0] if isinstance(texts, str) else vectors_ND
+        vectors_NW = embedded(self.runtime, self._encode(many, truncate=truncate), modules)
+        return vectors_NW[0] if isinstance(texts, str) else vectors_NW
 
     def evaluate(
         self,
@@ -368,9 +368,14 @@ class Model(Asking):
             weights=weights,
             generation=self.folder.generation,
             labels=self.folder.labels or None,
-            save_tokenizer=self.tokenizer.save,
+            save_tokenizer=self._save_beside_weights,
             overwrite=overwrite,
         )
+
+    def _save_beside_weights(self, folder: Path) -> None:
+        self.tokenizer.save(folder)
+        if self.sentence_modules is not None:
+            write_sentence_modules(folder, self.sentence_modules, self.config.d_model)
 
     def close(self) -> None:
         """Free the weights; the model cannot be used afterwards."""
@@ -497,19 +502,6 @@ class Model(Asking):
 
 _SCORE_CHUNK = 64
 """Pairs scored at once: bounds memory, lets neighbouring pairs share an encoded source."""
-_EMBED_CHUNK = 256
-
-
-def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
-    match pooling:
-        case "mean":
-            return states_SD.mean(axis=0)
-        case "max":
-            return states_SD.max(axis=0)
-        case "first":
-            return states_SD[0]
-        case "last":
-            return states_SD[-1]
 
 
 def _as_list(name: str, texts: object) -> list[str]:
