@@ -1,6 +1,6 @@
 """What a sentence-T5 folder does to encoder states: the modules that sentence-transformers names in modules.json.
 
-Read, in their order: Transformer (the model itself, in the folder's root), Pooling, Dense, Normalize, and Dropout, which
+Read, in order: Transformer (the model itself, in the folder's root), Pooling, Dense, Normalize, and Dropout, which
 does nothing at inference. So modules.json beside config.json is enough to know that a folder makes sentence vectors.
 """
 

@@ -28,7 +28,7 @@ CONFIG = T5Config(
     num_decoder_layers=0,
     head=Head.ENCODER,
 )
-TEXTS = ["a short text", "", "ein längerer Text, von dem mehr zu lesen ist"]
+TEXTS = ["a short text", "", "ein längerer Text – mehr zu lesen"]
 TYPE = "sentence_transformers.models."
 
 
