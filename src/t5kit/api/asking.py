@@ -41,7 +41,7 @@ from t5kit.api.ranking import (
 )
 from t5kit.api.trainable import Trainable
 from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
-from t5kit.decoding import DecodingOptions
+from t5kit.decoding import DecodingOptions, GrammarCompiler
 from t5kit.errors import RequestError
 from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished
 
@@ -56,6 +56,11 @@ class Asking(Trainable, abc.ABC):
     def sentence_modules(self) -> SentenceModules | None:
         """What a sentence-T5 folder does to encoder states; None for other folders. Read when first asked for."""
         return read_sentence_modules(self.folder.path, self.folder.config.d_model)
+
+    @functools.cached_property
+    def constraints(self) -> GrammarCompiler:
+        """What makes this vocabulary's constraints from grammars."""
+        return GrammarCompiler(self.tokenizer, vocab_size=self.folder.config.vocab_size)
 
     @overload
     def classify(

@@ -462,7 +462,10 @@ class Model(Asking):
 
     def _scheduler(self) -> ContinuousScheduler:
         return ContinuousScheduler(
-            self.runtime, detokenizer_factory=self.tokenizer.detokenizer, max_cache_bytes=self.max_cache_bytes
+            self.runtime,
+            detokenizer_factory=self.tokenizer.detokenizer,
+            constraint_factory=self.constraints,
+            max_cache_bytes=self.max_cache_bytes,
         )
 
     def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
