@@ -2,7 +2,8 @@
 
 A grammar describes the answer's text, not its tokens: every way of writing a permitted text in tokens is permitted, so
 an answer that is valid already is never changed (if it holds no unknown token, which is never permitted). The space
-that a vocabulary puts before the first word is no part of the text; where pieces give it up, up to four may stand there.
+that a vocabulary puts before the first word is no part of the text; where pieces give it up, up to four may stand
+there.
 """
 
 import collections
