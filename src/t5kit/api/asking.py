@@ -1,13 +1,15 @@
 """What a loaded model can be asked beside free text: which label, which document, which facts."""
 
 import abc
+import collections
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, Unpack, cast, get_args, overload
 
 import numpy as np
 
+from t5kit.api.arguments import Asked, GenerationArguments
 from t5kit.api.calibration import (
     CONTENT_FREE_TEXTS,
     Calibration,
@@ -25,6 +27,16 @@ from t5kit.api.classification import (
     label_scores,
     label_set,
 )
+from t5kit.api.extraction import (
+    Extraction,
+    check_options,
+    check_writable,
+    default_prompt,
+    grammar_of,
+    own_defaults,
+    read_line,
+    with_grammar,
+)
 from t5kit.api.prompts import Prompt, rendered
 from t5kit.api.ranking import (
     LIKELIHOOD_PROMPT,
@@ -41,9 +53,10 @@ from t5kit.api.ranking import (
 )
 from t5kit.api.trainable import Trainable
 from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
-from t5kit.decoding import DecodingOptions, GrammarCompiler
+from t5kit.decoding import DecodingOptions, GrammarCompiler, answer_text
 from t5kit.errors import RequestError
 from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished
+from t5kit.tasks.linear_schema import SchemaLike, read_schema
 
 
 class Asking(Trainable, abc.ABC):
@@ -255,6 +268,70 @@ class Asking(Trainable, abc.ABC):
         rankings = [ranking(scores_N) for scores_N in scores_QN]
         return rankings[0] if isinstance(query, str) else rankings
 
+    @overload
+    def extract(
+        self,
+        texts: str,
+        schema: SchemaLike,
+        *,
+        prompt: str | None = None,
+        is_copied: bool = True,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> Extraction: ...
+    @overload
+    def extract(
+        self,
+        texts: Sequence[str],
+        schema: SchemaLike,
+        *,
+        prompt: str | None = None,
+        is_copied: bool = True,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> list[Extraction]: ...
+    def extract(
+        self,
+        texts: str | Sequence[str],
+        schema: SchemaLike,
+        *,
+        prompt: str | None = None,
+        is_copied: bool = True,
+        truncate: bool = False,
+        **options: Unpack[GenerationArguments],
+    ) -> Any:
+        """Return the facts that each text holds, always of the schema's form: str -> Extraction, list -> list.
+
+        schema: {"entities": ["person", …]}; {"relations": ["born in", …]}; a JSON schema of objects, arrays, strings,
+        numbers, booleans and enums; or plain Python, {"name": str, "kind": ["cat", "dog"], "tags": [str]}. The model
+        writes one line without braces (`t5kit.tasks.linear_form`), which is constrained and read back, so any
+        vocabulary can. prompt: what it reads, with {text}; None: a plain request, for models that follow requests.
+        is_copied: strings are runs of the text's own words. Other keywords are those of `generate`: num_beams,
+        temperature, seed, max_new_tokens (256), ….
+        Raises: RequestError for a wrong schema, option or text, DependencyError without llguidance.
+
+        Example: model.extract(text, {"entities": ["person", "place"]}).value["entities"][0]["text"]
+        """
+        check_options(options)
+        checked = read_schema(schema)
+        check_writable(checked, self.tokenizer)
+        template = Prompt(default_prompt(checked) if prompt is None else prompt, ("text",))
+        many = as_texts("texts", texts)
+        asked = self._asked(cast("GenerationArguments", {"regex": "", **own_defaults(options)})).options
+        free = None if is_copied else grammar_of(checked, copied_from=None, tokenizer=self.tokenizer)
+        repeats: collections.Counter[bytes] = collections.Counter()
+        requests = []
+        for number, ids in enumerate(self._prompts(template, many, truncate=truncate)):
+            grammar = free or grammar_of(checked, copied_from=many[number], tokenizer=self.tokenizer)
+            with_form = with_grammar(asked, grammar, self.tokenizer)
+            requests += self._requests({number: ids}, with_form, repeats=repeats)
+        results = []
+        for answer in self._answered(requests):
+            best = answer.hypotheses[0]
+            line = answer_text(best.token_ids, self.tokenizer.detokenizer(), ())
+            results.append(read_line(line, checked, score=best.score, finish_reason=best.finish_reason))
+        return results[0] if isinstance(texts, str) else results
+
     def _document_prompts(
         self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, truncate: bool
     ) -> list[np.ndarray]:
@@ -298,8 +375,18 @@ class Asking(Trainable, abc.ABC):
         """Return ids [S_i] int32 with EOS for each text; the first that cannot be taken is an error."""
 
     @abc.abstractmethod
-    def _requests(self, encoded: Mapping[int, np.ndarray], options: DecodingOptions) -> list[GenerationRequest]:
-        """Return a request for each id -> prompt ids [S] under the same options."""
+    def _asked(self, options: GenerationArguments) -> Asked:
+        """Return the options translated."""
+
+    @abc.abstractmethod
+    def _requests(
+        self,
+        encoded: Mapping[int, np.ndarray],
+        options: DecodingOptions,
+        *,
+        repeats: collections.Counter[bytes] | None = None,
+    ) -> list[GenerationRequest]:
+        """Return a request for each id -> prompt ids [S] under the same options; repeats counts over several calls."""
 
     @abc.abstractmethod
     def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
