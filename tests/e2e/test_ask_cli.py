@@ -119,3 +119,54 @@ def test_rank_leaves_out_what_cannot_be_ranked_and_says_so(run: Run) -> None:
     assert result.code == 1 and len(result.out.splitlines()) == 2
     assert "argument 2" in result.err and "--truncate" in result.err
     assert run(*RANK[:3], "one").code == 2
+
+
+def test_extract_prints_a_line_of_json_for_each_text(run: Run, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"is_short": {"type": "boolean"}}, "required": ["is_short"]}')
+    from_file = run("extract", "one", "two", "--schema", schema)
+    assert from_file.code == 0 and from_file.err == ""
+    values = [json.loads(line) for line in from_file.out.splitlines()]
+    assert len(values) == 2 and all(isinstance(value["is_short"], bool) for value in values)
+    inline = run("extract", "one", "two", "--schema", schema.read_text())
+    assert inline.out == from_file.out
+    detailed = json.loads(run("extract", "one", "--schema", schema, "--details").out)
+    assert detailed["value"] == values[0] and detailed["is_complete"] and detailed["line"].startswith("is_short: ")
+
+
+def test_extract_says_what_was_cut_and_what_could_not_be_read(run: Run) -> None:
+    result = run("extract", "--entity", "thing", "--max-new-tokens", "6", stdin=b"a b c\n...\n")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert lines[1] == {"entities": []}
+    if lines[0] is None:
+        assert result.code == 1 and "<stdin>:1: the answer was cut" in result.err
+    failed = run(
+        "extract", "...", "--schema", '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}'
+    )
+    assert failed.code == 1 and "no word to copy" in json.loads(failed.out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("one",), "in one way"),
+        (("one", "--entity", "a", "--relation", "b"), "in one way"),
+        (("one", "--schema", "no-such-file.json"), "cannot be read"),
+        (("one", "--schema", "{"), "no JSON"),
+        (("one", "--schema", '{"type": "null"}'), "must be one of"),
+        (("one", "--entity", "a:b"), "a colon ends a name"),
+        (("one", "--entity", "a", "--num-beams", "0"), "num_beams"),
+    ],
+)
+def test_extract_names_a_wrong_option(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    result = run("extract", *arguments)
+    assert result.code == 2 and message in result.err and result.out == ""
+
+
+def test_generate_takes_a_regex_and_a_json_schema(run: Run) -> None:
+    result = run("generate", "one", "two", "--regex", "[0-9]{3}")
+    assert result.code == 0 and all(len(line) == 3 and line.isdecimal() for line in result.out.splitlines())
+    answer = run("generate", "one", "--json-schema", '{"enum": ["a", "b"]}')
+    assert json.loads(answer.out) in ("a", "b")
+    wrong = run("generate", "one", "--regex", "(")
+    assert wrong.code == 2 and "unclosed group" in wrong.err

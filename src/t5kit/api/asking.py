@@ -317,6 +317,7 @@ class Asking(Trainable, abc.ABC):
         check_writable(checked, self.tokenizer)
         template = Prompt(default_prompt(checked) if prompt is None else prompt, ("text",))
         many = as_texts("texts", texts)
+        # An empty regex makes the folder's own words about the answer's form give way; the grammar replaces it.
         asked = self._asked(cast("GenerationArguments", {"regex": "", **own_defaults(options)})).options
         free = None if is_copied else grammar_of(checked, copied_from=None, tokenizer=self.tokenizer)
         repeats: collections.Counter[bytes] = collections.Counter()
