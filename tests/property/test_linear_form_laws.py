@@ -38,8 +38,11 @@ def scalars() -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
 
 def lists_of(inner: st.SearchStrategy[tuple[dict[str, Any], Any]]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
     def repeated(pair: tuple[dict[str, Any], Any]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
-        schema = {"type": "array", "items": pair[0], "maxItems": 3}
-        return st.integers(0, 3).map(lambda count: (schema, [pair[1]] * count))
+        def made(bounds: tuple[int, int, int]) -> tuple[dict[str, Any], Any]:
+            least, count, most = sorted(bounds)
+            return {"type": "array", "items": pair[0], "minItems": least, "maxItems": most}, [pair[1]] * count
+
+        return st.tuples(*[st.integers(0, 3)] * 3).map(made)
 
     return inner.flatmap(repeated)
 
@@ -274,7 +277,32 @@ def test_extract_of_one_text_and_of_many_agree(model: Model) -> None:
     assert "a" not in model.extract("…", optional, max_new_tokens=40).value
     with pytest.raises(DataError, match="no word to copy"):
         model.extract(["a", "…"], {"a": str})
+    short = {"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 5}, "maxItems": 1}
+    assert model.extract("(London)", short).value == [], "words are copied whole"
+    assert model.extract("(Rome)", short | {"minItems": 1}).value in (["Rome"], ["(Rome"], ["Rome)"])
     assert model.extract([], SCHEMAS[0]) == []
+
+
+def test_fields_are_asked_one_by_one_and_put_together(model: Model) -> None:
+    schema = {"name": {"type": "string", "maxLength": 5}, "kind": ["cat", "dog"], "tags": [bool], "at": {"x": bool}}
+    texts = ["Ada met Bob", "(Rome)"]
+    found = model.extract(texts, schema, method="fields", max_new_tokens=60)
+    for text, each in zip(texts, found, strict=True):
+        assert each.is_complete and list(each.value) == list(schema)
+        assert parse(linearize(each.value, schema), schema) == each.value
+        prompt = f"Read the text and answer the question. Text: {text} Question: What is the kind?"
+        written = model.generate(prompt, allowed_outputs=["cat", "dog"])
+        assert each.value["kind"] == written and f"kind: {written}" in each.line
+    alone = model.extract(texts[1], schema, method="fields", max_new_tokens=60)
+    assert alone.value == found[1].value and alone.score == pytest.approx(found[1].score, abs=1e-3)
+    cut = model.extract(texts, {"a": str, "b": bool}, method="fields", is_copied=False, max_new_tokens=6)
+    assert all(each.is_complete or each.value is None for each in cut)
+    with pytest.raises(RequestError, match="is none"):
+        model.extract("a", SCHEMAS[0], method="fields")
+    with pytest.raises(RequestError, match="line, fields"):
+        model.extract("a", schema, method="words")  # type: ignore[call-overload]
+    with pytest.raises(RequestError, match=r"\{text\} and \{field\}"):
+        model.extract("a", schema, method="fields", prompt="{text}")
 
 
 @pytest.mark.parametrize(
@@ -297,6 +325,8 @@ def test_flan_t5_small_fills_a_schema_with_words_of_the_text(test_files: Any) ->
     with Model.from_pretrained(test_files / "flan-t5-small") as model:
         found = model.extract(text, {"name": str, "job": ["poet", "smith"]}, num_beams=4, max_new_tokens=64)
         assert found.is_complete and found.value["name"] in text and found.value["job"] in ("poet", "smith")
+        asked = model.extract(text, {"place": str, "year": str}, method="fields")
+        assert asked.value == {"place": "London", "year": "1815"}
         with pytest.raises(RequestError, match="cannot write"):
             model.extract(text, {"{x}": str})
 

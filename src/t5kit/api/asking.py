@@ -28,16 +28,20 @@ from t5kit.api.classification import (
     label_set,
 )
 from t5kit.api.extraction import (
+    FIELD_PROMPT,
     Extraction,
+    ExtractionMethod,
     check_options,
     check_writable,
     default_prompt,
     grammar_of,
+    joined,
     own_defaults,
+    questions,
     read_line,
     with_grammar,
 )
-from t5kit.api.prompts import Prompt, rendered
+from t5kit.api.prompts import Prompt
 from t5kit.api.ranking import (
     LIKELIHOOD_PROMPT,
     RELEVANCE_PROMPT,
@@ -138,7 +142,7 @@ class Asking(Trainable, abc.ABC):
             used = calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
             used.check_fits(label_words.words, prompt, is_length_normalized=is_length_normalized)
             used = used.ordered(label_words.words)
-        prompts = self._prompts(template, many, truncate=truncate)
+        prompts = self._prompts_of(template, [{"text": text} for text in many], cut_field="text", truncate=truncate)
         if method == "greedy":
             results = self._follow(prompts, label_words)
         else:
@@ -174,8 +178,9 @@ class Asking(Trainable, abc.ABC):
         sources = many or as_texts("content_free_texts", list(content_free_texts))
         if not sources:
             raise RequestError("calibrate needs labelled examples or content_free_texts; both are empty.")
+        prompts = self._prompts_of(template, [{"text": text} for text in sources], cut_field="text", truncate=truncate)
         scores_NK = comparable(
-            label_scores(self.runtime, self._prompts(template, sources, truncate=truncate), label_words),
+            label_scores(self.runtime, prompts, label_words),
             label_words,
             is_length_normalized=is_length_normalized,
         )
@@ -251,12 +256,14 @@ class Asking(Trainable, abc.ABC):
                 template = Prompt(RELEVANCE_PROMPT if prompt is None else prompt, ("query", "document"))
                 ids = relevance_ids(relevance_words, self.tokenizer)
                 pairs = [{"query": each, "document": text} for each in queries for text in texts]
-                prompts = self._document_prompts(template, pairs, truncate=truncate)
+                prompts = self._prompts_of(template, pairs, cut_field="document", truncate=truncate)
                 scores = relevance_scores(self.runtime, prompts, ids, max_bytes=self.max_cache_bytes)
                 scores_QN = scores.reshape(len(queries), len(texts))
             case "likelihood":
                 template = Prompt(LIKELIHOOD_PROMPT if prompt is None else prompt, ("document",))
-                prompts = self._document_prompts(template, [{"document": text} for text in texts], truncate=truncate)
+                prompts = self._prompts_of(
+                    template, [{"document": text} for text in texts], cut_field="document", truncate=truncate
+                )
                 scores_QN = likelihood_scores(self.runtime, prompts, self._encode(queries, truncate=truncate))
             case "embedding":
                 queries_QD = self.embed(queries, truncate=truncate)
@@ -274,6 +281,7 @@ class Asking(Trainable, abc.ABC):
         texts: str,
         schema: SchemaLike,
         *,
+        method: ExtractionMethod = "line",
         prompt: str | None = None,
         is_copied: bool = True,
         truncate: bool = False,
@@ -285,6 +293,7 @@ class Asking(Trainable, abc.ABC):
         texts: Sequence[str],
         schema: SchemaLike,
         *,
+        method: ExtractionMethod = "line",
         prompt: str | None = None,
         is_copied: bool = True,
         truncate: bool = False,
@@ -295,6 +304,7 @@ class Asking(Trainable, abc.ABC):
         texts: str | Sequence[str],
         schema: SchemaLike,
         *,
+        method: ExtractionMethod = "line",
         prompt: str | None = None,
         is_copied: bool = True,
         truncate: bool = False,
@@ -305,7 +315,9 @@ class Asking(Trainable, abc.ABC):
         schema: {"entities": ["person", …]}; {"relations": ["born in", …]}; a JSON schema of objects, arrays, strings,
         numbers, booleans and enums; or plain Python, {"name": str, "kind": ["cat", "dog"], "tags": [str]}. The model
         writes one line without braces (`t5kit.tasks.linear_form`), which is constrained and read back, so any
-        vocabulary can. prompt: what it reads, with {text}; None: a plain request, for models that follow requests.
+        vocabulary can. method: "line" asks for all at once, which suits models trained on such lines; "fields" asks for
+        a record field by field, which suits models that answer questions, and fills every field. prompt: what the model
+        reads, with {text} (and {field} in "fields"); None: a plain request, for models that follow requests.
         is_copied: strings are runs of the text's own words. Other keywords are those of `generate`: num_beams,
         temperature, seed, max_new_tokens (256), ….
         Raises: RequestError for a wrong schema, option or text, DependencyError without llguidance.
@@ -315,28 +327,36 @@ class Asking(Trainable, abc.ABC):
         check_options(options)
         checked = read_schema(schema)
         check_writable(checked, self.tokenizer)
-        template = Prompt(default_prompt(checked) if prompt is None else prompt, ("text",))
-        many = as_texts("texts", texts)
+        per_text = questions(as_texts("texts", texts), checked, method)
+        if method == "line":
+            template = Prompt(default_prompt(checked) if prompt is None else prompt, ("text",))
+        else:
+            template = Prompt(FIELD_PROMPT if prompt is None else prompt, ("text", "field"))
         # An empty regex makes the folder's own words about the answer's form give way; the grammar replaces it.
         asked = self._asked(cast("GenerationArguments", {"regex": "", **own_defaults(options)})).options
-        free = None if is_copied else grammar_of(checked, copied_from=None, tokenizer=self.tokenizer)
+        every = [question for asked_of_one in per_text for question in asked_of_one]
+        values = [{"text": question.text, "field": question.field} for question in every]
+        prompts = self._prompts_of(template, values, cut_field="text", truncate=truncate)
         repeats: collections.Counter[bytes] = collections.Counter()
         requests = []
-        for number, ids in enumerate(self._prompts(template, many, truncate=truncate)):
-            grammar = free or grammar_of(checked, copied_from=many[number], tokenizer=self.tokenizer)
-            with_form = with_grammar(asked, grammar, self.tokenizer)
-            requests += self._requests({number: ids}, with_form, repeats=repeats)
-        results = []
-        for answer in self._answered(requests):
+        for number, (question, ids) in enumerate(zip(every, prompts, strict=True)):
+            source = question.text if is_copied else None
+            grammar = grammar_of(question.schema, copied_from=source, tokenizer=self.tokenizer)
+            requests += self._requests({number: ids}, with_grammar(asked, grammar, self.tokenizer), repeats=repeats)
+        answers = []
+        for question, answer in zip(every, self._answered(requests), strict=True):
             best = answer.hypotheses[0]
             line = answer_text(best.token_ids, self.tokenizer.detokenizer(), ())
-            results.append(read_line(line, checked, score=best.score, finish_reason=best.finish_reason))
+            found = read_line(line, question.schema, score=best.score, finish_reason=best.finish_reason)
+            answers.append((question, found))
+        rest = iter(answers)
+        results = [joined([next(rest) for _ in asked_of_one], checked) for asked_of_one in per_text]
         return results[0] if isinstance(texts, str) else results
 
-    def _document_prompts(
-        self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, truncate: bool
+    def _prompts_of(
+        self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, cut_field: str, truncate: bool
     ) -> list[np.ndarray]:
-        """Return ids [S_i] int32, EOS in, of the prompts around documents."""
+        """Return ids [S_i] int32, EOS in, of prompts with their fields' values; truncate: `cut_field` is cut."""
         for each in values:
             for field, text in each.items():
                 if not isinstance(text, str):
@@ -344,7 +364,7 @@ class Asking(Trainable, abc.ABC):
         if not truncate:
             return self._encode([prompt.render(each) for each in values], truncate=False)
         limit, tokenizer = self.max_input_tokens, self.tokenizer
-        cut = [prompt.render_cut(each, cut_field="document", tokenizer=tokenizer, max_tokens=limit) for each in values]
+        cut = [prompt.render_cut(each, cut_field=cut_field, tokenizer=tokenizer, max_tokens=limit) for each in values]
         return self._encode([text for text, _ in cut], truncate=False)
 
     def _follow(self, prompts: Sequence[np.ndarray], labels: LabelSet) -> list[Classification]:
@@ -359,11 +379,6 @@ class Asking(Trainable, abc.ABC):
             )
             for result in self._answered(requests)
         ]
-
-    def _prompts(self, prompt: Prompt, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
-        """Return ids [S_i] int32, EOS in, of the prompt around each text."""
-        made = rendered(prompt, texts, tokenizer=self.tokenizer, max_tokens=self.max_input_tokens, is_cut=truncate)
-        return self._encode(made, truncate=False)
 
     # What the model itself gives
 

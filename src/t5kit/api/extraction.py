@@ -1,19 +1,22 @@
 """Facts out of a text: what `Model.extract` asks a model to write, and what is read out of its line."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, get_args
 
 from t5kit.api.arguments import GenerationArguments
 from t5kit.decoding import DecodingOptions, FinishReason, Grammar
 from t5kit.errors import RequestError
-from t5kit.tasks.linear_form import parse, parse_beginning
+from t5kit.tasks.linear_form import FIELD_SEPARATOR, NAME_SEPARATOR, parse, parse_beginning
 from t5kit.tasks.linear_grammar import fixed_texts, linear_grammar
-from t5kit.tasks.linear_schema import EntitiesSchema, RelationsSchema, Schema, outline
+from t5kit.tasks.linear_schema import EntitiesSchema, ObjectSchema, RelationsSchema, Schema, outline
 from t5kit.text import Tokenizer
 from t5kit.text.tokenizer import sentinel_text
 
+ExtractionMethod = Literal["line", "fields"]
+
 DEFAULT_MAX_NEW_TOKENS: Final = 256
+FIELD_PROMPT: Final = "Read the text and answer the question. Text: {text} Question: What is the {field}?"
 _OWN_WORDS: Final = ("regex", "json_schema", "allowed_outputs", "stop_strings", "forced_prefix", "forced_eos")
 
 
@@ -27,9 +30,20 @@ class Extraction:
     is_complete: bool
     """False where the answer was cut at max_new_tokens."""
     line: str
-    """What the model wrote."""
+    """What the model wrote; with method="fields" its answers, each behind its field's name."""
     score: float
-    """Natural log-probability of the line, as `Completion.score`."""
+    """Natural log-probability of the line, as `Completion.score`; with method="fields" the sum over its answers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """One answer that a model is asked for."""
+
+    text: str
+    field: str
+    """The field asked for; empty where all is asked for at once."""
+    schema: Schema
+    """Of the answer."""
 
 
 def default_prompt(schema: Schema) -> str:
@@ -41,6 +55,35 @@ def default_prompt(schema: Schema) -> str:
         case RelationsSchema():
             return f"Find who or what stands in these relations in the text: {asked}. Text: {{text}}"
     return f"Read these out of the text: {asked}. Text: {{text}}"
+
+
+def questions(texts: Sequence[str], schema: Schema, method: ExtractionMethod) -> list[list[Question]]:
+    """Return what is asked about each text. Raises: RequestError for a method unknown or not for this schema."""
+    if method not in get_args(ExtractionMethod):
+        raise RequestError(f"method = {method!r} must be one of: {', '.join(get_args(ExtractionMethod))}.")
+    if method == "line":
+        return [[Question(text, "", schema)] for text in texts]
+    if not isinstance(schema, ObjectSchema):
+        raise RequestError(
+            'method="fields" asks for the fields of one record; this schema is none. Take method="line".'
+        )
+    return [[Question(text, name, field) for name, field, _ in schema.fields] for text in texts]
+
+
+def joined(answers: Sequence[tuple[Question, Extraction]], schema: Schema) -> Extraction:
+    """Return what the answers about one text say together; a required field that was cut leaves no value."""
+    if not answers[0][0].field:
+        return answers[0][1]
+    assert isinstance(schema, ObjectSchema)
+    found = {question.field: answer for question, answer in answers}
+    value = {name: answer.value for name, answer in found.items() if answer.value is not None}
+    is_whole = all(name in value for name, _, is_required in schema.fields if is_required)
+    return Extraction(
+        value=value if is_whole else None,
+        is_complete=all(answer.is_complete for answer in found.values()),
+        line=FIELD_SEPARATOR.join(f"{name}{NAME_SEPARATOR}{answer.line}" for name, answer in found.items()),
+        score=sum(answer.score for answer in found.values()),
+    )
 
 
 def check_options(options: GenerationArguments) -> None:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import string
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from t5kit.errors import RequestError
 from t5kit.text import Tokenizer
@@ -72,21 +71,3 @@ class Prompt:
                 f"max_input_tokens = {max_tokens:,}. Raise the limit, or shorten it."
             )
         return text, True
-
-
-def rendered(prompt: Prompt, texts: Sequence[Any], *, tokenizer: Tokenizer, max_tokens: int, is_cut: bool) -> list[Any]:
-    """Return the prompt of each text for a prompt of one field; is_cut: texts too long are cut, not left as they are.
-
-    What is no text is passed on: the call that encodes it says so.
-    """
-    (field,) = prompt.fields
-    made = []
-    for text in texts:
-        if not isinstance(text, str):
-            made.append(text)
-        elif is_cut:
-            cut, _ = prompt.render_cut({field: text}, cut_field=field, tokenizer=tokenizer, max_tokens=max_tokens)
-            made.append(cut)
-        else:
-            made.append(prompt.render({field: text}))
-    return made

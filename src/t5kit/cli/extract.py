@@ -27,8 +27,12 @@ def extract(
     schema: Annotated[
         str | None, typer.Option(help="A JSON schema: a file, or the schema itself.", show_default=False)
     ] = None,
+    method: Annotated[
+        str, typer.Option(help="line (all at once) or fields (one question for each field of a record).")
+    ] = "line",
     prompt: Annotated[
-        str | None, typer.Option(help="What the model reads; {text} is the text.", show_default="a plain request")
+        str | None,
+        typer.Option(help="What the model reads, with {text} (and {field}).", show_default="a plain request"),
     ] = None,
     free_text: Annotated[
         bool, typer.Option("--free-text", help="Strings may be other words than the text's own.")
@@ -71,7 +75,8 @@ def extract(
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
     asked: dict[str, Any] = {
-        "prompt": prompt, "is_copied": not free_text, "max_new_tokens": max_new_tokens, "num_beams": num_beams,
+        "method": method, "prompt": prompt, "is_copied": not free_text,
+        "max_new_tokens": max_new_tokens, "num_beams": num_beams,
         "temperature": temperature, "seed": seed, "truncate": truncate,
     }  # fmt: skip
     loaded.extract([], asked_schema, **asked)  # refuses a wrong option even if no text comes

@@ -11,6 +11,7 @@ from t5kit.tasks.linear_schema import (
     DEFAULT_MAX_ITEMS,
     INTEGER,
     NUMBER,
+    STRING,
     ChoiceSchema,
     EntitiesSchema,
     ListSchema,
@@ -22,8 +23,8 @@ from t5kit.tasks.linear_schema import (
     read_schema,
 )
 
-_BREAKS = re.compile(r"[;|\[\]\u2047\ufffd]")
-"""What no string holds, so that none goes on across it."""
+_CHUNK = re.compile(r"\w+|[^\w]")
+"""A copied string begins and ends at the borders of these."""
 
 
 def linear_grammar(schema: object, *, copied_from: str | None = None) -> str:
@@ -37,7 +38,10 @@ def linear_grammar(schema: object, *, copied_from: str | None = None) -> str:
     try:
         body = writer.line(read_schema(schema))
     except _NoWordError:
-        raise DataError("The text holds no word to copy, and the schema asks for one.") from None
+        raise DataError(
+            "The text holds no word to copy (of the length asked for), and the schema needs one. With is_copied=False "
+            "other words are allowed."
+        ) from None
     return "\n".join([f"text: {body}", *writer.rules, ""])
 
 
@@ -56,16 +60,15 @@ class _GrammarWriter:
         self.rules: list[str] = []
         self._names: dict[str, str] = {}
         self._span = ""
-        self._has_words = True
+        self._chunks: list[str] = []
         if copied_from is not None:
-            self._has_words = any(any(letter.isalnum() for letter in part) for part in _BREAKS.split(copied_from))
-            words = " ".join(copied_from.split())
-            self._span = self._named("SPAN", f"%regex {json.dumps({'substring_words': words})}")
+            self._chunks = _CHUNK.findall(" ".join(copied_from.split()))
+            self._span = self._named("SPAN", f"%regex {json.dumps({'substring_chunks': self._chunks})}")
 
     def line(self, schema: Schema) -> str:
         """Return the expression of a whole line."""
         match schema:
-            case EntitiesSchema() | RelationsSchema() if not self._has_words:
+            case EntitiesSchema() | RelationsSchema() if not self._can_write(StringSchema()):
                 return _literal(NOTHING)
             case EntitiesSchema(types):
                 kinds = " | ".join(_literal(f"{kind}{NAME_SEPARATOR}") for kind in types)
@@ -112,7 +115,9 @@ class _GrammarWriter:
         if not item:
             return _literal(EMPTY_LIST)
         least, most = max(0, schema.min_items - 1), schema.max_items - 1
-        if isinstance(schema.items, StringSchema | NumberSchema):
+        if not most:
+            filled = item
+        elif isinstance(schema.items, StringSchema | NumberSchema):
             filled = f"{self._ended(item)}{{{least},{most}}} {item}"
         else:
             filled = f'{item} (" | " {item}){{{least},{most}}}'
@@ -142,13 +147,28 @@ class _GrammarWriter:
         return first
 
     def _string(self, schema: StringSchema) -> str:
-        if not self._has_words:
+        if not self._can_write(schema):
             raise _NoWordError
         character = CHARACTER.replace(r"\u2047", r"\u{2047}").replace(r"\ufffd", r"\u{fffd}")
         parts = [f"/{character}+( {character}+)*/", f"/[^\\n]{{{schema.min_length},{schema.max_length}}}/"]
         if self._span:  # a run of punctuation alone is nothing that anyone looks for
             parts = [self._span, r"/[^\n]*[\p{L}\p{N}][^\n]*/", *parts]
         return self._named("STRING", " & ".join(parts))
+
+    def _can_write(self, schema: StringSchema) -> bool:
+        """Return whether the text has a run of chunks that may be copied for this string."""
+        if not self._span:
+            return True
+        for start, first in enumerate(self._chunks):
+            run = ""
+            for chunk in self._chunks[start:] if STRING.fullmatch(first) else ():
+                run += chunk
+                if len(run) > schema.max_length or not (chunk == " " or STRING.fullmatch(chunk)):
+                    break
+                is_long_enough = len(run) >= schema.min_length and chunk != " "
+                if is_long_enough and any(letter.isalnum() for letter in run):
+                    return True
+        return False
 
     def _ended(self, terminal: str) -> str:
         return self._named("ITEM", f'{terminal} "{ITEM_SEPARATOR}"')
