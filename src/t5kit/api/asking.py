@@ -3,7 +3,7 @@
 import abc
 import collections
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast, get_args, overload
 
@@ -137,7 +137,7 @@ class Asking(Trainable, abc.ABC):
         template, label_words = Prompt(prompt, ("text",)), label_set(labels, self.tokenizer)
         used: Calibration | None = None
         if calibration == "contextual":
-            used = self.calibrate(labels, prompt=prompt, is_length_normalized=is_length_normalized)
+            used = self.calibrate(labels, prompt=prompt, is_length_normalized=is_length_normalized, truncate=truncate)
         elif calibration is not None:
             used = calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
             used.check_fits(label_words.words, prompt, is_length_normalized=is_length_normalized)
@@ -170,12 +170,12 @@ class Asking(Trainable, abc.ABC):
         the model with `Calibration.save`.
         Raises: RequestError, DataError if a target is no label or the scores run against the targets.
         """
-        many, right = as_texts("texts", list(texts)), as_texts("targets", list(targets))
+        many, right = as_texts("texts", texts), as_texts("targets", targets)
         if len(many) != len(right):
             raise RequestError(f"calibrate got {len(many)} texts and {len(right)} targets; give one target for each.")
         template, label_words = Prompt(prompt, ("text",)), label_set(labels, self.tokenizer)
         right_N = right_indices(right, label_words.names)
-        sources = many or as_texts("content_free_texts", list(content_free_texts))
+        sources = many or as_texts("content_free_texts", content_free_texts)
         if not sources:
             raise RequestError("calibrate needs labelled examples or content_free_texts; both are empty.")
         prompts = self._prompts_of(template, [{"text": text} for text in sources], cut_field="text", truncate=truncate)
@@ -417,6 +417,6 @@ def as_texts(name: str, texts: object) -> list[str]:
     """Return one text or a list of them as a list; its members are checked where they are encoded."""
     if isinstance(texts, str):
         return [texts]
-    if not isinstance(texts, Sequence) or isinstance(texts, bytes):
+    if isinstance(texts, (bytes, Mapping, Set)) or not isinstance(texts, Iterable):
         raise RequestError(f"{name} is {type(texts).__name__}, expected a text or a list of texts.")
     return list(texts)

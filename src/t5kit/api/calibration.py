@@ -141,34 +141,38 @@ def fit_scaling(scores_NK: np.ndarray, right_N: np.ndarray) -> tuple[float, np.n
     """
     num_examples, num_labels = scores_NK.shape
     # Numerics: a row's mean changes no softmax, and without it a and the biases are far less entangled.
-    centred_NK = scores_NK - scores_NK.mean(axis=1, keepdims=True)
-    features_NKP = np.concatenate(
-        [centred_NK[:, :, None], np.broadcast_to(np.eye(num_labels), (num_examples, num_labels, num_labels))], axis=2
-    )
+    scores_NK = scores_NK - scores_NK.mean(axis=1, keepdims=True)
+    right_scores_N = scores_NK[np.arange(num_examples), right_N]
+    counts_K = np.bincount(right_N, minlength=num_labels)
     prior_mean = np.zeros(num_labels + 1)
     prior_mean[0] = 1.0
-    right_features_P = features_NKP[np.arange(num_examples), right_N].sum(axis=0)
-    parameters = prior_mean.copy()
+    parameters = prior_mean.copy()  # a, then the biases
 
     def loss(values: np.ndarray) -> float:
-        logits_NK = features_NKP @ values
+        logits_NK = values[0] * scores_NK + values[1:]
         peaks_N = logits_NK.max(axis=1)
         log_sums_N = peaks_N + np.log(np.exp(logits_NK - peaks_N[:, None]).sum(axis=1))
-        return float(log_sums_N.sum() - right_features_P @ values + 0.5 * ((values - prior_mean) ** 2).sum())
+        right = values[0] * right_scores_N.sum() + counts_K @ values[1:]
+        return float(log_sums_N.sum() - right + 0.5 * ((values - prior_mean) ** 2).sum())
 
     for _ in range(_MAX_NEWTON_STEPS):
-        probabilities_NK = softmax(features_NKP @ parameters)
-        expected_NP = np.einsum("nk,nkp->np", probabilities_NK, features_NKP)
-        gradient_P = expected_NP.sum(axis=0) - right_features_P + parameters - prior_mean
-        if np.abs(gradient_P).max() < 1e-9 * max(1, num_examples):
+        probabilities_NK = softmax(parameters[0] * scores_NK + parameters[1:])
+        means_N = (probabilities_NK * scores_NK).sum(axis=1)
+        gradient = parameters - prior_mean
+        gradient[0] += means_N.sum() - right_scores_N.sum()
+        gradient[1:] += probabilities_NK.sum(axis=0) - counts_K
+        if np.abs(gradient).max() < 1e-9 * max(1, num_examples):
             break
-        hessian_PP = np.einsum("nk,nkp,nkq->pq", probabilities_NK, features_NKP, features_NKP, optimize=True)
-        hessian_PP += np.eye(num_labels + 1) - expected_NP.T @ expected_NP
-        step_P = np.linalg.solve(hessian_PP, gradient_P)
+        hessian = np.eye(num_labels + 1)  # that of the prior
+        deviations_NK = scores_NK - means_N[:, None]
+        hessian[0, 0] += (probabilities_NK * deviations_NK**2).sum()
+        hessian[0, 1:] = hessian[1:, 0] = (probabilities_NK * deviations_NK).sum(axis=0)
+        hessian[1:, 1:] += np.diag(probabilities_NK.sum(axis=0)) - probabilities_NK.T @ probabilities_NK
+        step = np.linalg.solve(hessian, gradient)
         before, size = loss(parameters), 1.0
-        while loss(parameters - size * step_P) > before and size > 1e-10:
+        while loss(parameters - size * step) > before and size > 1e-10:
             size /= 2
-        parameters = parameters - size * step_P
+        parameters = parameters - size * step
     if parameters[0] <= 0:
         raise DataError(
             f"Calibration failed on {num_examples} examples: labels with higher scores are right less often. Check "

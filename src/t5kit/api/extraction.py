@@ -91,7 +91,7 @@ def check_options(options: GenerationArguments) -> None:
     for word in _OWN_WORDS:
         if options.get(word) is not None:
             raise RequestError(f"extract takes no {word}: the schema says what the answer looks like.")
-    if (options.get("num_return_sequences") or 1) > 1:
+    if options.get("num_return_sequences") not in (None, 1):
         raise RequestError("extract gives one answer a text; num_return_sequences must be 1.")
 
 

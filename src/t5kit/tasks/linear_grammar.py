@@ -198,6 +198,8 @@ def fixed_texts(schema: Schema) -> Iterator[str]:
                 yield "[]"
             yield from fixed_texts(items)
         case ObjectSchema(fields):
+            if not any(is_required for _, _, is_required in fields):
+                yield NOTHING
             if len(fields) > 1:
                 yield FIELD_SEPARATOR
             for name, field, _ in fields:
@@ -206,10 +208,10 @@ def fixed_texts(schema: Schema) -> Iterator[str]:
                     yield "[]"
                 yield from fixed_texts(field)
         case EntitiesSchema(types):
-            yield FIELD_SEPARATOR
+            yield from (NOTHING, FIELD_SEPARATOR)
             yield from (f"{kind}{NAME_SEPARATOR}" for kind in types)
         case RelationsSchema(relations):
-            yield from (FIELD_SEPARATOR, ITEM_SEPARATOR, *relations)
+            yield from (NOTHING, FIELD_SEPARATOR, ITEM_SEPARATOR, *relations)
         case StringSchema():
             return
         case NumberSchema():

@@ -220,6 +220,8 @@ def test_calibration_needs_examples_of_the_labels(model: Model) -> None:
         model.calibrate(LABELS, texts=["a", "b"], targets=["good", "neutral"])
     with pytest.raises(RequestError, match="2 texts and 1 targets"):
         model.calibrate(LABELS, texts=["a", "b"], targets=["good"])
+    with pytest.raises(RequestError, match="1 texts and 0 targets"):
+        model.calibrate(LABELS, texts="one text is one text")
     with pytest.raises(RequestError, match="both are empty"):
         model.calibrate(LABELS, content_free_texts=[])
 
