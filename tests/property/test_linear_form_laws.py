@@ -126,6 +126,23 @@ def test_whatever_the_grammar_permits_is_a_valid_value(pair: tuple[dict[str, Any
         assert parse(linearize(value, schema), schema) == value
 
 
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "array", "items": {"enum": ["a", "a b", "a b c"]}}, ["a", "a b c", "a b", "a"]),
+        ({"x": ["a", "a b"], "y": ["none", "none of it"]}, {"x": "a", "y": "none"}),
+        ({"relations": ["is", "is in"]}, {"relations": [{"head": "none", "relation": "is", "tail": "a b"}]}),
+        ({"entities": ["a", "a b"]}, {"entities": [{"type": "a b", "text": "a"}, {"type": "a", "text": "none"}]}),
+        ([[[int]]], [[[1, 20]], [[], [3]], []]),
+        ({"a": [{"b": [str]}], "c": {"d": [float]}}, {"a": [{"b": []}, {"b": ["x", "y z"]}], "c": {"d": [0.5, -2]}}),
+    ],
+)
+def test_words_that_begin_alike_and_nested_lists_are_told_apart(schema: Any, value: Any) -> None:
+    line = linearize(value, schema)
+    assert parse(line, schema) == value
+    assert permitted(linear_grammar(schema), line) is True
+
+
 SOURCE = "Ada  Lovelace (née Byron), born in London;\nmet Charles | Babbage [1833]. 日本"
 
 

@@ -53,7 +53,7 @@ class _GrammarWriter:
     """Collects the rules and terminals of one grammar.
 
     The lexer takes the longest match and never goes back, so a string and a separator that begins with a space are one
-    terminal: after "a " it may still be the string "a b" or the end of the item "a".
+    terminal: after "a " it may still be the string "a b" or the end of the item "a". So are a choice and a separator.
     """
 
     def __init__(self, copied_from: str | None) -> None:
@@ -97,7 +97,7 @@ class _GrammarWriter:
                     "INTEGER" if is_integer else "NUMBER", f"/{(INTEGER if is_integer else NUMBER).pattern}/"
                 )
             case ChoiceSchema(words):
-                return f"({' | '.join(_literal(word) for word in words)})"
+                return self._named("CHOICE", " | ".join(_literal(word) for word in words))
             case ListSchema():
                 return f'"[" ({self._list(schema)}) "]"'
             case ObjectSchema():
@@ -117,7 +117,7 @@ class _GrammarWriter:
         least, most = max(0, schema.min_items - 1), schema.max_items - 1
         if not most:
             filled = item
-        elif isinstance(schema.items, StringSchema | NumberSchema):
+        elif isinstance(schema.items, StringSchema | NumberSchema | ChoiceSchema):
             filled = f"{self._ended(item)}{{{least},{most}}} {item}"
         else:
             filled = f'{item} (" | " {item}){{{least},{most}}}'
