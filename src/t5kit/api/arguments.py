@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from t5kit.api.folder_defaults import folder_words, merged
-from t5kit.decoding import DecodingOptions
+from t5kit.decoding import DecodingOptions, Grammar, GrammarCompiler
 from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula, Speculate
 from t5kit.errors import CheckpointError, RequestError
 from t5kit.scheduling.continuous import DEFAULT_MAX_BATCH_ROWS
@@ -73,6 +74,10 @@ class GenerationArguments(TypedDict, total=False):
     """End in EOS even at max_new_tokens."""
     allowed_outputs: Sequence[str] | None
     """The answer is one of these texts, letter for letter. Each must be writable in the vocabulary."""
+    regex: str | None
+    """The whole answer matches this expression, in the syntax of Rust's regex crate (no lookaround)."""
+    json_schema: Mapping[str, Any] | str | None
+    """The answer is JSON of this schema, keys in its order. The vocabulary must have the braces; T5's own has none."""
     stop_strings: str | Sequence[str] | None
     """End where one of these appears."""
     speculate: Speculate | None
@@ -154,6 +159,10 @@ def translate(
     if "allowed_outputs" in asked:
         labels = _labels(_texts(asked["allowed_outputs"], "allowed_outputs"), tokenizer)
         options["allowed_outputs"] = tuple(labels)
+    grammar = _grammar(asked)
+    if grammar is not None:
+        GrammarCompiler(tokenizer, vocab_size=num_rows).check(grammar)
+        options["grammar"] = grammar
     if "stop_strings" in asked:
         stops = asked["stop_strings"]
         options["stop_strings"] = tuple(_texts([stops] if isinstance(stops, str) else stops, "stop_strings"))
@@ -209,6 +218,25 @@ def _labels(texts: list[str], tokenizer: Tokenizer) -> dict[tuple[int, ...], str
                 "the model cannot tell them apart. Drop one."
             )
     return labels
+
+
+def _grammar(asked: Mapping[str, Any]) -> Grammar | None:
+    """Return the form that the answer is asked to have; whether it is a sound one is the compiler's to say."""
+    if "regex" in asked and "json_schema" in asked:
+        raise RequestError("regex and json_schema both say what the answer looks like; give one of the two.")
+    if "regex" in asked:
+        return Grammar("regex", _text(asked["regex"], "regex"))
+    if "json_schema" not in asked:
+        return None
+    schema = asked["json_schema"]
+    if isinstance(schema, str):
+        return Grammar("json_schema", schema)
+    if not isinstance(schema, Mapping):
+        raise RequestError(f"json_schema must be a mapping or JSON text, got {type(schema).__name__}.")
+    try:
+        return Grammar("json_schema", json.dumps(dict(schema)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"json_schema cannot be written as JSON: {error}.") from error
 
 
 def _text(value: object, word: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 SAMPLING_WORDS: Final = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+_FORM_WORDS: Final = ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "suppress_tokens")
 _BEAM_WORDS: Final = (
     "num_beams",
     "num_beam_groups",
@@ -97,6 +98,9 @@ def merged(said: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
     beams = said.get("num_beams", kept.get("num_beams", 1))
     if not is_sampled and isinstance(beams, int) and kept.get("num_return_sequences", 1) > beams:
         kept.pop("num_return_sequences", None)
+    if "regex" in said or "json_schema" in said:  # nothing else may say what the answer looks like
+        for word in ("forced_bos_id", "forced_eos", "min_new_tokens", *_FORM_WORDS):
+            kept.pop(word, None)
     if "allowed_outputs" in said:  # they say how an answer begins and how long it is
         for word in ("forced_bos_id", "min_new_tokens"):
             kept.pop(word, None)

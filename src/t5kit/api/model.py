@@ -7,17 +7,19 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, get_args, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 
 import t5kit.errors
 from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
+from t5kit.api.asking import Asking
 from t5kit.api.completion import Completion, to_completion
+from t5kit.api.embedding import Pooling, asked_modules, embedded
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
-from t5kit.api.trainable import Trainable
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
+from t5kit.checkpoint.sentence_modules import write_sentence_modules
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
 from t5kit.decoding.checks import check_options
@@ -30,13 +32,11 @@ from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFail
 from t5kit.sources.records import Format
 from t5kit.text import Tokenizer, load_tokenizer
 
-Pooling = Literal["mean", "first", "last", "max"]
-
 DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
 
 
-class Model(Trainable):
+class Model(Asking):
     """One loaded T5 with its vocabulary.
 
     Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
@@ -166,12 +166,8 @@ class Model(Trainable):
         """
         asked = self._asked(options)
         many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
-        answers = []
         ids = dict(enumerate(self._encode(many, truncate=truncate)))
-        for result in self._answer(self._requests(ids, asked.options)):
-            if isinstance(result, RequestFailed):
-                raise _error_of(result)
-            answers.append(result)
+        answers = self._answered(self._requests(ids, asked.options))
         shaped = [self._shape(answer, asked, details=details) for answer in answers]
         return shaped[0] if isinstance(texts, str) else shaped
 
@@ -290,26 +286,26 @@ class Model(Trainable):
         return scores
 
     def embed(
-        self, texts: str | Sequence[str], *, pooling: Pooling = "mean", normalize: bool = False, truncate: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
     ) -> np.ndarray:
-        """Return encoder vectors: [D] float32 for one text, [N, D] for a list.
+        """Return vectors of texts: [width] float32 for one text, [N, width] for a list.
 
-        pooling: mean, max, first or last over the text's tokens, EOS included. normalize: to length 1.
+        A sentence-T5 folder (modules.json, as sentence-transformers writes it) gives its own vectors: pooled, mapped
+        and normalised as it says. Any other gives the mean of its encoder's states, as does `pooling` of every folder:
+        mean, max, first or last over the text's tokens, EOS included. normalize: to length 1, or not; None: as the
+        folder says, else not.
         Raises: RequestError for an unknown pooling or texts that cannot be taken, EngineError for vectors that are not
-        finite.
+        finite, CheckpointError for modules that cannot be read.
         """
-        if pooling not in get_args(Pooling):
-            raise RequestError(f"pooling = {pooling!r} must be one of: {', '.join(get_args(Pooling))}.")
+        modules = asked_modules(self.sentence_modules if pooling is None else None, pooling, normalize)
         many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
-        vectors_ND = np.zeros((len(many), self.config.d_model), np.float32)
-        ids = self._encode(many, truncate=truncate)
-        for start in range(0, len(ids), _EMBED_CHUNK):
-            for row, states_SD in enumerate(self.runtime.encoder_states(ids[start : start + _EMBED_CHUNK]), start):
-                vectors_ND[row] = _pool(states_SD, pooling)
-        _check_finite(vectors_ND, "vectors")
-        if normalize:
-            vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)
-        return vectors_ND[0] if isinstance(texts, str) else vectors_ND
+        vectors_NW = embedded(self.runtime, self._encode(many, truncate=truncate), modules)
+        return vectors_NW[0] if isinstance(texts, str) else vectors_NW
 
     def evaluate(
         self,
@@ -372,9 +368,14 @@ class Model(Trainable):
             weights=weights,
             generation=self.folder.generation,
             labels=self.folder.labels or None,
-            save_tokenizer=self.tokenizer.save,
+            save_tokenizer=self._save_beside_weights,
             overwrite=overwrite,
         )
+
+    def _save_beside_weights(self, folder: Path) -> None:
+        self.tokenizer.save(folder)
+        if self.sentence_modules is not None:
+            write_sentence_modules(folder, self.sentence_modules, self.config.d_model)
 
     def close(self) -> None:
         """Free the weights; the model cannot be used afterwards."""
@@ -467,7 +468,10 @@ class Model(Trainable):
 
     def _scheduler(self) -> ContinuousScheduler:
         return ContinuousScheduler(
-            self.runtime, detokenizer_factory=self.tokenizer.detokenizer, max_cache_bytes=self.max_cache_bytes
+            self.runtime,
+            detokenizer_factory=self.tokenizer.detokenizer,
+            constraint_factory=self.constraints,
+            max_cache_bytes=self.max_cache_bytes,
         )
 
     def _answer(self, requests: list[GenerationRequest]) -> list[RequestFinished | RequestFailed]:
@@ -484,6 +488,15 @@ class Model(Trainable):
             scheduler.close()
         return [results[request.request_id] for request in requests]
 
+    def _answered(self, requests: list[GenerationRequest]) -> list[RequestFinished]:
+        """Return one answer for each request, in their order; the first that failed is raised."""
+        answers = []
+        for result in self._answer(requests):
+            if isinstance(result, RequestFailed):
+                raise _error_of(result)
+            answers.append(result)
+        return answers
+
     def _completions(self, answer: RequestFinished, asked: Asked) -> tuple[Completion, ...]:
         return tuple(
             to_completion(hypothesis, self.tokenizer, asked.options.stop_strings, answer.timings, asked.labels)
@@ -498,19 +511,6 @@ class Model(Trainable):
 
 _SCORE_CHUNK = 64
 """Pairs scored at once: bounds memory, lets neighbouring pairs share an encoded source."""
-_EMBED_CHUNK = 256
-
-
-def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
-    match pooling:
-        case "mean":
-            return states_SD.mean(axis=0)
-        case "max":
-            return states_SD.max(axis=0)
-        case "first":
-            return states_SD[0]
-        case "last":
-            return states_SD[-1]
 
 
 def _as_list(name: str, texts: object) -> list[str]:

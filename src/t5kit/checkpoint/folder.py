@@ -46,9 +46,10 @@ _WORD_OF: Final = {stored: word for word, stored in FLOAT_WORDS.items()}
 _MODEL_FILE = re.compile(
     r"(model|t5kit-int8)(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin"
     r"|((model|t5kit-int8)\.safetensors|pytorch_model\.bin)\.index\.json"
-    r"|(generation_|tokenizer_)?config\.json|(tokenizer|special_tokens_map|added_tokens)\.json"
+    r"|(generation_|tokenizer_)?config\.json|(tokenizer|special_tokens_map|added_tokens|modules)\.json"
     r"|(spiece|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"
 )
+_MODEL_SUBFOLDER = re.compile(r"\d{1,2}_(Pooling|Dense|Normalize)")  # of a sentence-T5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -395,7 +396,11 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
 def _refuse_foreign_files(path: Path) -> None:
     if not path.is_dir():
         return
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.is_dir() or not _MODEL_FILE.fullmatch(entry.name))
+    foreign = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if not (_MODEL_SUBFOLDER if entry.is_dir() else _MODEL_FILE).fullmatch(entry.name)
+    )
     if foreign:
         raise CheckpointError(
             f"{path} is not overwritten, because it holds more than a model: {', '.join(foreign[:5])}. Move these "

@@ -14,6 +14,7 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from t5kit.checkpoint.quantized import INT8_FILE
+from t5kit.checkpoint.sentence_modules import MODULES_FILE
 from t5kit.checkpoint.source_files import locate, read_json, shortened
 from t5kit.errors import CheckpointError, ModelNotFoundError
 
@@ -31,6 +32,9 @@ _SMALL_FILES: Final = (
 )
 _WEIGHT_FILES: Final = ("model.safetensors", INT8_FILE, "pytorch_model.bin")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_MODULE_FILE = re.compile(
+    r"(?P<folder>[0-9]{1,2}_[A-Za-z]+)/(?P<name>config\.json|model\.safetensors|pytorch_model\.bin)"
+)
 _PATH_LIKE = re.compile(r"[.~/\\].*|.*[/\\]|[A-Za-z]:.*|.*\\.*|(?:[^/]*/){2,}.*", re.DOTALL)
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
@@ -142,6 +146,8 @@ def wanted_files(name: str, files: Sequence[str]) -> list[str]:
     """
     plain = [file for file in files if _PLAIN_NAME.fullmatch(file)]  # of the top folder: others hold other formats
     wanted = [file for file in plain if file in _SMALL_FILES or file.endswith(".model")]
+    if MODULES_FILE in plain:
+        wanted += [MODULES_FILE, *_module_files(files)]
     if "config.json" not in wanted:
         raise ModelNotFoundError(f"{name} on the Hub has no config.json, so it is no model in the Hugging Face layout.")
     for single in _WEIGHT_FILES:
@@ -156,6 +162,15 @@ def wanted_files(name: str, files: Sequence[str]) -> list[str]:
     raise ModelNotFoundError(
         f"{name} on the Hub has no weights that t5kit reads (safetensors or .bin); it has: {others}."
     )
+
+
+def _module_files(files: Sequence[str]) -> list[str]:
+    """Return the files of a sentence-T5's modules: in folders such as 1_Pooling, safetensors or else .bin."""
+    found = [match for file in files if (match := _MODULE_FILE.fullmatch(file))]
+    has_safetensors = {match["folder"] for match in found if match["name"] == "model.safetensors"}
+    return [
+        match[0] for match in found if match["name"] != "pytorch_model.bin" or match["folder"] not in has_safetensors
+    ]
 
 
 def _cached(name: str, revision: str | None, cache_dir: Path | None) -> Path | None:

@@ -18,18 +18,19 @@ MAX_JSON_BYTES = 10_000_000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
 
-def locate(folder: Path, name: str) -> Path:
-    """Return the path of the regular file `name` directly inside `folder`.
+def locate(folder: Path, name: str, *, subfolder: str = "") -> Path:
+    """Return the path of the regular file `name` directly inside `folder`, or inside its folder `subfolder`.
 
     A symbolic link is followed where it stays inside the folder or leads to the `blobs` of the Hugging Face cache that
     the folder is a snapshot of. Raises: CheckpointError for any other link, a path in place of a name, no regular file.
     """
-    if not _PLAIN_NAME.fullmatch(name):
-        raise CheckpointError(
-            f"{folder} names the file {shortened(name)}; only plain names of files inside the folder are read (of "
-            "letters, digits, . _ + and -)."
-        )
-    path = folder / name
+    for part in (name, subfolder) if subfolder else (name,):
+        if not _PLAIN_NAME.fullmatch(part):
+            raise CheckpointError(
+                f"{folder} names the file {shortened(part)}; only plain names of files inside the folder are read (of "
+                "letters, digits, . _ + and -)."
+            )
+    path = folder / subfolder / name
     try:
         real, home = path.resolve(strict=True), folder.resolve(strict=True)
         mode = real.stat().st_mode
@@ -62,21 +63,39 @@ def open_for_reading(path: Path) -> int:
 
 def read_json(path: Path, *, limit_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
     """Return the JSON object in `path`. Raises: CheckpointError if it is too large, broken, or no object."""
+    return parse_json_object(_read(path, limit_bytes), source=str(path))
+
+
+def read_json_list(path: Path) -> list[object]:
+    """Return the JSON list in `path`. Raises: CheckpointError if it is too large, broken, or no list."""
+    value = _parse_json(_read(path, MAX_JSON_BYTES), source=str(path))
+    if not isinstance(value, list):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected a list [...].")
+    return value
+
+
+def _read(path: Path, limit_bytes: int) -> bytes:
     with os.fdopen(open_for_reading(path), "rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes > limit_bytes:
             raise CheckpointError(f"{path} has {size_bytes} bytes; at most {limit_bytes} are read.")
         try:
-            raw = file.read(limit_bytes + 1)
+            return file.read(limit_bytes + 1)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    return parse_json_object(raw, source=str(path))
 
 
 def parse_json_object(raw: bytes, *, source: str) -> dict[str, object]:
     """Return the JSON object in `raw`; `source` names it in errors. Raises: CheckpointError."""
+    value = _parse_json(raw, source=source)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{source} holds a JSON {type(value).__name__}; expected an object {{...}}.")
+    return value
+
+
+def _parse_json(raw: bytes, *, source: str) -> object:
     try:
-        value = json.loads(
+        value: object = json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=_object_without_duplicates,
             parse_constant=_refuse_constant,
@@ -86,8 +105,6 @@ def parse_json_object(raw: bytes, *, source: str) -> dict[str, object]:
         raise CheckpointError(f"{source} is nested too deeply to be a model's file.") from error
     except ValueError as error:  # no UTF-8, broken JSON, an integer of 5,000 digits
         raise CheckpointError(f"{source} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{source} holds a JSON {type(value).__name__}; expected an object {{...}}.")
     return value
 
 

@@ -3,7 +3,21 @@
 import typer
 
 import t5kit
-from t5kit.cli import bench, config, convert, embed, evaluate, generate, inspect, score, tokenizer, train
+from t5kit.cli import (
+    bench,
+    classify,
+    config,
+    convert,
+    embed,
+    evaluate,
+    extract,
+    generate,
+    inspect,
+    rank,
+    score,
+    tokenizer,
+    train,
+)
 
 app = typer.Typer(
     name="t5kit",
@@ -17,6 +31,9 @@ app = typer.Typer(
 app.command("generate", short_help="Texts in, answers out, in the same order.")(generate.generate)
 app.command("score", short_help="Log-probabilities of given targets.")(score.score)
 app.command("embed", short_help="Encoder vectors of texts.")(embed.embed)
+app.command("classify", short_help="Which of a few labels a text has, and how surely.")(classify.classify)
+app.command("extract", short_help="Facts out of texts, as JSON of a schema.")(extract.extract)
+app.command("rank", short_help="Documents in the order of their worth for a query.")(rank.rank)
 app.command("evaluate", short_help="Scores of a model or of predictions, with intervals.")(evaluate.evaluate)
 app.command("inspect", short_help="What a model folder is, or what a recipe will do.")(inspect.inspect)
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)

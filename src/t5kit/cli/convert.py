@@ -47,6 +47,7 @@ def convert(
     unambiguously, and imports quantised ONNX exports (extra "onnx"). A folder that holds both is read as safetensors.
     """
     from t5kit.checkpoint import import_onnx, open_folder, resolve, write_folder
+    from t5kit.checkpoint.sentence_modules import copy_sentence_modules
 
     if weights not in WEIGHTS:
         raise RequestError(f"--weights {weights!r} must be one of: {', '.join(WEIGHTS)}.")
@@ -72,11 +73,18 @@ def convert(
         import_onnx(folder_path, target, overwrite=overwrite)
     else:
         folder = open_folder(folder_path)
+        save_tokenizer = _tokenizer_writer(folder_path)
+
+        def save_beside_weights(unfinished: Path) -> None:
+            if save_tokenizer is not None:
+                save_tokenizer(unfinished)
+            copy_sentence_modules(folder_path, unfinished, folder.config.d_model)
+
         write_folder(
             target, folder.config, folder.tensors(), dtype=dtype, weights=weights,
             has_exact_head=exact_head, generation=folder.generation,
             labels=folder.labels or None, max_shard_bytes=int(max_shard_bytes),
-            save_tokenizer=_tokenizer_writer(folder_path), overwrite=overwrite,
+            save_tokenizer=save_beside_weights, overwrite=overwrite,
         )  # fmt: skip
     written = open_folder(target)  # read back: what was written is whole
     print(f"t5kit: wrote {target} ({written.config.num_parameters:,} parameters, {written.dtype}).", file=sys.stderr)

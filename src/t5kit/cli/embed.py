@@ -32,8 +32,16 @@ def embed(
         Path | None,
         typer.Option("--output", "-o", help="A .jsonl file, or .npy for one float32 array [N, D].", show_default=False),
     ] = None,
-    pooling: Annotated[str, typer.Option(help="mean, max, first or last over the tokens.")] = "mean",
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to length 1.")] = False,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="mean, max, first or last over the tokens.", show_default="the folder's own, else mean"),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize", help="Scale vectors to length 1.", show_default="as the folder says"
+        ),
+    ] = None,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
     batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
@@ -54,7 +62,7 @@ def embed(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
-    loaded.embed([], pooling=pooling)  # type: ignore[arg-type]  # refuses a wrong option even if no text comes
+    nothing = loaded.embed([], pooling=pooling)  # type: ignore[arg-type]  # refuses a wrong option if no text comes
     as_array = output is not None and output.suffix.lower() == ".npy"
     rows: list[np.ndarray] = []
     num_failed = 0
@@ -80,14 +88,14 @@ def embed(
             count.advance(len(chunk))
         if as_array:
             buffer = io.BytesIO()
-            np.save(buffer, np.stack(rows) if rows else np.zeros((0, loaded.config.d_model), np.float32))
+            np.save(buffer, np.stack(rows) if rows else nothing)
             out.write(buffer.getvalue())
     if num_failed:
         raise typer.Exit(1)
 
 
 def _embed_each(
-    model: "Model", items: list[tuple[str, str]], *, pooling: str, normalize: bool, truncate: bool
+    model: "Model", items: list[tuple[str, str]], *, pooling: str | None, normalize: bool | None, truncate: bool
 ) -> list[np.ndarray | str]:
     """Embed a chunk at once; if one text of it is refused, each alone, so that it takes no other down."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.inputs import chunks, records_of, texts_of
+from t5kit.cli.inputs import chunks, json_argument, records_of, texts_of
 from t5kit.cli.outputs import Output, at_place, json_line, one_line, open_output, progress
 from t5kit.errors import DataError, EngineError, RequestError
 from t5kit.sources import BadRecord
@@ -97,6 +97,13 @@ def generate(
             "--allowed", "--allowed-outputs", help="The answer is one of these (repeat it).", show_default=False
         ),
     ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="The whole answer matches this expression.", show_default=False)
+    ] = None,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(help="The answer is JSON of this schema: a file, or the schema itself.", show_default=False),
+    ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option("--stop", "--stop-strings", help="End where this appears (repeat it).", show_default=False),
@@ -134,6 +141,7 @@ def generate(
         "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix,
         "allowed_outputs": allowed or None, "stop_strings": stop or None,
         "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size, "suppress_tokens": suppress_token or None,
+        "regex": regex, "json_schema": None if json_schema is None else json_argument("--json-schema", json_schema),
         "forced_eos": forced_eos or None, "logit_bias": _logit_bias(logit_bias or []),
         "speculate": _speculate(speculate),
     }  # fmt: skip

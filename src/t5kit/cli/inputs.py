@@ -1,10 +1,11 @@
 """What a verb reads: texts from arguments, a file or standard input, in chunks, bad lines kept in their place."""
 
 import itertools
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO, TypeVar, cast, get_args
+from typing import Any, TextIO, TypeVar, cast, get_args
 
 from t5kit.cli.options import check_one_input
 from t5kit.errors import RequestError
@@ -47,6 +48,25 @@ def texts_of(records: Iterable[Record | BadRecord], field: str | None) -> Iterat
                 field if field is not None else ("text" if "text" in record.fields or "0" not in record.fields else "0")
             )
             yield record.place, text_field(record, name)
+
+
+def json_argument(option: str, argument: str) -> Any:
+    """Return the JSON object or list that an option gives: itself, or the file that holds it.
+
+    Raises: RequestError if it is neither.
+    """
+    is_json = argument.lstrip().startswith(("{", "["))
+    if not is_json:
+        try:
+            argument = Path(argument).read_text(encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"{option} {argument!r:.200} cannot be read: {error.strerror}.") from error
+        except ValueError as error:  # no UTF-8, or a NUL in the name
+            raise RequestError(f"{option} {argument!r:.200} is no UTF-8 text file.") from error
+    try:
+        return json.loads(argument)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{option} is no JSON ({error}).") from error
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from t5kit.decoding.diverse import best_candidates, best_diverse_candidates
 from t5kit.decoding.faults import no_token_left, scores_not_finite
+from t5kit.decoding.grammar import ConstraintFactory
 from t5kit.decoding.lanes import REASON_EOS, REASON_LENGTH, REASON_STOP, Lanes, Picked, pick
 from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes
 from t5kit.decoding.processors import EditPlan, EditPlanner
@@ -54,6 +55,7 @@ class BeamSearch:
         num_beams: int,
         num_groups: int = 1,
         detokenizer_factory: DetokenizerFactory | None = None,
+        constraint_factory: ConstraintFactory | None = None,
     ) -> None:
         self._runtime = runtime
         self._width = num_beams // num_groups
@@ -61,7 +63,7 @@ class BeamSearch:
         # A group can lose at most as many candidates to the penalty as earlier groups chose tokens.
         self._num_candidates = 2 * self._width + (num_groups - 1) * self._width
         self._detokenizer_factory = detokenizer_factory
-        self._planner = EditPlanner(runtime.config, penalises_log_probs=True)
+        self._planner = EditPlanner(runtime.config, penalises_log_probs=True, constraint_factory=constraint_factory)
         self._owners: list[_Lane] = []
         no_slots = np.empty((0, self._width), np.int32)
         self._lanes = Lanes.fresh(no_slots, [], start_id=runtime.config.decoder_start_id)

@@ -13,7 +13,12 @@ _LARGEST_DELTA = 1e6
 
 
 def check_options(
-    options: DecodingOptions, config: T5Config, *, has_detokenizer: bool = True, is_streamed: bool = False
+    options: DecodingOptions,
+    config: T5Config,
+    *,
+    has_detokenizer: bool = True,
+    has_constraints: bool = True,
+    is_streamed: bool = False,
 ) -> None:
     """Raise RequestError, naming the option, unless a search over a model of `config` can take these options.
 
@@ -38,6 +43,8 @@ def check_options(
         _check_outputs(options, options.allowed_outputs, config)
     if options.stop_strings and not has_detokenizer:
         raise RequestError("stop_strings need a detokenizer: they are found in text, and only ids are known here.")
+    if options.grammar is not None and not has_constraints:
+        raise RequestError("A grammar needs a constraint factory: it describes text, and only ids are known here.")
     if is_streamed and (options.num_beams > 1 or options.num_return_sequences > 1):
         raise RequestError(
             f"A streamed answer is one path: num_beams = {options.num_beams} and num_return_sequences = "

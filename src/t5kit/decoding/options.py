@@ -5,6 +5,7 @@ import math
 import numbers
 from typing import Any, Literal
 
+from t5kit.decoding.grammar import Grammar
 from t5kit.errors import RequestError
 
 LengthPenaltyFormula = Literal["power", "paper"]
@@ -79,6 +80,9 @@ class DecodingOptions:
     cut answer stays cut."""
     allowed_outputs: tuple[tuple[int, ...], ...] | None = None
     """If given, the answer is one of these id sequences (each ends in EOS)."""
+    grammar: Grammar | None = None
+    """If given, the answer's text is of this form, whatever it is cut to tokens like; an answer that is cut at
+    max_new_tokens is the beginning of such a text."""
     stop_strings: tuple[str, ...] = ()
     """Generation ends where one of these appears in the text; it and what follows is cut from the text."""
 
@@ -102,6 +106,8 @@ class DecodingOptions:
             raise RequestError(
                 f"length_penalty_formula = {self.length_penalty_formula!r} must be one of: power, paper."
             )
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise RequestError(f"grammar is {type(self.grammar).__name__}, expected a Grammar.")
         for name in ("does_sample", "forced_eos"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} = {getattr(self, name)!r} must be True or False.")
@@ -172,6 +178,9 @@ class DecodingOptions:
             raise RequestError(
                 "num_beam_groups above 1 needs a diversity_penalty above 0, or all groups find the same."
             )
+        if self.grammar is not None and (self.allowed_outputs is not None or self.forced_eos):
+            other = "forced_eos" if self.forced_eos else "allowed_outputs"
+            raise RequestError(f"A grammar and {other} both say how the answer ends: drop one of the two.")
         if any(not stop for stop in self.stop_strings):
             raise RequestError("A stop string is empty; it would end every answer at once.")
         if self.allowed_outputs is not None and (not self.allowed_outputs or not all(self.allowed_outputs)):

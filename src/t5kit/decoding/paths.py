@@ -13,6 +13,7 @@ import numpy as np
 
 from t5kit.decoding.checks import MOST_TOKENS
 from t5kit.decoding.faults import faulty_rows, no_token_left, scores_not_finite
+from t5kit.decoding.grammar import ConstraintFactory
 from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes, take_rows
 from t5kit.decoding.processors import EditPlan, EditPlanner
 from t5kit.decoding.search import Failed, FinishReason, Found, Hypothesis, NewTokens, SearchRequest
@@ -122,12 +123,17 @@ class PathSearch:
     """The `Search` protocol over a `TokenChooser`."""
 
     def __init__(
-        self, runtime: Runtime, chooser: TokenChooser, *, detokenizer_factory: DetokenizerFactory | None = None
+        self,
+        runtime: Runtime,
+        chooser: TokenChooser,
+        *,
+        detokenizer_factory: DetokenizerFactory | None = None,
+        constraint_factory: ConstraintFactory | None = None,
     ) -> None:
         self._runtime = runtime
         self._chooser = chooser
         self._detokenizer_factory = detokenizer_factory
-        self._planner = EditPlanner(runtime.config, penalises_log_probs=False)
+        self._planner = EditPlanner(runtime.config, penalises_log_probs=False, constraint_factory=constraint_factory)
         self._paths: list[_Path] = []
         self._rows = _new_rows(np.empty(0, np.int32), np.empty(0, np.int64), start_id=0)
         self._edited: list[int] = []

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5kit.config import T5Config
+from t5kit.decoding.grammar import Constraint, ConstraintFactory, Grammar
 from t5kit.decoding.options import DecodingOptions
 from t5kit.decoding.trie import Trie
 from t5kit.runtime import LogitEdits
@@ -49,6 +50,7 @@ class EditPlan:
     penalises_log_probs: bool
     """True in beam search: Hugging Face penalises log-probabilities there, logits elsewhere."""
     trie: Trie | None
+    constraint: Constraint | None
     suppressed_ids: np.ndarray
     """[s] int32."""
     delta_ids: np.ndarray
@@ -68,11 +70,19 @@ class EditPlan:
             suppressed.append(repeated_ngram_ids(history, options.no_repeat_ngram_size))
         if options.encoder_no_repeat_ngram_size:
             suppressed.append(completions(self.encoder_input_ids, history, options.encoder_no_repeat_ngram_size))
+        allowed_ids = None if self.trie is None else self.trie.next_ids(tokens)
+        if self.constraint is not None:
+            is_allowed = self.constraint.allowed(tokens)
+            # Speed: whichever is shorter; inside free text nearly every id is allowed.
+            if 2 * np.count_nonzero(is_allowed) > len(is_allowed):
+                suppressed.append(np.flatnonzero(~is_allowed).astype(np.int32))
+            else:
+                allowed_ids = np.flatnonzero(is_allowed).astype(np.int32)
         suppressed_ids = np.concatenate(suppressed)
         is_forced_to_end = options.forced_eos and num_tokens == options.max_new_tokens - 1
         penalised_ids = np.unique(history) if options.repetition_penalty != 1.0 else _NO_IDS
         is_plain = not (suppressed_ids.size or is_forced_to_end or penalised_ids.size or self.delta_ids.size)
-        if is_plain and self.trie is None:
+        if is_plain and allowed_ids is None:
             return None
         return LogitEdits(
             penalty_ids=penalised_ids,
@@ -81,17 +91,21 @@ class EditPlan:
             delta_ids=self.delta_ids,
             deltas=self.deltas,
             suppressed_ids=suppressed_ids,
-            allowed_ids=None if self.trie is None else self.trie.next_ids(tokens),
+            allowed_ids=allowed_ids,
             forced_id=self.eos_id if is_forced_to_end else None,
         )
 
 
 class EditPlanner:
-    """Makes the plans of one search's requests; requests with the same set of outputs share its tree."""
+    """Makes the plans of one search's requests; requests with the same outputs or grammar share its tree or states."""
 
-    def __init__(self, config: T5Config, *, penalises_log_probs: bool) -> None:
+    def __init__(
+        self, config: T5Config, *, penalises_log_probs: bool, constraint_factory: ConstraintFactory | None = None
+    ) -> None:
         self._config = config
         self._penalises_log_probs = penalises_log_probs
+        self._constraint_factory = constraint_factory
+        self._constraints: dict[Grammar, Constraint] = {}
         self._tries: dict[int, tuple[Sequence[Sequence[int]], Trie]] = {}
 
     def plan(self, options: DecodingOptions, encoder_input_ids: np.ndarray) -> EditPlan | None:
@@ -105,14 +119,22 @@ class EditPlanner:
             encoder_input_ids=encoder_input_ids,
             penalises_log_probs=self._penalises_log_probs,
             trie=None if options.allowed_outputs is None else self._trie(options.allowed_outputs),
+            constraint=None if options.grammar is None else self._constraint(options.grammar),
             suppressed_ids=np.array(options.suppressed_ids, np.int32),
             delta_ids=np.array([token for token, _ in options.logit_bias], np.int32),
             deltas=np.array([delta for _, delta in options.logit_bias], np.float32),
         )
 
     def forget_tries(self) -> None:
-        """Free the trees; called when no request is alive."""
+        """Free the trees and the grammars' states; called when no request is alive."""
         self._tries.clear()
+        self._constraints.clear()
+
+    def _constraint(self, grammar: Grammar) -> Constraint:
+        assert self._constraint_factory is not None  # check_options saw to it
+        if grammar not in self._constraints:
+            self._constraints[grammar] = self._constraint_factory(grammar)
+        return self._constraints[grammar]
 
     def _trie(self, outputs: Sequence[Sequence[int]]) -> Trie:
         # Speed: keyed by identity, since hashing 100,000 labels for each request would cost as much as the search.
@@ -131,5 +153,6 @@ def _edits_anything(options: DecodingOptions) -> bool:
         or options.suppressed_ids
         or options.logit_bias
         or options.allowed_outputs is not None
+        or options.grammar is not None
         or options.forced_eos
     )

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from t5kit.decoding.beam import BeamSearch
+from t5kit.decoding.grammar import ConstraintFactory
 from t5kit.decoding.greedy import GreedyChooser
 from t5kit.decoding.options import DecodingOptions
 from t5kit.decoding.paths import PathSearch
@@ -40,19 +41,31 @@ def num_rows(options: DecodingOptions) -> int:
 
 
 def make_search(
-    strategy: Strategy, runtime: Runtime, *, detokenizer_factory: DetokenizerFactory | None = None
+    strategy: Strategy,
+    runtime: Runtime,
+    *,
+    detokenizer_factory: DetokenizerFactory | None = None,
+    constraint_factory: ConstraintFactory | None = None,
 ) -> Search:
-    """Return a new search over `runtime` for requests of `strategy`; stop strings need the factory."""
+    """Return a new search over `runtime` for requests of `strategy`; stop strings and grammars need their factories."""
     match strategy.kind:
         case "greedy":
-            return PathSearch(runtime, GreedyChooser(), detokenizer_factory=detokenizer_factory)
+            return PathSearch(
+                runtime,
+                GreedyChooser(),
+                detokenizer_factory=detokenizer_factory,
+                constraint_factory=constraint_factory,
+            )
         case "sampling":
             chooser = SamplingChooser(vocab_size=runtime.config.vocab_size)
-            return PathSearch(runtime, chooser, detokenizer_factory=detokenizer_factory)
+            return PathSearch(
+                runtime, chooser, detokenizer_factory=detokenizer_factory, constraint_factory=constraint_factory
+            )
         case "beam":
             return BeamSearch(
                 runtime,
                 num_beams=strategy.num_beams,
                 num_groups=strategy.num_beam_groups,
                 detokenizer_factory=detokenizer_factory,
+                constraint_factory=constraint_factory,
             )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from t5kit.decoding import (
+    ConstraintFactory,
     DetokenizerFactory,
     Failed,
     Found,
@@ -109,6 +110,7 @@ class ContinuousScheduler:
         runtime: Runtime,
         *,
         detokenizer_factory: DetokenizerFactory | None = None,
+        constraint_factory: ConstraintFactory | None = None,
         max_batch_rows: int = DEFAULT_MAX_BATCH_ROWS,
         max_encoder_tokens: int = DEFAULT_MAX_ENCODER_TOKENS,
         max_prompt_tokens: int = DEFAULT_MAX_PROMPT_TOKENS,
@@ -126,6 +128,7 @@ class ContinuousScheduler:
                 raise RequestError(f"{name} = {limit!r} must be an integer of at least 1.")
         self._runtime = runtime
         self._detokenizer_factory = detokenizer_factory
+        self._constraint_factory = constraint_factory
         self._max_batch_rows = max_batch_rows
         self._max_encoder_tokens = max_encoder_tokens
         self._max_prompt_tokens = max_prompt_tokens
@@ -225,6 +228,7 @@ class ContinuousScheduler:
                 request.options,
                 self._runtime.config,
                 has_detokenizer=self._detokenizer_factory is not None,
+                has_constraints=self._constraint_factory is not None,
                 is_streamed=request.is_streamed,
             )
         except RequestError as error:
@@ -378,7 +382,10 @@ class ContinuousScheduler:
     def _search(self, strategy: Strategy) -> Search:
         if strategy not in self._searches:
             self._searches[strategy] = make_search(
-                strategy, self._runtime, detokenizer_factory=self._detokenizer_factory
+                strategy,
+                self._runtime,
+                detokenizer_factory=self._detokenizer_factory,
+                constraint_factory=self._constraint_factory,
             )
         return self._searches[strategy]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t5kit.text.detokenizer import ByteDetokenizer
+from t5kit.text.detokenizer import ByteDetokenizer, LeadingSpace
 from t5kit.text.tokenizer import (
     SENTINEL_PATTERN,
     TokenIds,
@@ -42,6 +42,7 @@ class ByteTokenizer:
 
     def __init__(self, *, sentinels: ByteSentinels = ByteSentinels.BYTES) -> None:
         self.sentinels = ByteSentinels(sentinels)
+        self.leading_space = LeadingSpace.KEEP
         self.pad_id, self.eos_id, self.unk_id = 0, 1, 2
         self.vocab_size = NUM_SPECIAL + NUM_BYTES
         # T5: seqio sets no bound on byte sentinels; beyond 100 they would reach into everyday continuation bytes.

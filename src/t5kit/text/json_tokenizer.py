@@ -59,7 +59,8 @@ class JsonTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(document.decode("utf-8"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._surface_of, self._leading_space = _decoding_rules(parsed.get("decoder"), source)
+        self._surface_of, self._own_leading_space = _decoding_rules(parsed.get("decoder"), source)
+        self.leading_space = LeadingSpace.KEEP if self._own_leading_space is None else self._own_leading_space
         # An added token that is normalised like text is matched, and written, in its normalised spelling.
         self._is_written_as_spelt = {
             token_id: self._tokenizer.id_to_token(token_id) == token.content
@@ -107,7 +108,7 @@ class JsonTokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes that a token adds in the middle of a text."""
-        if self._leading_space is None:
+        if self._own_leading_space is None:
             return self._letters_as_bytes(token_id)
         surface = self._surface(token_id)
         return surface.text.encode() if surface.byte < 0 else bytes((surface.byte,))
@@ -121,9 +122,9 @@ class JsonTokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """Return a fresh incremental `decode`."""
-        if self._leading_space is None:
+        if self._own_leading_space is None:
             return ByteDetokenizer(self._letters_as_bytes, "replace")
-        return PieceDetokenizer(self._surface, self._leading_space)
+        return PieceDetokenizer(self._surface, self._own_leading_space)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, without truncation and padding, and tokenizer_config.json into `folder`."""

@@ -155,14 +155,16 @@ class SentencePieceTokenizer:
             return sentinel_text(self._sentinel_index[token_id])
         return str(self._processor.id_to_piece(token_id if 0 <= token_id < self.vocab_size else self.unk_id))
 
+    @property
+    def leading_space(self) -> LeadingSpace:
+        """What `decode` does to the space before the first word."""
+        if self.facts.removes_extra_whitespace:
+            return LeadingSpace.DROP_ALL
+        return LeadingSpace.DROP_FIRST if self.facts.adds_dummy_prefix else LeadingSpace.KEEP
+
     def detokenizer(self) -> PieceDetokenizer:
         """Return a fresh incremental `decode`."""
-        leading_space = LeadingSpace.KEEP
-        if self.facts.removes_extra_whitespace:
-            leading_space = LeadingSpace.DROP_ALL
-        elif self.facts.adds_dummy_prefix:
-            leading_space = LeadingSpace.DROP_FIRST
-        return PieceDetokenizer(self._surface, leading_space)
+        return PieceDetokenizer(self._surface, self.leading_space)
 
     def save(self, folder: Path) -> None:
         """Write spiece.model, tokenizer.json and tokenizer_config.json into `folder`.

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from t5kit.errors import RequestError
-from t5kit.text.detokenizer import Detokenizer
+from t5kit.text.detokenizer import Detokenizer, LeadingSpace
 
 SENTINEL_PATTERN = re.compile(r"<extra_id_(0|[1-9][0-9]{0,5})>")
 """A sentinel as it is written in text; group 1 is its index."""
@@ -42,6 +42,10 @@ class Tokenizer(Protocol):
     @property
     def num_sentinels(self) -> int:
         """Sentinels there are; `sentinel_id` takes an index below this."""
+
+    @property
+    def leading_space(self) -> LeadingSpace:
+        """What `decode` does to the space before the first word, which `token_bytes` still has."""
 
     def encode(self, text: str, *, add_eos: bool = True) -> np.ndarray:
         """Return the ids [N] int32 of `text`, with EOS at the end unless `add_eos` is false."""

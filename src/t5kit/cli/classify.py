@@ -1,0 +1,145 @@
+"""`t5kit classify`: which of a few labels a text has."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t5kit.cli import options
+from t5kit.cli.each import asked_each
+from t5kit.cli.inputs import chunks, records_of, texts_of
+from t5kit.cli.outputs import json_line, one_line, open_output, progress
+from t5kit.errors import DataError, RequestError
+from t5kit.sources import BadRecord, read_records
+from t5kit.sources.records import text_field
+
+if TYPE_CHECKING:
+    from t5kit.api.calibration import Calibration
+
+
+def classify(
+    model: options.ModelOption,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="A label (repeat it).", show_default=False)
+    ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--words", metavar="LABEL=WORDS", help="How the model writes a label (repeat it).", show_default=False
+        ),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What the model reads; {text} is the text.")] = "{text}",
+    method: Annotated[str, typer.Option(help="score (probabilities) or greedy (the label alone).")] = "score",
+    length_normalized: Annotated[
+        bool, typer.Option("--length-normalized", help="Compare log-probabilities a token.")
+    ] = False,
+    calibration: Annotated[
+        str | None, typer.Option(help="contextual, or a file of --save-calibration.", show_default=False)
+    ] = None,
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(help="Labelled examples to fit a calibration to: a file of text and label.", show_default=False),
+    ] = None,
+    save_calibration: Annotated[
+        Path | None, typer.Option(help="Write the calibration to this JSON file.", show_default=False)
+    ] = None,
+    input: options.InputOption = None,
+    format: options.FormatOption = None,
+    field: Annotated[
+        str | None, typer.Option("--field", help="JSON field or TSV column that holds the text.", show_default="text")
+    ] = None,
+    output: options.OutputOption = None,
+    json: options.JsonOption = False,
+    truncate: options.TruncateOption = False,
+    max_input_tokens: options.MaxInputTokensOption = 4096,
+    batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
+    engine: options.EngineOption = "auto",
+    weights: options.WeightsOption = "auto",
+    threads: options.ThreadsOption = None,
+    device: options.DeviceOption = "auto",
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
+) -> None:
+    """Print the label of each text, one a line, in order; with --json its probabilities too.
+
+    A text that cannot be classified leaves an empty line (with --json an "error") in its place and makes the exit code
+    1. --calibrate-on FILE --save-calibration FILE alone, without texts, makes a calibration and ends.
+    """
+    label_words = _label_words(label or [], words or [])
+    if calibration is not None and calibrate_on is not None:
+        raise RequestError("--calibration and --calibrate-on both say how to calibrate; give one of the two.")
+    if save_calibration is not None and calibrate_on is None and calibration != "contextual":
+        raise RequestError("--save-calibration needs something to make one from: --calibrate-on or contextual.")
+    has_texts = bool(texts) or input is not None or save_calibration is None
+    records = records_of(texts or [], input, format) if has_texts else iter(())
+    loaded = options.load_model(
+        model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
+        max_input_tokens=max_input_tokens,
+    )  # fmt: skip
+    asked: dict[str, Any] = {"prompt": prompt, "is_length_normalized": length_normalized}
+    used: Calibration | str | None = calibration
+    if calibrate_on is not None or calibration == "contextual":
+        examples = ([], []) if calibrate_on is None else _examples(calibrate_on, field)
+        used = loaded.calibrate(label_words, texts=examples[0], targets=examples[1], truncate=truncate, **asked)
+        print(f"t5kit: calibrated on {used.source}: temperature {used.temperature:.3f}.", file=sys.stderr)
+        if save_calibration is not None:
+            with open_output(save_calibration) as file:
+                file.write(used.to_json())
+    asked |= {"method": method, "calibration": used, "truncate": truncate}
+    loaded.classify([], label_words, **asked)  # refuses a wrong option even if no text comes
+    warned: set[str] = set()
+    num_failed = 0
+    with open_output(output) as out, progress("texts classified") as count:
+        for chunk in chunks(texts_of(records, field), batch_size):
+            results = asked_each(chunk, lambda some: loaded.classify(some, label_words, **asked))
+            for (_, text), result in zip(chunk, results, strict=True):
+                if isinstance(result, str):
+                    num_failed += 1
+                    print(f"t5kit: {result}", file=sys.stderr)
+                    out.write(json_line({"error": result}) if json else "\n")
+                elif json:
+                    out.write(json_line({"input": text, **dataclasses.asdict(result)}))
+                else:
+                    out.write(one_line(result.label, warned) + "\n")
+            count.advance(len(chunk))
+    if num_failed:
+        raise typer.Exit(1)
+
+
+def _label_words(labels: list[str], pairs: list[str]) -> list[str] | dict[str, str]:
+    """Return the labels, with the words that were given for some of them."""
+    if not pairs:
+        return labels
+    words = {label: label for label in labels}
+    if len(words) < len(labels):
+        return labels  # the one that stands twice is named by the call
+    for pair in pairs:
+        name = next((label for label in words if pair.startswith(f"{label}=")), None)
+        if name is None:
+            raise RequestError(f"--words {pair!r} must be LABEL=WORDS, with one of the labels: {', '.join(words)}.")
+        words[name] = pair[len(name) + 1 :]
+    return words
+
+
+def _examples(path: Path, field: str | None) -> tuple[list[str], list[str]]:
+    """Return the texts and targets of a file of labelled examples; a bad line stops it, since it would bias the fit."""
+    texts, targets = [], []
+    for record in read_records(path):
+        if isinstance(record, BadRecord):
+            raise DataError(record.error)
+        is_plain = "0" in record.fields
+        text = text_field(record, field or ("0" if is_plain else "text"))
+        target = text_field(record, "1" if is_plain else "label")
+        for found in (text, target):
+            if isinstance(found, BadRecord):
+                raise DataError(found.error)
+        texts.append(str(text))
+        targets.append(str(target))
+    if not texts:
+        raise DataError(f"{path} holds no examples to calibrate on.")
+    return texts, targets

@@ -1,0 +1,111 @@
+"""`t5kit extract`: facts out of texts, as JSON of a schema."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from t5kit.cli import options
+from t5kit.cli.each import asked_each
+from t5kit.cli.inputs import chunks, json_argument, records_of, texts_of
+from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.errors import RequestError
+from t5kit.sources import BadRecord
+
+
+def extract(
+    model: options.ModelOption,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
+    ] = None,
+    entity: Annotated[
+        list[str] | None, typer.Option("--entity", help="A type of entity to find (repeat it).", show_default=False)
+    ] = None,
+    relation: Annotated[
+        list[str] | None, typer.Option("--relation", help="A relation to find (repeat it).", show_default=False)
+    ] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="A JSON schema: a file, or the schema itself.", show_default=False)
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="line (all at once) or fields (one question for each field of a record).")
+    ] = "line",
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What the model reads, with {text} (and {field}).", show_default="a plain request"),
+    ] = None,
+    free_text: Annotated[
+        bool, typer.Option("--free-text", help="Strings may be other words than the text's own.")
+    ] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens a text.", show_default="256")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy.", show_default="1")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sample, logits divided by this.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.", show_default=False)] = None,
+    input: options.InputOption = None,
+    format: options.FormatOption = None,
+    field: Annotated[
+        str | None, typer.Option("--field", help="JSON field or TSV column that holds the text.", show_default="text")
+    ] = None,
+    output: options.OutputOption = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Write input, value, is_complete, line and score.")
+    ] = False,
+    truncate: options.TruncateOption = False,
+    max_input_tokens: options.MaxInputTokensOption = 4096,
+    batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 64,
+    engine: options.EngineOption = "auto",
+    weights: options.WeightsOption = "auto",
+    threads: options.ThreadsOption = None,
+    device: options.DeviceOption = "auto",
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
+) -> None:
+    """Print the facts of each text as one line of JSON, in order.
+
+    Say what to find with --entity, --relation or --schema. A text that nothing can be extracted from gives
+    {"error": …} in its place and makes the exit code 1; so does an answer cut at --max-new-tokens, of which the part
+    that is whole is printed (null if none is) and named on standard error.
+    """
+    asked_schema = _schema(entity or [], relation or [], schema)
+    records = records_of(texts or [], input, format)
+    loaded = options.load_model(
+        model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
+        max_input_tokens=max_input_tokens,
+    )  # fmt: skip
+    asked: dict[str, Any] = {
+        "method": method, "prompt": prompt, "is_copied": not free_text,
+        "max_new_tokens": max_new_tokens, "num_beams": num_beams,
+        "temperature": temperature, "seed": seed, "truncate": truncate,
+    }  # fmt: skip
+    loaded.extract([], asked_schema, **asked)  # refuses a wrong option even if no text comes
+    num_failed = 0
+    with open_output(output) as out, progress("texts read") as count:
+        for chunk in chunks(texts_of(records, field), batch_size):
+            results = asked_each(chunk, lambda some: loaded.extract(some, asked_schema, **asked))
+            for (place, text), found in zip(chunk, results, strict=True):
+                if isinstance(found, str):
+                    num_failed += 1
+                    print(f"t5kit: {found}", file=sys.stderr)
+                    out.write(json_line({"error": found}))
+                    continue
+                if not found.is_complete:
+                    num_failed += 1
+                    kept = "nothing of it is whole" if found.value is None else "its whole part is printed"
+                    print(f"t5kit: {place}: the answer was cut at --max-new-tokens; {kept}.", file=sys.stderr)
+                assert not isinstance(text, BadRecord)
+                more = {"is_complete": found.is_complete, "line": found.line, "score": found.score}
+                out.write(json_line({"input": text, "value": found.value, **more} if details else found.value))
+            count.advance(len(chunk))
+    if num_failed:
+        raise typer.Exit(1)
+
+
+def _schema(entities: list[str], relations: list[str], schema: str | None) -> Any:
+    """Return the one schema that the options give."""
+    if bool(entities) + bool(relations) + (schema is not None) != 1:
+        raise RequestError("Say what to extract in one way: --entity TYPE …, --relation NAME …, or --schema.")
+    if entities:
+        return {"entities": entities}
+    return {"relations": relations} if relations else json_argument("--schema", str(schema))

@@ -1,0 +1,86 @@
+"""`t5kit rank`: documents in the order of their worth for a query."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from t5kit.cli import options
+from t5kit.cli.each import asked_each
+from t5kit.cli.inputs import chunks, records_of, texts_of
+from t5kit.cli.outputs import json_line, one_line, open_output, progress
+
+
+def rank(
+    model: options.ModelOption,
+    query: Annotated[str, typer.Option("--query", "-q", help="What is looked for.", show_default=False)],
+    documents: Annotated[
+        list[str] | None, typer.Argument(help='Documents; "-" reads standard input.', show_default=False)
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="relevance (monoT5), likelihood (of the query) or embedding.")
+    ] = "relevance",
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What the model reads, with {query} and {document}.", show_default="that of the method"),
+    ] = None,
+    relevance_words: Annotated[
+        tuple[str, str], typer.Option(help="What the model answers: relevant, and not.", metavar="YES NO")
+    ] = ("true", "false"),
+    top: Annotated[int | None, typer.Option(help="Print so many.", min=1, show_default="all")] = None,
+    input: options.InputOption = None,
+    format: options.FormatOption = None,
+    field: Annotated[
+        str | None,
+        typer.Option("--field", help="JSON field or TSV column that holds the document.", show_default="text"),
+    ] = None,
+    output: options.OutputOption = None,
+    json: options.JsonOption = False,
+    truncate: options.TruncateOption = False,
+    max_input_tokens: options.MaxInputTokensOption = 4096,
+    batch_size: Annotated[int, typer.Option(help="Documents taken from a file at once.", min=1)] = 256,
+    engine: options.EngineOption = "auto",
+    weights: options.WeightsOption = "auto",
+    threads: options.ThreadsOption = None,
+    device: options.DeviceOption = "auto",
+    revision: options.RevisionOption = None,
+    offline: options.OfflineOption = False,
+) -> None:
+    """Print the documents, best first: score, a tab, the document; with --json its place in the input too.
+
+    A document that cannot be ranked is named on standard error, is left out, and makes the exit code 1.
+    """
+    records = records_of(documents or [], input, format)
+    loaded = options.load_model(
+        model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
+        max_input_tokens=max_input_tokens,
+    )  # fmt: skip
+    asked: dict[str, Any] = {
+        "method": method, "prompt": prompt, "relevance_words": relevance_words, "truncate": truncate,
+    }  # fmt: skip
+    loaded.rank(query, [], **asked)  # refuses a wrong option even if no document comes
+    ranked: list[tuple[float, int, str]] = []
+    num_failed = num_read = 0
+    with progress("documents read") as count:
+        for chunk in chunks(texts_of(records, field), batch_size):
+            for number, ((_, text), score) in enumerate(
+                zip(chunk, asked_each(chunk, lambda some: loaded.rank(query, some, **asked).scores), strict=True),
+                start=num_read,
+            ):
+                if isinstance(score, str):
+                    num_failed += 1
+                    print(f"t5kit: {score}", file=sys.stderr)
+                else:
+                    ranked.append((score, number, str(text)))
+            num_read += len(chunk)
+            count.advance(len(chunk))
+    ranked.sort(key=lambda each: (-each[0], each[1]))
+    warned: set[str] = set()
+    with open_output(output) as out:
+        for score, number, text in ranked[:top]:
+            if json:
+                out.write(json_line({"index": number, "score": score, "document": text}))
+            else:
+                out.write(f"{score:.6f}\t{one_line(text, warned)}\n")
+    if num_failed:
+        raise typer.Exit(1)

@@ -1,0 +1,248 @@
+"""What a value written as one line may be: schemas, from JSON's or plain Python's."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from t5kit.errors import RequestError
+
+DEFAULT_MAX_CHARACTERS: Final = 300
+"""Of a string without maxLength: a model that repeats itself must come to an end."""
+DEFAULT_MAX_ITEMS: Final = 64
+"""Of a list without maxItems, and of entities and relations."""
+# U+2047 is what an unknown token reads like, U+FFFD a byte that is part of no character.
+CHARACTER: Final = r"[^;|\[\]\s\x00-\x1f\x7f\u2047\ufffd]"
+STRING: Final = re.compile(rf"{CHARACTER}+(?: {CHARACTER}+)*")
+INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,12})?")
+_IGNORED_KEYWORDS: Final = ("$schema", "title", "description", "additionalProperties")
+_MAX_DEPTH: Final = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StringSchema:
+    """A text of min_length to max_length characters."""
+
+    min_length: int = 1
+    max_length: int = DEFAULT_MAX_CHARACTERS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NumberSchema:
+    """A whole number of at most 18 digits, or one with a point: 15 digits before it, 12 after."""
+
+    is_integer: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChoiceSchema:
+    """One of a few texts; true and false where `is_boolean`."""
+
+    words: tuple[str, ...]
+    is_boolean: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListSchema:
+    """min_items to max_items values of one kind."""
+
+    items: "Schema"
+    min_items: int = 0
+    max_items: int = DEFAULT_MAX_ITEMS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectSchema:
+    """Named fields in order: (name, schema, whether it must be there)."""
+
+    fields: tuple[tuple[str, "Schema", bool], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EntitiesSchema:
+    """Spans of the text, each of one of a few types."""
+
+    types: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RelationsSchema:
+    """Pairs of spans, each in one of a few relations."""
+
+    relations: tuple[str, ...]
+
+
+Schema: TypeAlias = (
+    StringSchema | NumberSchema | ChoiceSchema | ListSchema | ObjectSchema | EntitiesSchema | RelationsSchema
+)
+SchemaLike: TypeAlias = Mapping[str, Any] | Sequence[Any] | type
+"""{"entities": […]}, {"relations": […]}, a JSON schema, or plain Python: {"name": str, "kind": ["cat", "dog"], …}."""
+
+
+def read_schema(schema: object) -> Schema:
+    """Return what a user's schema says.
+
+    A mapping with "entities" or "relations" alone, to a list of names. Or a JSON schema: type object (properties,
+    required), array (items, minItems, maxItems), string (minLength, maxLength), integer, number, boolean, or enum of
+    strings. Or a plain mapping from field to str, int, float, bool, a list of the texts allowed, [str] for a list of
+    texts, or a mapping again; every field is required then. A Schema is returned as it is.
+    Raises: RequestError naming the place and what it may hold.
+    """
+    if isinstance(
+        schema,
+        StringSchema | NumberSchema | ChoiceSchema | ListSchema | ObjectSchema | EntitiesSchema | RelationsSchema,
+    ):
+        return schema
+    if isinstance(schema, Mapping) and len(schema) == 1:
+        ((word, names),) = schema.items()
+        if word in ("entities", "relations") and isinstance(names, list | tuple) and _are_words(names):
+            checked = _checked_names(names, f"schema.{word}")
+            return EntitiesSchema(checked) if word == "entities" else RelationsSchema(checked)
+    return _read(schema, "schema", 0)
+
+
+def _read(schema: object, place: str, depth: int) -> Schema:
+    if depth > _MAX_DEPTH:
+        raise RequestError(f"{place} is nested more than {_MAX_DEPTH} deep.")
+    match schema:
+        case type():
+            return _read_type(schema, place)
+        case Mapping() if isinstance(schema.get("type"), str) or "enum" in schema or "const" in schema:
+            return _read_json_schema(dict(schema), place, depth)
+        case Mapping():
+            if not schema:
+                raise RequestError(f"{place} is empty; name at least one field.")
+            names = _checked_names(tuple(schema), place)
+            return ObjectSchema(
+                tuple((name, _read(schema[name], f"{place}.{name}", depth + 1), True) for name in names)
+            )
+        case list() | tuple() if _are_words(schema):
+            return ChoiceSchema(_checked_words(schema, place))
+        case list() | tuple() if len(schema) == 1:
+            return ListSchema(_read(schema[0], f"{place}[0]", depth + 1))
+    raise RequestError(
+        f"{place} = {schema!r:.100} is no schema. Give str, int, float, bool, a list of the texts allowed, [a schema] "
+        "for a list, a mapping from field to schema, or a JSON schema."
+    )
+
+
+def _read_type(kind: type, place: str) -> Schema:
+    known: dict[type, Schema] = {
+        str: StringSchema(),
+        int: NumberSchema(is_integer=True),
+        float: NumberSchema(is_integer=False),
+        bool: ChoiceSchema(("true", "false"), is_boolean=True),
+    }
+    if kind not in known:
+        raise RequestError(f"{place} is {kind.__name__}, expected str, int, float or bool.")
+    return known[kind]
+
+
+def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
+    for keyword in _IGNORED_KEYWORDS:
+        schema.pop(keyword, None)
+    kind = schema.pop("type", "string")
+    match kind:
+        case "string" if "enum" in schema or "const" in schema:
+            words = [schema.pop("const")] if "const" in schema else schema.pop("enum")
+            if not isinstance(words, list | tuple) or not _are_words(words):
+                raise RequestError(f"{place}.enum = {words!r:.100} must be a list of texts.")
+            found: Schema = ChoiceSchema(_checked_words(words, f"{place}.enum"))
+        case "string":
+            least, most = _bounds(schema, "minLength", "maxLength", DEFAULT_MAX_CHARACTERS, place)
+            if not most:
+                raise RequestError(f"{place}.maxLength = 0 leaves no text to write. Make the field optional instead.")
+            found = StringSchema(max(1, least), most)
+        case "integer" | "number":
+            found = NumberSchema(is_integer=kind == "integer")
+        case "boolean":
+            found = ChoiceSchema(("true", "false"), is_boolean=True)
+        case "array":
+            least, most = _bounds(schema, "minItems", "maxItems", DEFAULT_MAX_ITEMS, place)
+            if "items" not in schema:
+                raise RequestError(f"{place} is an array without items; say what they are.")
+            found = ListSchema(_read(schema.pop("items"), f"{place}.items", depth + 1), least, most)
+        case "object":
+            found = _read_object(schema, place, depth)
+        case _:
+            raise RequestError(
+                f"{place}.type = {kind!r:.60} must be one of: object, array, string, integer, number, boolean."
+            )
+    if schema:
+        raise RequestError(
+            f"{place} holds {', '.join(map(repr, sorted(schema)))}, which cannot be asked of a line of text. "
+            "(Where the vocabulary has braces, generate(json_schema=…) takes more.)"
+        )
+    return found
+
+
+def _read_object(schema: dict[str, Any], place: str, depth: int) -> ObjectSchema:
+    properties, required = schema.pop("properties", None), schema.pop("required", [])
+    if not isinstance(properties, Mapping) or not properties:
+        raise RequestError(f"{place} is an object without properties; name at least one.")
+    names = _checked_names(tuple(properties), f"{place}.properties")
+    if not isinstance(required, list | tuple) or not all(name in properties for name in required):
+        raise RequestError(f"{place}.required = {required!r:.100} must be a list of names among its properties.")
+    return ObjectSchema(
+        tuple((name, _read(properties[name], f"{place}.{name}", depth + 1), name in required) for name in names)
+    )
+
+
+def _bounds(schema: dict[str, Any], least_word: str, most_word: str, default: int, place: str) -> tuple[int, int]:
+    least = schema.pop(least_word, 0)
+    most = schema.pop(most_word, max(default, least) if isinstance(least, int) else default)
+    for word, value in ((least_word, least), (most_word, most)):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100_000:
+            raise RequestError(f"{place}.{word} = {value!r:.60} must be an integer in [0, 100000].")
+    if least > most:
+        raise RequestError(f"{place}.{least_word} = {least} must not be above {most_word} = {most}.")
+    return least, most
+
+
+def _are_words(values: Sequence[object]) -> bool:
+    return len(values) > 0 and all(isinstance(value, str) for value in values)
+
+
+def _checked_names(names: Sequence[object], place: str) -> tuple[str, ...]:
+    """Return names that a colon can follow."""
+    for name in names:
+        if isinstance(name, str) and ":" in name:
+            raise RequestError(f"{place} names {name!r:.80}: a colon ends a name in a line, so it can hold none.")
+    return _checked_words(names, place)
+
+
+def _checked_words(words: Sequence[object], place: str) -> tuple[str, ...]:
+    """Return names or allowed texts that can stand in a line."""
+    for number, word in enumerate(words):
+        if not isinstance(word, str) or not STRING.fullmatch(word):
+            raise RequestError(
+                f"{place} names {word!r:.80}: expected a text without ; | [ ] and line breaks, with single spaces "
+                "between words and none around it."
+            )
+        if word in words[:number]:
+            raise RequestError(f"{place} names {word!r} twice.")
+    return tuple(str(word) for word in words)
+
+
+def outline(schema: Schema) -> str:
+    """Return what is asked for in a few words, for a prompt.
+
+    >>> outline(read_schema({"name": str, "tags": [str]}))
+    'name, tags'
+    """
+    match schema:
+        case EntitiesSchema(types):
+            return ", ".join(types)
+        case RelationsSchema(relations):
+            return ", ".join(relations)
+        case ObjectSchema(fields):
+            return ", ".join(name for name, _, _ in fields)
+        case ListSchema(items):
+            return outline(items)
+        case ChoiceSchema(words):
+            return " or ".join(words)
+        case NumberSchema():
+            return "number"
+        case StringSchema():
+            return "text"

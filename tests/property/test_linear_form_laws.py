@@ -1,0 +1,361 @@
+"""Values as lines: every value comes back from its line, and a schema's grammar writes its lines and nothing else."""
+
+import json
+import random
+from typing import Any
+
+import hypothesis
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from t5kit import DataError, Model, RequestError
+from t5kit.decoding import Grammar, GrammarCompiler
+from t5kit.tasks.linear_form import linearize, parse, parse_beginning
+from t5kit.tasks.linear_grammar import linear_grammar
+from t5kit.tasks.linear_schema import read_schema
+from t5kit.text import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+COMPILER = GrammarCompiler(TOKENIZER, vocab_size=384)
+WORDS = st.lists(st.sampled_from(["a", "b c", "né", "none", "true", "x:y", "7", "(z)", "日本"]), min_size=1, max_size=3)
+TEXTS = WORDS.map(" ".join)
+NAMES = st.lists(st.sampled_from(["name", "a b", "none", "né", "x"]), min_size=1, max_size=3, unique=True)
+
+
+def scalars() -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
+    """Give (JSON schema, a value of it)."""
+    chosen = st.lists(TEXTS, min_size=1, max_size=3, unique=True)
+    return st.one_of(
+        TEXTS.map(lambda text: ({"type": "string", "minLength": 1, "maxLength": 40}, text)),
+        st.integers(-(10**18) + 1, 10**18 - 1).map(lambda number: ({"type": "integer"}, number)),
+        st.decimals(-(10**6), 10**6, places=3).map(lambda number: ({"type": "number"}, float(number))),
+        st.booleans().map(lambda fact: ({"type": "boolean"}, fact)),
+        chosen.flatmap(lambda words: st.sampled_from(words).map(lambda word: ({"enum": words}, word))),
+    )
+
+
+def lists_of(inner: st.SearchStrategy[tuple[dict[str, Any], Any]]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
+    def repeated(pair: tuple[dict[str, Any], Any]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
+        def made(bounds: tuple[int, int, int]) -> tuple[dict[str, Any], Any]:
+            least, count, most = sorted(bounds)
+            return {"type": "array", "items": pair[0], "minItems": least, "maxItems": most}, [pair[1]] * count
+
+        return st.tuples(*[st.integers(0, 3)] * 3).map(made)
+
+    return inner.flatmap(repeated)
+
+
+def objects_of(inner: st.SearchStrategy[tuple[dict[str, Any], Any]]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
+    def joined(names: list[str]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
+        rows = st.tuples(*[st.tuples(inner, st.booleans(), st.booleans()) for _ in names])
+
+        def made(fields: tuple[Any, ...]) -> tuple[dict[str, Any], Any]:
+            properties = {name: pair[0] for name, (pair, _, _) in zip(names, fields, strict=True)}
+            required = [name for name, (_, is_required, _) in zip(names, fields, strict=True) if is_required]
+            value = {
+                name: pair[1]
+                for name, (pair, is_required, is_there) in zip(names, fields, strict=True)
+                if is_required or is_there
+            }
+            schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+            return schema, value
+
+        return rows.map(made)
+
+    return NAMES.flatmap(joined)
+
+
+PAIRS = st.recursive(scalars(), lambda inner: lists_of(inner) | objects_of(inner), max_leaves=4)
+
+
+def permitted(grammar: str, line: str) -> bool | str:
+    constraint = COMPILER(Grammar("lark", grammar))
+    ids = TOKENIZER.encode(line)
+    for place, token in enumerate(ids):
+        if not constraint.allowed(ids[:place])[token]:
+            return f"not permitted after {TOKENIZER.decode(ids[:place])!r}: {TOKENIZER.decode(ids[place:])!r}"
+    return True
+
+
+def walk(grammar: str, generator: random.Random, *, most: int = 400) -> str | None:
+    """Return a line drawn from what the grammar permits, preferring its ends; None if it came to none."""
+    constraint = COMPILER(Grammar("lark", grammar))
+    signs = {int(token) for token in TOKENIZER.encode("; |[]:n0a", add_eos=False)}
+    ids: list[int] = []
+    while len(ids) < most:
+        allowed = np.flatnonzero(constraint.allowed(ids)).tolist()
+        assert allowed, TOKENIZER.decode(ids)
+        if TOKENIZER.eos_id in allowed and generator.random() < 0.3:
+            return TOKENIZER.decode(ids)
+        structural = [token for token in allowed if token in signs]
+        ascii_ones = [token for token in allowed if token < 131 and token != TOKENIZER.eos_id]
+        if not ascii_ones and allowed == [TOKENIZER.eos_id]:
+            return TOKENIZER.decode(ids)
+        choices = structural if structural and generator.random() < 0.6 else ascii_ones or allowed
+        ids.append(generator.choice([token for token in choices if token != TOKENIZER.eos_id] or allowed))
+    return None
+
+
+@hypothesis.settings(max_examples=80)
+@hypothesis.given(pair=PAIRS)
+def test_a_value_comes_back_from_its_line(pair: tuple[dict[str, Any], Any]) -> None:
+    schema, value = pair
+    jsonschema.validate(value, schema)
+    line = linearize(value, schema)
+    assert parse(line, schema) == value
+    assert not set('{}\n"\\') & set(line)
+
+
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(pair=PAIRS)
+def test_the_grammar_permits_every_values_line(pair: tuple[dict[str, Any], Any]) -> None:
+    schema, value = pair
+    assert permitted(linear_grammar(schema), linearize(value, schema)) is True
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(pair=PAIRS, seed=st.integers(0, 2**32))
+def test_whatever_the_grammar_permits_is_a_valid_value(pair: tuple[dict[str, Any], Any], seed: int) -> None:
+    schema, _ = pair
+    line = walk(linear_grammar(schema), random.Random(seed))
+    if line is not None:
+        value = parse(line, schema)
+        jsonschema.validate(json.loads(json.dumps(value)), schema)
+        assert parse(linearize(value, schema), schema) == value
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "array", "items": {"enum": ["a", "a b", "a b c"]}}, ["a", "a b c", "a b", "a"]),
+        ({"x": ["a", "a b"], "y": ["none", "none of it"]}, {"x": "a", "y": "none"}),
+        ({"relations": ["is", "is in"]}, {"relations": [{"head": "none", "relation": "is", "tail": "a b"}]}),
+        ({"entities": ["a", "a b"]}, {"entities": [{"type": "a b", "text": "a"}, {"type": "a", "text": "none"}]}),
+        ([[[int]]], [[[1, 20]], [[], [3]], []]),
+        ({"a": [{"b": [str]}], "c": {"d": [float]}}, {"a": [{"b": []}, {"b": ["x", "y z"]}], "c": {"d": [0.5, -2]}}),
+    ],
+)
+def test_words_that_begin_alike_and_nested_lists_are_told_apart(schema: Any, value: Any) -> None:
+    line = linearize(value, schema)
+    assert parse(line, schema) == value
+    assert permitted(linear_grammar(schema), line) is True
+
+
+SOURCE = "Ada  Lovelace (née Byron), born in London;\nmet Charles | Babbage [1833]. 日本"
+
+
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(seed=st.integers(0, 2**32))
+def test_copied_spans_are_runs_of_the_texts_words(seed: int) -> None:
+    for schema in ({"entities": ["person", "a place"]}, {"relations": ["met", "born in"]}):
+        line = walk(linear_grammar(schema, copied_from=SOURCE), random.Random(seed))
+        if line is None:
+            continue
+        value = parse(line, schema)
+        spaced = " ".join(SOURCE.split())
+        for row in next(iter(value.values())):
+            for word in ("text", "head", "tail"):
+                span = row.get(word, "1833")
+                assert span in spaced and any(letter.isalnum() for letter in span)
+                assert not set(";|[]") & set(span)
+
+
+def test_lines_read_as_people_write_them() -> None:
+    assert linearize(
+        {"name": "Ada", "born": 1815, "fields": ["logic", "music"]}, {"name": str, "born": int, "fields": [str]}
+    ) == ("name: Ada; born: 1815; fields: logic | music")
+    entities = {"entities": [{"type": "person", "text": "Ada"}, {"type": "place", "text": "London"}]}
+    assert linearize(entities, {"entities": ["person", "place"]}) == "person: Ada; place: London"
+    relations = {"relations": [{"head": "Ada", "relation": "lived in", "tail": "London"}]}
+    assert linearize(relations, {"relations": ["lived in"]}) == "Ada | lived in | London"
+    assert linearize([{"name": "Ada"}, {"name": "Bob"}], [{"name": str}]) == "[name: Ada] | [name: Bob]"
+    assert linearize({"entities": []}, {"entities": ["x"]}) == "none"
+    assert parse("none", {"relations": ["x"]}) == {"relations": []}
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({}, "is empty"),
+        (set, "expected str, int"),
+        (3, "is no schema"),
+        ({"a": None}, r"schema\.a = None is no schema"),
+        ({"a:b": str}, "a colon ends a name"),
+        ({"entities": ["a;b"]}, "without ; "),
+        ({"entities": ["a", "a"]}, "'a' twice"),
+        ({"type": "null"}, "must be one of: object, array"),
+        ({"type": "string", "pattern": "a"}, "'pattern', which cannot be asked"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "must not be above"),
+        ({"type": "string", "maxLength": 0}, "leaves no text"),
+        ({"type": "array"}, "without items"),
+        ({"type": "object"}, "without properties"),
+        ({"type": "object", "properties": {"a": str}, "required": ["b"]}, "among its properties"),
+        ({"enum": [1]}, "must be a list of texts"),
+        ([[[[[[[[[[[str]]]]]]]]]]], "nested more than"),
+    ],
+)
+def test_a_schema_that_no_line_can_hold_is_named(schema: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "message"),
+    [
+        ({"a": "x; y"}, {"a": str}, r"value\.a = 'x; y'"),
+        ({"a": "x"}, {"a": int}, "a whole number"),
+        ({"a": True}, {"a": int}, "a whole number"),
+        ({"a": float("nan")}, {"a": float}, "write exactly"),
+        ({"a": 1e-30}, {"a": float}, "write exactly"),
+        ({"a": 1.5, "b": 2}, {"a": float}, "no fields but a"),
+        ({}, {"a": str}, "the field 'a'"),
+        (["a"], {"a": str}, "an object"),
+        ({"entities": [{"type": "x", "text": "a"}]}, {"entities": ["y"]}, "one of: y"),
+        ({"entities": [{"type": "y"}]}, {"entities": ["y"]}, "type, text"),
+        ({"relations": 1}, {"relations": ["y"]}, "head, relation, tail"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(value: Any, schema: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        linearize(value, schema)
+
+
+@pytest.mark.parametrize(
+    ("line", "schema"),
+    [
+        ("", {"a": str}),
+        ("a:x", {"a": str}),
+        ("b: x; a: y", {"a": str, "b": str}),
+        ("a: x; c: y", {"a": str}),
+        ("a: x", [{"a": str}]),
+        ("[a: x", [{"a": str}]),
+        ("a | b | c | d", {"type": "array", "items": str, "maxItems": 3}),
+        ("person Ada", {"entities": ["person"]}),
+        ("Ada | knows", {"relations": ["knows"]}),
+        ("01", int),
+        ("yes", bool),
+    ],
+)
+def test_a_line_of_another_form_is_refused(line: str, schema: Any) -> None:
+    with pytest.raises(DataError, match="is no line of this schema"):
+        parse(line, schema)
+
+
+def test_the_whole_beginning_of_a_cut_line_is_kept() -> None:
+    assert parse_beginning("person: Ada; place: Lon", {"entities": ["person", "place"]}) == {
+        "entities": [{"type": "person", "text": "Ada"}]
+    }
+    assert parse_beginning("[a: x; b: y] | [a: z; b", [{"a": str, "b": str}]) == [{"a": "x", "b": "y"}]
+    assert parse_beginning("a: x; b: y", {"a": str, "b": str, "c": str}) is None
+    assert parse_beginning("person: A", {"entities": ["person"]}) is None
+
+
+# Through a model
+
+SCHEMAS: list[Any] = [
+    {"entities": ["person", "place"]},
+    {"relations": ["met", "born in"]},
+    {"name": str, "age": int, "kind": ["cat", "dog"], "is_wild": bool, "weight": float},
+    [{"name": str}],
+    {
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "maxItems": 2},
+            "owner": {"type": "object", "properties": {"id": {"type": "integer"}}},
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"temperature": 1.5, "seed": 3}])
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_what_a_model_extracts_is_always_of_the_schema(model: Model, is_copied: bool, options: dict[str, Any]) -> None:
+    texts = ["Ada met Bob", "(London), 1815; [x]"]
+    num_complete = 0
+    for schema in SCHEMAS:
+        for found in model.extract(texts, schema, is_copied=is_copied, max_new_tokens=60, **options):
+            num_complete += found.is_complete
+            if found.value is not None:
+                assert parse(linearize(found.value, schema), schema) == found.value
+            if found.is_complete:
+                assert linearize(found.value, schema) == found.line or "weight" in found.line
+    assert num_complete
+
+
+def test_extract_of_one_text_and_of_many_agree(model: Model) -> None:
+    texts = ["Ada met Bob", "", "London"]
+    many = model.extract(texts, SCHEMAS[0], max_new_tokens=40)
+    assert [model.extract(text, SCHEMAS[0], max_new_tokens=40).line for text in texts] == [each.line for each in many]
+    assert many[1].value == {"entities": []}, "nothing can be copied from an empty text"
+    assert model.extract("; [] ?!", [{"a": str}]).value == []
+    optional = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "boolean"}}}
+    assert "a" not in model.extract("…", optional, max_new_tokens=40).value
+    with pytest.raises(DataError, match="no word to copy"):
+        model.extract(["a", "…"], {"a": str})
+    short = {"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 5}, "maxItems": 1}
+    assert model.extract("(London)", short).value == [], "words are copied whole"
+    assert model.extract("(Rome)", short | {"minItems": 1}).value in (["Rome"], ["(Rome"], ["Rome)"])
+    assert model.extract([], SCHEMAS[0]) == []
+
+
+def test_fields_are_asked_one_by_one_and_put_together(model: Model) -> None:
+    schema = {"name": {"type": "string", "maxLength": 5}, "kind": ["cat", "dog"], "tags": [bool], "at": {"x": bool}}
+    texts = ["Ada met Bob", "(Rome)"]
+    found = model.extract(texts, schema, method="fields", max_new_tokens=60)
+    for text, each in zip(texts, found, strict=True):
+        assert each.is_complete and list(each.value) == list(schema)
+        assert parse(linearize(each.value, schema), schema) == each.value
+        prompt = f"Read the text and answer the question. Text: {text} Question: What is the kind?"
+        written = model.generate(prompt, allowed_outputs=["cat", "dog"])
+        assert each.value["kind"] == written and f"kind: {written}" in each.line
+    alone = model.extract(texts[1], schema, method="fields", max_new_tokens=60)
+    assert alone.value == found[1].value and alone.score == pytest.approx(found[1].score, abs=1e-3)
+    cut = model.extract(texts, {"a": str, "b": bool}, method="fields", is_copied=False, max_new_tokens=6)
+    assert all(each.is_complete or each.value is None for each in cut)
+    with pytest.raises(RequestError, match="is none"):
+        model.extract("a", SCHEMAS[0], method="fields")
+    with pytest.raises(RequestError, match="line, fields"):
+        model.extract("a", schema, method="words")  # type: ignore[call-overload]
+    with pytest.raises(RequestError, match=r"\{text\} and \{field\}"):
+        model.extract("a", schema, method="fields", prompt="{text}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regex": "a"}, "extract takes no regex"),
+        ({"num_return_sequences": 2, "num_beams": 2}, "one answer a text"),
+        ({"prompt": "x"}, "must hold {text}"),
+        ({"temperature": -1}, "temperature"),
+    ],
+)
+def test_extract_names_a_wrong_option(model: Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        model.extract("a", SCHEMAS[0], **options)
+
+
+@pytest.mark.weights
+def test_flan_t5_small_fills_a_schema_with_words_of_the_text(test_files: Any) -> None:
+    text = "Ada Lovelace was born in London in 1815; she worked with Charles Babbage {1833}."
+    with Model.from_pretrained(test_files / "flan-t5-small") as model:
+        found = model.extract(text, {"name": str, "job": ["poet", "smith"]}, num_beams=4, max_new_tokens=64)
+        assert found.is_complete and found.value["name"] in text and found.value["job"] in ("poet", "smith")
+        asked = model.extract(text, {"place": str, "year": str}, method="fields")
+        assert asked.value == {"place": "London", "year": "1815"}
+        with pytest.raises(RequestError, match="cannot write"):
+            model.extract(text, {"{x}": str})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from t5kit.checkpoint import write_folder
+    from t5kit.testing import TINY_CONFIGS
+    from t5kit.testing.answers import tensors_that_end
+
+    config = TINY_CONFIGS["byt5"]
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    write_folder(path, config, tensors_that_end(config), save_tokenizer=ByteTokenizer().save)
+    with Model.from_pretrained(path, engine="native", weights="float32", threads=1) as model:
+        yield model
