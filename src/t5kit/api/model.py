@@ -325,6 +325,7 @@ class Model(Trainable):
         choices: Sequence[str] = (),
         is_length_normalized: bool = False,
         max_examples: int = 0,
+        slice_by: Sequence[str] = (),
         num_bootstrap_samples: int = 1000,
         confidence: float = 0.95,
         evaluation_seed: int = 0,
@@ -339,7 +340,8 @@ class Model(Trainable):
         repeated_prompts: "group" counts records of one prompt once, with all their targets accepted.
         reference_separator: splits a target into accepted texts. choices: answer by the likeliest of these texts
         (is_length_normalized: a token) instead of generating. max_examples: so many drawn by evaluation_seed, 0 all.
-        num_bootstrap_samples: 0 gives no intervals. Other keywords are those of `generate`.
+        slice_by: columns that the page scores by. num_bootstrap_samples: 0 gives no intervals. Other keywords are those
+        of `generate`. `report.to_html()` gives the page of it.
         Raises: RequestError, DataError, EngineError, DependencyError for a metric whose library is missing.
 
         Example: model.evaluate("dev.tsv", ["rouge"], num_beams=4).scores["rougeL"]
@@ -347,7 +349,7 @@ class Model(Trainable):
         examples, scoring = examples_and_scoring(
             data, metrics, input=input, target=target, format=format, split=split, repeated_prompts=repeated_prompts,
             reference_separator=reference_separator, choices=choices, is_length_normalized=is_length_normalized,
-            max_examples=max_examples, seed=evaluation_seed,
+            max_examples=max_examples, seed=evaluation_seed, slice_by=slice_by,
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
         return evaluate_model(

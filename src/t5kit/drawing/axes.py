@@ -31,9 +31,14 @@ class Axis:
         return _log_ticks(self.low, self.high) if self.is_logarithmic else linear_ticks(self.low, self.high)
 
 
+def identity_of(title: str) -> str:
+    """Return a title as the name of an element: "Dev rougeL" -> "dev-rougel"; other scripts by their code points."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" if c.isascii() else f"{ord(c):x}" for c in title.lower())
+
+
 def image(title: str, description: str, parts: Iterable[str], *, height: float = HEIGHT, extra_class: str = "") -> str:
     """Return the parts as one <svg> with a title and a description to be read aloud; a page's titles must differ."""
-    identity = f"chart-{''.join(c if c.isascii() and c.isalnum() else '-' for c in title.lower())}"
+    identity = f"chart-{identity_of(title)}"
     return (
         f'<svg class="chart{extra_class}" viewBox="0 0 {WIDTH} {height:g}" role="img" '
         f'aria-labelledby="{identity}-title {identity}-text" xmlns="http://www.w3.org/2000/svg">'

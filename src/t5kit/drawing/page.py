@@ -49,6 +49,11 @@ def figure(title: str, picture: str, *, above: str = "", below: str = "") -> str
     return f"<figure><figcaption>{escape(title)}</figcaption>{above}{picture}{below}</figure>"
 
 
+def note(text: str) -> str:
+    """Return a sentence that explains what stands below it."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
 def details(summary: str, body: str) -> str:
     """Return what opens on demand, without a script."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
