@@ -16,6 +16,7 @@ from t5kit.api.arguments import Asked, GenerationArguments, check_folder_default
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
+from t5kit.api.explaining import Explainable
 from t5kit.api.trainable import Trainable
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.config import T5Config
@@ -36,7 +37,7 @@ DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
 
 
-class Model(Trainable):
+class Model(Trainable, Explainable):
     """One loaded T5 with its vocabulary.
 
     Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
@@ -382,6 +383,7 @@ class Model(Trainable):
         """Free the weights; the model cannot be used afterwards."""
         self.runtime.close()
         self._forget_runs()
+        self._forget_explaining()
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 import typer
 
 import t5kit
-from t5kit.cli import bench, config, convert, embed, evaluate, generate, inspect, score, tokenizer, train
+from t5kit.cli import bench, config, convert, embed, evaluate, explain, generate, inspect, score, tokenizer, train
 
 app = typer.Typer(
     name="t5kit",
@@ -18,6 +18,7 @@ app.command("generate", short_help="Texts in, answers out, in the same order.")(
 app.command("score", short_help="Log-probabilities of given targets.")(score.score)
 app.command("embed", short_help="Encoder vectors of texts.")(embed.embed)
 app.command("evaluate", short_help="Scores of a model or of predictions, with intervals.")(evaluate.evaluate)
+app.command("explain", short_help="Which input words an answer comes from: heat maps.")(explain.explain)
 app.command("inspect", short_help="What a model folder is, or what a recipe will do.")(inspect.inspect)
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
 app.command("train", short_help="A recipe to a trained model; resumes what was stopped.")(train.train)
