@@ -141,7 +141,7 @@ def _layers(explanation: "Explanation", map: "Map", title: str, axes: str) -> st
         pictures.append(
             figure(name, heat_image(values.tolist(), title=name, description=strongest), below=note(strongest))
         )
-    return details(f"Each of the {len(weights)} layers", f'<div class="charts">{"".join(pictures)}</div>')
+    return details(f"By layer ({len(weights)})", f'<div class="charts">{"".join(pictures)}</div>')
 
 
 def _tokens(explanation: "Explanation") -> str:
