@@ -91,7 +91,7 @@ def test_attributions_that_do_not_come_within_the_tolerance_fail_and_say_so(run:
         (("a", "--tolerance", "7", "--map", "attribution"), "tolerance = 7.0 must be between 0 and 1"),
         (("a", "--draw", "alignment"), "--draw is for the picture of --png"),
         (("a", "--png", "x.png", "--draw", "alignment", "--map", "attribution"), "not among the maps asked for"),
-        (("a", "--png", "x.png", "--draw", "y", "--map", "alignment"), "not among the maps asked for"),
+        (("a", "--png", "x.png", "--draw", "y"), "not among the maps asked for: attribution, alignment"),
         (("a", "--html", "none/why.html"), "its folder none does not exist"),
         (("a", "--target", "b", "--num-beams", "2"), "num_beams has no effect on a given target"),
         (("a" * 1100,), "an explanation takes at most 1,024"),

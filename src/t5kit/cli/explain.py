@@ -59,13 +59,15 @@ def explain(
     need PyTorch and take a while; where it is not installed they are left out, and that is said. The exit code is 1 if
     attributions do not come within --tolerance in --max-steps.
     """
+    from t5kit.explanation.explanation import MAPS
+
     for path, option in ((html, "--html"), (png, "--png")):
         if path is not None:
             check_writable(path, option)
     if draw is not None and png is None:
         raise RequestError("--draw is for the picture of --png; name that too, or drop it.")
-    if map and draw is not None and draw not in map:
-        raise RequestError(f"--draw {draw} is not among the maps asked for: {', '.join(map)}.")
+    if draw is not None and draw not in (map or MAPS):
+        raise RequestError(f"--draw {draw!r} is not among the maps asked for: {', '.join(map or MAPS)}.")
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")
     arguments = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}

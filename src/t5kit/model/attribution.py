@@ -64,8 +64,8 @@ class _Stretch:
     values: npt.NDArray[np.float64]
 
     def errors(self) -> npt.NDArray[np.float64]:
-        """Return [T]: how far the attributions are from the difference of the scores."""
-        return np.abs(self.values.sum(axis=1) - (self.score_at_end - self.score_at_start))
+        """Return [T]: how much more the attributions sum to than the difference of the scores."""
+        return self.values.sum(axis=1) - (self.score_at_end - self.score_at_start)
 
 
 def integrated_gradients(
@@ -81,8 +81,8 @@ def integrated_gradients(
     """Return the attributions of every output token, teacher-forced, to every input token.
 
     Shapes: encoder_input_ids [S], target_ids [T] with EOS and without the start token; baseline_SD is where the path
-    begins. tolerance: steps are added until the errors of all stretches together are, for every output token, at most
-    so many nats, or this share of the token's difference of scores where that is above 1 nat; max_steps ends it
+    begins. tolerance: steps are added until the attributions of every output token miss its difference of scores by at
+    most so many nats, or by this share of the difference where that is above 1 nat; max_steps ends it
     anyway. progress: is told how many more points are done. The model's parameters get no gradients.
     Raises: RequestError for lengths or limits out of range; EngineError for numbers that are not finite.
     Source: Sundararajan, Taly, Yan 2017, "Axiomatic attribution for deep networks".
@@ -102,8 +102,11 @@ def integrated_gradients(
     bound_T = tolerance * np.maximum(1.0, np.abs(scores_PT[-1] - scores_PT[0]))
     while True:
         errors_CT = np.stack([stretch.errors() for stretch in stretches])
-        shares_C = (errors_CT / bound_T).max(axis=1)
-        if (errors_CT.sum(axis=0) <= bound_T).all():
+        shares_C = np.abs(errors_CT / bound_T).max(axis=1)
+        # Numerics: errors of many stretches cancel, which they must not do by luck: two deviations of their sum, were
+        # their signs drawn at random, must be within the bound too.
+        spread_T = 2.0 * np.sqrt(np.square(errors_CT).sum(axis=0))
+        if (np.maximum(spread_T, np.abs(errors_CT.sum(axis=0))) <= bound_T).all():
             break
         halved = _worst(shares_C, at_most=(max_steps - num_steps) // (2 * NODES_A_STRETCH))
         if not halved:

@@ -38,7 +38,12 @@ def words_of(tokenizer: Tokenizer, ids: TokenIds) -> list[Word]:
     """
     ids = as_id_list(ids)
     parts = [tokenizer.token_bytes(token_id) for token_id in ids]
-    starts = [place for place in range(len(ids)) if place == 0 or _begins_word(parts[place - 1], parts[place])]
+    starts = []
+    character = 0  # the first byte of the last character so far
+    for place, part in enumerate(parts):
+        if place == 0 or _begins_word(parts[place - 1], part, character):
+            starts.append(place)
+        character = next((byte for byte in reversed(part) if not _is_continuation(byte)), character)
     words = []
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         text = b"".join(parts[start:end]).decode("utf-8", "replace").strip()
@@ -46,7 +51,7 @@ def words_of(tokenizer: Tokenizer, ids: TokenIds) -> list[Word]:
     return words
 
 
-def _begins_word(before: bytes, token: bytes) -> bool:
+def _begins_word(before: bytes, token: bytes, character: int) -> bool:
     if not before or not token:
         return True
     if _is_continuation(token[0]):
@@ -55,7 +60,7 @@ def _begins_word(before: bytes, token: bytes) -> bool:
         return not before.isspace()
     if before[-1:].isspace():
         return not before.isspace()  # a space that is a token of its own belongs to what follows
-    return _is_spaceless(token[0]) or _is_spaceless(_last_lead(before))
+    return _is_spaceless(token[0]) or _is_spaceless(character)
 
 
 def _is_continuation(byte: int) -> bool:
@@ -65,10 +70,6 @@ def _is_continuation(byte: int) -> bool:
 def _is_spaceless(lead: int) -> bool:
     """Say whether a character's first byte is of U+3000 to U+9FFF or beyond the basic plane."""
     return 0xE3 <= lead <= 0xE9 or lead >= 0xF0
-
-
-def _last_lead(text: bytes) -> int:
-    return next((byte for byte in reversed(text) if not _is_continuation(byte)), 0)
 
 
 def _named(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -46,7 +46,7 @@ def test_attributions_sum_to_the_difference_of_the_scores(family: str, dtype: ob
     model = model_of(family, dtype)
     found = integrated_gradients(model, INPUT, TARGET, baseline_of(model), tolerance=0.05, max_steps=2048)
     assert found.values.shape == (len(TARGET), len(INPUT))
-    assert np.abs(found.scores - found.baseline_scores).max() > 0.5, "there is something to explain"
+    assert np.abs(found.scores - found.baseline_scores).max() > 0.3, "there is something to explain"
     assert within(found, 0.05)
     assert (found.values[:, INPUT == 1] == 0.0).all(), "EOS stands in the baseline too"
 
