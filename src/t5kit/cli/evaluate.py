@@ -163,12 +163,6 @@ def evaluate(
         comparison = (
             compare(report, other, bootstrap=bootstrap) if other is not None and bootstrap is not None else None
         )
-        if report_page is not None:
-            page = report.to_html(
-                name=_short(name), other=other, other_name=_short(compare_with or ""), comparison=comparison
-            )
-            write_page(report_page, page)
-            print(f"t5kit: the report is {report_page}", file=sys.stderr)
         if json:
             facts: dict[str, Any] = report.to_json()
             out.write(json_line(facts if comparison is None else {**facts, "comparison": comparison.to_json()}))
@@ -176,6 +170,12 @@ def evaluate(
             out.write(f"{report}\n")
         else:
             out.write(f"A: {name}\n{report}\n\nB: {compare_with}\n{comparison}\n")
+    if report_page is not None:  # last, so that nothing of it can cost the scores
+        page = report.to_html(
+            name=_short(name), other=other, other_name=_short(compare_with or ""), comparison=comparison
+        )
+        write_page(report_page, page)
+        print(f"t5kit: the report is {report_page}", file=sys.stderr)
     _say_what_is_bad(report)
     _say_what_failed(report, "A: " if other is not None else "")
     if other is not None:

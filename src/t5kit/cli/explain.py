@@ -60,6 +60,7 @@ def explain(
     attributions do not come within --tolerance in --max-steps.
     """
     from t5kit.explanation.explanation import MAPS
+    from t5kit.explanation.heat_map_png import check_can_draw
 
     for path, option in ((html, "--html"), (png, "--png")):
         if path is not None:
@@ -68,6 +69,8 @@ def explain(
         raise RequestError("--draw is for the picture of --png; name that too, or drop it.")
     if draw is not None and draw not in (map or MAPS):
         raise RequestError(f"--draw {draw!r} is not among the maps asked for: {', '.join(map or MAPS)}.")
+    if png is not None:
+        check_can_draw()
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")
     arguments = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
@@ -88,12 +91,12 @@ def explain(
         )
     for note in found.notes:
         print(f"t5kit: {note}", file=sys.stderr)
-    if png is not None:
-        found.to_png(png, draw)  # type: ignore[arg-type]
-    if html is not None:
-        found.to_html(html)
     with open_output(output) as out:
         out.write(json_line(found.to_json()) if json else f"{summary(found)}\n")
+    if html is not None:
+        found.to_html(html)
+    if png is not None:
+        found.to_png(png, draw)  # type: ignore[arg-type]
     if found.attribution is not None and not found.attribution.is_complete:
         print(
             f"t5kit: after {found.attribution.num_steps} steps the attributions are off by up to "

@@ -1,6 +1,7 @@
 """Values with the intervals around them, a row each: scores, slices, differences of two systems."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -31,11 +32,12 @@ def interval_chart(
     marked: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """Return the rows as one <svg>, "" if there are none.
+    """Return the rows as one <svg>, "" if there are none; one that holds a number that is not finite is left out.
 
     marked: a value that gets a line from top to bottom, such as 0 for differences. limits: what values can be at all;
     the axis never goes beyond.
     """
+    rows = [row for row in rows if all(math.isfinite(end) for point in row.points for end in point)]
     ends = [end for row in rows for point in row.points for end in point]
     if not ends:
         return ""

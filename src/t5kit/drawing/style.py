@@ -41,7 +41,7 @@ header p { margin: 0.2rem 0 0; color: var(--faint); }
   border: 1px solid var(--line); border-radius: 8px; background: var(--card);
 }
 .figures dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.figures dt { color: var(--faint); font-size: 0.85rem; }
+.figures dt { color: var(--faint); font-size: 0.85rem; overflow-wrap: anywhere; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 0.9rem; }
 figure {
   min-width: 0; margin: 0; padding: 0.8rem 0.9rem; border: 1px solid var(--line); border-radius: 8px;

@@ -209,7 +209,7 @@ def _slices(report: "EvaluationReport", other: "EvaluationReport | None") -> str
                 limits=None if _is_apart(score) else (0.0, 100.0),
             )
             legend = group_legend(["A", "B"]) if len(groups) > 1 else ""
-            picture = figure(f"{slicing.title}: {score}", picture, above=legend)
+            picture = figure(f"{slicing.title}: {score}", picture, above=legend) if picture else ""
         parts.append(_beside(picture, _slice_table(slicing.title, slices, others)))
     return "".join(parts)
 

@@ -1,5 +1,6 @@
 """A heat map as a PNG, by matplotlib, which `pip install 't5kit[explain]'` brings."""
 
+import importlib.util
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,12 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devan
 """Families asked for glyphs, one after the other, of those that are installed; DejaVu comes with matplotlib."""
 
 
+def check_can_draw() -> None:
+    """Raise DependencyError now if matplotlib is missing, and not after minutes of work."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DependencyError.for_extra("matplotlib", "explain", "A PNG heat map")
+
+
 def draw_heat_map(
     path: Path,
     values: npt.NDArray[np.float64],
@@ -30,12 +37,11 @@ def draw_heat_map(
 
     Raises: DependencyError without matplotlib; DataError if the file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib import font_manager
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DependencyError.for_extra("matplotlib", "explain", "A PNG heat map") from None
+    check_can_draw()
+    import matplotlib
+    from matplotlib import font_manager
+    from matplotlib.figure import Figure
+
     installed = set(font_manager.get_font_names())
     families = [name for name in FONTS if name in installed]
     num_rows, num_columns = values.shape

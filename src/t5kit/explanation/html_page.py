@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_TABLE_WORDS = 60
 """Words beside words in a table; more are drawn as pictures alone."""
 MAX_PICTURE_WORDS = 400
+MAX_LAYER_CELLS = 6000
+"""Of all layers of a map together; more are drawn as pictures."""
 
 Matrix = npt.NDArray[np.float64]
 
@@ -125,23 +127,34 @@ def _encoder_attention(explanation: "Explanation") -> str:
 
 
 def _layers(explanation: "Explanation", map: "Map", title: str, axes: str) -> str:
-    """Return small pictures of every layer, which a reader opens."""
+    """Return every layer by itself, which a reader opens: tables, or pictures where there would be too many cells."""
     weights = explanation.alignment if map == "alignment" else explanation.encoder_attention
     assert weights is not None
     rows = explanation.output_words if map == "alignment" else explanation.input_words
-    pictures = []
+    parts = []
     for layer in range(len(weights)):
         values = explanation.word_matrix(map, layer=layer)
+        name = f"{title}, layer {layer}"
+        if values.size * len(weights) <= MAX_LAYER_CELLS:
+            parts.append(_layer_table(explanation, map, name, values))
+            continue
         row, column = np.unravel_index(int(values.argmax()), values.shape)
         strongest = (
             f"{axes}; strongest from {rows[row].text} to {explanation.input_words[column].text}: "
             f"{100 * values[row, column]:.0f} %"
         )
-        name = f"{title}, layer {layer}"
-        pictures.append(
-            figure(name, heat_image(values.tolist(), title=name, description=strongest), below=note(strongest))
-        )
-    return details(f"By layer ({len(weights)})", f'<div class="charts">{"".join(pictures)}</div>')
+        picture = heat_image(values.tolist(), title=name, description=strongest)
+        parts.append(figure(name, picture, below=note(strongest)))
+    return details(f"By layer ({len(weights)})", f'<div class="charts">{"".join(parts)}</div>')
+
+
+def _layer_table(explanation: "Explanation", map: "Map", name: str, values: Matrix) -> str:
+    """Return one layer as the table of all layers is: input words down, or from words down to words across."""
+    inputs = [word.text for word in explanation.input_words]
+    if map == "alignment":
+        outputs = [word.text for word in explanation.output_words]
+        return heat_table(name, "input \\ output", inputs, outputs, values.T.tolist(), _percents(values.T))
+    return heat_table(name, "from \\ to", inputs, inputs, values.tolist(), _percents(values))
 
 
 def _tokens(explanation: "Explanation") -> str:

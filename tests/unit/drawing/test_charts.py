@@ -122,6 +122,13 @@ def test_intervals_lie_within_their_frame_around_their_values(points: list[tuple
         assert 149 <= low <= float(dot.get("cx", "")) + 0.11 and float(dot.get("cx", "")) <= high + 0.11 <= 460
 
 
+def test_an_interval_that_is_not_finite_has_no_row() -> None:
+    rows = [IntervalRow("a", [(1.0, 0.5, 2.0)]), IntervalRow("b", [(math.inf, 1.0, math.nan)])]
+    text = interval_chart(rows, title="T", description="d", x_name="x")
+    assert text.count("<circle") == 1 and "nan" not in text and "inf" not in text
+    assert interval_chart(rows[1:], title="T", description="d", x_name="x") == ""
+
+
 def test_a_heat_table_colours_by_size_and_sign_and_escapes_its_texts() -> None:
     text = heat_table("c", "x", ["<r>"], ["a", "b", "c"], [[4.0, -2.0, 0.1]], [["<4>", "-2", "0"]])
     page = Page(text)

@@ -10,8 +10,11 @@ import pytest
 
 from t5kit import Model
 from t5kit.api import explaining
+from t5kit.checkpoint import open_folder
 from t5kit.errors import DataError, DependencyError, RequestError
+from t5kit.explanation import heat_map_png
 from t5kit.explanation.explanation import Attribution, Explanation
+from t5kit.runtime.native import unavailable_reason
 from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.pages import Page
 from t5kit.text.words import Word
@@ -103,7 +106,8 @@ def test_the_page_shows_texts_as_texts_and_every_number_in_a_table() -> None:
     assert cells[0] == f"{whole[0]:+.2f}"
     figures = dict(zip(page.text_of["dt"], page.text_of["dd"], strict=True))
     assert figures["largest error of an output token"] == "2.0000"
-    assert len(re.findall(r'<svg class="chart heat"', text)) == 4, "each layer of both attentions"
+    layers = [caption for caption in page.text_of["caption"] if "layer" in caption]
+    assert layers == [f"{title}, layer {n}" for title in ("Cross-attention", "Self-attention") for n in (0, 1)]
 
 
 def test_long_inputs_have_pictures_in_place_of_tables_and_then_words_alone() -> None:
@@ -115,7 +119,7 @@ def test_long_inputs_have_pictures_in_place_of_tables_and_then_words_alone() -> 
             input_tokens=("w",) * size, input_ids=(3,) * size,
         )  # fmt: skip
         text = found.to_html()
-        assert text.count('<svg class="chart heat"') == num_pictures
+        assert text.count('<svg class="chart heat"') == num_pictures, "6,400 cells are a picture"
         assert "too many to draw" in text or num_pictures
         assert len(text) < 200_000
 
@@ -133,6 +137,12 @@ def test_pictures_are_png_of_the_map_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         found.to_png(tmp_path / "none" / "map.png")
     assert [each.name for each in tmp_path.iterdir()] == ["map.png"]
+
+
+def test_a_picture_without_matplotlib_names_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heat_map_png.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"A PNG heat map needs the package 'matplotlib'.*t5kit\[explain\]"):
+        made_up().to_png(tmp_path / "map.png")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +172,27 @@ def test_a_model_explains_its_own_answer_and_a_given_one(model: Model) -> None:
     assert (given.answer, len(given.output_ids), given.maps()) == ("xy", 3, ("alignment",))
     assert given.alignment is not None
     np.testing.assert_allclose(given.alignment.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_an_int8_folder_is_explained_by_the_weights_it_stands_for(model: Model, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    model.save_pretrained(tmp_path / "int8", weights="int8")
+    with Model.from_pretrained(tmp_path / "int8", engine="reference") as small:
+        found = small.explain("ab", "c", tolerance=0.9, max_steps=16)
+        assert found.attribution is not None
+        assert found.attribution.scores.sum() == pytest.approx(small.score("ab", "c"), abs=1e-3)
+
+
+def test_training_and_closing_forget_the_weights_of_before(tmp_path: Path) -> None:
+    folder = write_tiny_folder(tmp_path / "a")
+    with Model.from_pretrained(folder, engine="native" if unavailable_reason() is None else "reference") as model:
+        before = model.explain("ab", "c", maps=["encoder_attention"]).encoder_attention
+        model.folder = open_folder(write_tiny_folder(tmp_path / "b", seed=1))
+        after = model.explain("ab", "c", maps=["encoder_attention"]).encoder_attention
+        assert before is not None and after is not None
+        if unavailable_reason() is None:
+            assert np.abs(before - after).max() > 1e-3, "the folder's weights, as they are now"
+    assert model._explaining is None
 
 
 def test_without_torch_attribution_is_left_out_or_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
