@@ -153,7 +153,7 @@ def _comparison(report: "EvaluationReport", other: "EvaluationReport | None", co
 
 def _changes(report: "EvaluationReport", other: "EvaluationReport") -> str:
     """Return the examples on which the two differ most, either way."""
-    score, column_of = _ranking(report)
+    score, column_of = _ranking(report, [name for name in report.scores if name in other.scores])
     gains = [
         (better, place)
         for place, better in enumerate(a - b for a, b in zip(column_of(report), column_of(other), strict=True))
@@ -193,23 +193,19 @@ def _slices(report: "EvaluationReport", other: "EvaluationReport | None") -> str
         slices = slicing.of(report)
         others = [] if other is None else slicing.of(other)
         score = next(iter(report.scores))
-        picture = ""
-        if len(slices) > 1:
-            groups = [slices, others] if others and score in other.scores else [slices]  # type: ignore[union-attr]
-            picture = interval_chart(
-                [
-                    IntervalRow(each[0].name, [_point(one.scores[score], one.intervals.get(score)) for one in each])
-                    for each in zip(*groups, strict=True)
-                ],
-                title=f"{slicing.title}: {score}",
-                description="; ".join(
-                    _in_words(one.name, one.scores[score], one.intervals.get(score)) for one in slices
-                ),
-                x_name=score,
-                limits=None if _is_apart(score) else (0.0, 100.0),
-            )
-            legend = group_legend(["A", "B"]) if len(groups) > 1 else ""
-            picture = figure(f"{slicing.title}: {score}", picture, above=legend) if picture else ""
+        groups = [slices, others] if other is not None and score in other.scores else [slices]
+        picture = interval_chart(
+            [
+                IntervalRow(each[0].name, [_point(one.scores[score], one.intervals.get(score)) for one in each])
+                for each in zip(*groups, strict=True)
+            ],
+            title=f"{slicing.title}: {score}",
+            description="; ".join(_in_words(one.name, one.scores[score], one.intervals.get(score)) for one in slices),
+            x_name=score,
+            limits=None if _is_apart(score) else (0.0, 100.0),
+        )
+        legend = group_legend(["A", "B"]) if len(groups) > 1 else ""
+        picture = figure(f"{slicing.title}: {score}", picture, above=legend) if picture else ""
         parts.append(_beside(picture, _slice_table(slicing.title, slices, others)))
     return "".join(parts)
 
@@ -299,7 +295,7 @@ def _distributions(report: "EvaluationReport") -> str:
     results = report.results
     told = [result for result in results if result.confidence is not None]
     size, unit = _measure([reference for result in results for reference in result.references])
-    lengths: dict[str, list[float]] = {"right answer": [float(size(text)) for r in results for text in r.references]}
+    lengths = {"right answer": [float(size(result.references[0])) for result in results]}
     answers = [float(size(result.prediction)) for result in results if result.prediction is not None]
     if answers:
         lengths = {"prediction": answers, **lengths}
@@ -365,7 +361,7 @@ def _measure(texts: Sequence[str]) -> tuple[Callable[[str], int], str]:
 def _examples(report: "EvaluationReport") -> str:
     if all(result.prediction is None for result in report.results):
         return ""
-    score, column_of = _ranking(report)
+    score, column_of = _ranking(report, list(report.scores))
     values = column_of(report)
     sureness = [result.confidence or 0.0 for result in report.results]
     order = sorted(range(len(values)), key=lambda place: (values[place], -sureness[place]))
@@ -400,16 +396,18 @@ def _example_row(result: "ExampleResult", number: str) -> tuple[str, ...]:
     return result.place, _cut(result.prompt), _joined(result.references), predicted or "(empty)", number
 
 
-def _ranking(report: "EvaluationReport") -> tuple[str, Callable[["EvaluationReport"], list[float]]]:
-    """Return the score that ranks examples, and what gives its values of a report, the better the higher.
+def _ranking(
+    report: "EvaluationReport", among: Sequence[str]
+) -> tuple[str, Callable[["EvaluationReport"], list[float]]]:
+    """Return the score, of those among, that ranks examples, and what gives its values of a report, best highest.
 
     The first score that single examples have, one of more than two values before one of right and wrong; that of each
     example as a corpus of its own; F1 of words where neither means anything.
     """
     of_items = report.item_scores.each
-    names = [name for name in report.scores if name != "perplexity" and name in of_items]
+    names = [name for name in among if name != "perplexity" and name in of_items]
     graded = [name for name in names if len(set(of_items[name].tolist())) > 2]
-    alone = [name for name in report.scores if _last_word(name) in _OF_ONE]
+    alone = [name for name in among if _last_word(name) in _OF_ONE]
     if chosen := [*graded, *alone, *names]:
         name = chosen[0]
         sign = -1.0 if _is_lower_better(name) else 1.0

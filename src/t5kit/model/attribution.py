@@ -118,13 +118,13 @@ def integrated_gradients(
 
 
 class Attributor:
-    """A model's weights in float32, ready to attribute one answer after another.
+    """A model's weights in float32 (int8 ones for what they stand for), ready to attribute one answer after another.
 
     Raises: EngineError for a model without a language-model head; CheckpointError as `load_model`.
     """
 
     def __init__(self, config: T5Config, tensors: Iterable[TensorView]) -> None:
-        model = load_model(config, tensors)
+        model = load_model(config, (view.converted("F32") if view.dtype == "I8" else view for view in tensors))
         if not isinstance(model, T5):
             raise EngineError(f"A model with the head {config.head.value!r} writes nothing that could be attributed.")
         self._model = model

@@ -180,6 +180,16 @@ def test_two_systems_stand_beside_each_other(examples: EvaluationSet, report: Ev
     assert table_named(text, "By source")[0][2:4] == ["accuracy", "accuracy of B"]
 
 
+def test_systems_with_other_scores_are_compared_by_those_that_both_have() -> None:
+    examples = evaluation_set(pair_form(), table_of([{"input": f"say {n}", "target": f"b c {n}"} for n in range(6)]))
+    first = evaluate_predictions(examples, ["b c 1"] * 6, scoring_of(["squad", "bleu"]))
+    second = evaluate_predictions(examples, ["c"] * 6, scoring_of(["bleu", "exact_match"]))
+    found = compare(first, second, bootstrap=BOOTSTRAP)
+    text = first.to_html(other=second, comparison=found)
+    assert any("they are equal" in each for each in Page(text).text_of["p"])
+    assert len(table_named(text, "A beside B, by the paired bootstrap")) == 1 + len(found.differences)
+
+
 class Model:
     """Answers "1" to everything but what is too long."""
 

@@ -21,7 +21,7 @@ def test_words_begin_at_spaces_and_eos_stands_alone() -> None:
 
 
 def test_scripts_without_spaces_are_cut_at_their_characters_and_none_is_cut_in_half() -> None:
-    assert texts("日本 ist schön") == ["日", "本", "ist", "schön", "</s>"]
+    assert texts("日本 war schön") == ["日", "本", "war", "schön", "</s>"]
     assert texts("a日b") == ["a", "日", "b", "</s>"]
 
 
