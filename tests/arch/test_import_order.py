@@ -14,8 +14,8 @@ import pytest
 SRC = Path(__file__).parents[2] / "src"
 
 ORDER = (
-    "_native errors config text sources metrics tasks data checkpoint model runtime decoding scheduling evaluation "
-    "training recipe api serving cli testing"
+    "_native errors drawing config text sources metrics tasks data checkpoint model runtime decoding scheduling "
+    "evaluation explanation training recipe api serving cli testing"
 ).split()
 """Stages from low to high. A module imports only its own stage and lower ones; `testing` may see everything."""
 

@@ -19,6 +19,7 @@ from t5kit.runtime.native import unavailable_reason
 from t5kit.sources.tables import table_of
 from t5kit.tasks import Task, TaskForm, Template
 from t5kit.testing.folders import write_tiny_folder
+from t5kit.testing.pages import Page
 
 
 class Result(NamedTuple):
@@ -290,3 +291,46 @@ def test_real_weights_score_alike_on_native_and_torch(test_files: Path) -> None:
     assert [result.prediction for result in native.results] == [result.prediction for result in torch.results]
     assert native.scores == pytest.approx(torch.scores, rel=1e-4)  # float32, sums of some 20 log-probabilities
     assert native.scores["rouge1"] > 0.0
+
+
+def test_the_page_is_written_with_its_slices_and_the_comparison(
+    run: Run, folder: Path, tmp_path: Path, model: Model
+) -> None:
+    data, page, answers = tmp_path / "rows.jsonl", tmp_path / "page.html", tmp_path / "answers.jsonl"
+    rows = [{"input": prompt, "target": target, "kind": target.isdigit()} for prompt, target in ROWS]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ("--data", data, "--metrics", "exact_match,chrf", "--slice-by", "kind", *MODEL_WORDS)
+    found = run(folder, *words, "--report", page, "--predictions", answers)
+    assert (found.code, found.err) == (0, f"t5kit: the report is {page}\n")
+    written = Page(page.read_text(encoding="utf-8"))
+    assert written.text_of["h1"] == ["tiny"]
+    assert {"By kind: exact_match", "Confidence", "Length of answers"} <= set(written.text_of["figcaption"])
+    line = json.loads(answers.read_text(encoding="utf-8").splitlines()[0])
+    assert line["log_probability"] == pytest.approx(model.generate("one", max_new_tokens=6, details=True).score)
+    assert line["slices"] == {"kind": "True"}
+    again = run("--predictions-only", answers, "--metrics", "exact_match", "--report", page, "--compare", answers)
+    assert again.code == 0
+    compared = Page(page.read_text(encoding="utf-8"))
+    assert compared.text_of["h1"] == ["answers.jsonl beside answers.jsonl"]
+    assert "Confidence" in compared.text_of["figcaption"], "a file of predictions carries it on"
+    python = model.evaluate(data, ["exact_match"], slice_by=["kind"], max_new_tokens=6).to_html(name="tiny")
+    assert "By kind: exact_match" in Page(python).text_of["figcaption"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--slice-by", "kind"), "--slice-by is for the page of --report"),
+        (("--report", "page.html", "--slice-by", "kind"), "a column that no record has; there are: input, target"),
+        (("--report", "."), "is a folder; name a file"),
+        (("--report", "no such folder/page.html"), "its folder no such folder does not exist"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_before_any_work(
+    run: Run, folder: Path, tmp_path: Path, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"input": "a", "target": "b"}\n', encoding="utf-8")
+    found = run(folder, "--data", "rows.jsonl", "--metrics", "exact_match", *words, *MODEL_WORDS)
+    assert (found.code, found.out, message in found.err) == (2, "", True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]

@@ -1,5 +1,6 @@
 """Model.evaluate: a loaded model's answers on anyone's data, scored."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,11 @@ class ModelAnswerer:
                 answers[place] = (
                     _without_number(completions)
                     if isinstance(completions, T5kitError)
-                    else Answer(completions[0].text, is_cut=completions[0].finish_reason == "length")
+                    else Answer.generated(
+                        completions[0].text,
+                        is_cut=completions[0].finish_reason == "length",
+                        log_probability=math.fsum(completions[0].token_scores),
+                    )
                 )
             progress(len(places))
         return answers
@@ -117,6 +122,7 @@ def examples_and_scoring(
     is_length_normalized: bool,
     max_examples: int,
     seed: int,
+    slice_by: Sequence[str] = (),
 ) -> tuple[EvaluationSet, Scoring]:
     """Return what `Model.evaluate` is asked about; its docstring explains the words.
 
@@ -151,6 +157,7 @@ def examples_and_scoring(
         reference_separator=reference_separator,
         max_examples=max_examples,
         seed=seed,
+        slice_by=slice_by,
     )
     return examples, scoring
 

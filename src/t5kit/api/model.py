@@ -18,6 +18,7 @@ from t5kit.api.completion import Completion, to_completion
 from t5kit.api.embedding import Pooling, asked_modules, embedded
 from t5kit.api.engines import Engine, Weights, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
+from t5kit.api.explaining import Explainable
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.checkpoint.sentence_modules import write_sentence_modules
 from t5kit.config import T5Config
@@ -36,7 +37,7 @@ DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
 
 
-class Model(Asking):
+class Model(Asking, Explainable):
     """One loaded T5 with its vocabulary.
 
     Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
@@ -321,6 +322,7 @@ class Model(Asking):
         choices: Sequence[str] = (),
         is_length_normalized: bool = False,
         max_examples: int = 0,
+        slice_by: Sequence[str] = (),
         num_bootstrap_samples: int = 1000,
         confidence: float = 0.95,
         evaluation_seed: int = 0,
@@ -335,7 +337,8 @@ class Model(Asking):
         repeated_prompts: "group" counts records of one prompt once, with all their targets accepted.
         reference_separator: splits a target into accepted texts. choices: answer by the likeliest of these texts
         (is_length_normalized: a token) instead of generating. max_examples: so many drawn by evaluation_seed, 0 all.
-        num_bootstrap_samples: 0 gives no intervals. Other keywords are those of `generate`.
+        slice_by: columns that the page scores by. num_bootstrap_samples: 0 gives no intervals. Other keywords are those
+        of `generate`. `report.to_html()` gives the page of it.
         Raises: RequestError, DataError, EngineError, DependencyError for a metric whose library is missing.
 
         Example: model.evaluate("dev.tsv", ["rouge"], num_beams=4).scores["rougeL"]
@@ -343,7 +346,7 @@ class Model(Asking):
         examples, scoring = examples_and_scoring(
             data, metrics, input=input, target=target, format=format, split=split, repeated_prompts=repeated_prompts,
             reference_separator=reference_separator, choices=choices, is_length_normalized=is_length_normalized,
-            max_examples=max_examples, seed=evaluation_seed,
+            max_examples=max_examples, seed=evaluation_seed, slice_by=slice_by,
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
         return evaluate_model(
@@ -381,6 +384,7 @@ class Model(Asking):
         """Free the weights; the model cannot be used afterwards."""
         self.runtime.close()
         self._forget_runs()
+        self._forget_explaining()
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from t5kit.cli import (
     convert,
     embed,
     evaluate,
+    explain,
     extract,
     generate,
     inspect,
@@ -35,6 +36,7 @@ app.command("classify", short_help="Which of a few labels a text has, and how su
 app.command("extract", short_help="Facts out of texts, as JSON of a schema.")(extract.extract)
 app.command("rank", short_help="Documents in the order of their worth for a query.")(rank.rank)
 app.command("evaluate", short_help="Scores of a model or of predictions, with intervals.")(evaluate.evaluate)
+app.command("explain", short_help="Which input words an answer comes from: heat maps.")(explain.explain)
 app.command("inspect", short_help="What a model folder is, or what a recipe will do.")(inspect.inspect)
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
 app.command("train", short_help="A recipe to a trained model; resumes what was stopped.")(train.train)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.cli.outputs import check_writable, json_line, open_output, progress
+from t5kit.drawing.page import write_page
 from t5kit.errors import RequestError
 from t5kit.metrics import METRICS
 from t5kit.sources.records import Format
@@ -80,6 +81,14 @@ def evaluate(
         str | None,
         typer.Option("--compare", help="Another model, or a file of predictions, as system B.", show_default=False),
     ] = None,
+    report_page: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write everything as one HTML page to this file.", show_default=False),
+    ] = None,
+    slice_by: Annotated[
+        list[str] | None,
+        typer.Option("--slice-by", help="Column whose values the page scores by (repeat it).", show_default=False),
+    ] = None,
     num_bootstrap_samples: Annotated[
         int, typer.Option(help="Resamplings behind an interval; 0: no intervals.", min=0)
     ] = 1000,
@@ -116,6 +125,10 @@ def evaluate(
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
     bootstrap = bootstrap_of(num_bootstrap_samples, confidence, seed)
+    if report_page is not None:
+        check_writable(report_page, "--report")
+    elif slice_by:
+        raise RequestError("--slice-by is for the page of --report; name that too, or drop it.")
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
     examples, scoring = examples_and_scoring(
@@ -123,6 +136,7 @@ def evaluate(
         names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
         split="", repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
         choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
+        slice_by=slice_by or (),
     )  # fmt: skip
     work = _Work(
         examples=examples,
@@ -156,6 +170,12 @@ def evaluate(
             out.write(f"{report}\n")
         else:
             out.write(f"A: {name}\n{report}\n\nB: {compare_with}\n{comparison}\n")
+    if report_page is not None:  # last, so that nothing of it can cost the scores
+        page = report.to_html(
+            name=_short(name), other=other, other_name=_short(compare_with or ""), comparison=comparison
+        )
+        write_page(report_page, page)
+        print(f"t5kit: the report is {report_page}", file=sys.stderr)
     _say_what_is_bad(report)
     _say_what_failed(report, "A: " if other is not None else "")
     if other is not None:
@@ -216,6 +236,11 @@ def _one_system(model: str | None, option: str | None, predictions_only: Path | 
     if not given:
         raise RequestError("There is nothing to evaluate: name a model, or a file with --predictions-only.")
     return given[0]
+
+
+def _short(name: str) -> str:
+    """Return a folder's or file's own name, without where it lies; another name as it is."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def _say_what_is_bad(report: "EvaluationReport") -> None:

@@ -79,6 +79,14 @@ def open_output(path: Path | None, *, is_binary: bool = False) -> Iterator[Outpu
         partial.unlink(missing_ok=True)
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Raise RequestError now if a file that comes at the end of the work cannot be put there."""
+    if path.is_dir():
+        raise RequestError(f"{option} {str(path)!r} is a folder; name a file to write.")
+    if not path.parent.is_dir():
+        raise RequestError(f"{option} {path}: its folder {path.parent} does not exist. Create it first.")
+
+
 def _opened(path: Path, mode: str, name: Path, *, is_binary: bool) -> Output:
     with _naming(str(name)):
         stream = path.open(f"{mode}b") if is_binary else path.open(mode, encoding="utf-8", newline="\n")

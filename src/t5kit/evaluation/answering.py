@@ -1,8 +1,9 @@
 """Prompts -> answers and likelihoods, over any runtime: that of a folder, or of a live module in training."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -27,6 +28,16 @@ class Answer:
     text: str
     is_cut: bool = False
     """It ended at max_new_tokens, not where the model would have ended it."""
+    log_probability: float | None = None
+    """Natural, of the whole text, summed over its tokens; None where nobody told it."""
+    confidence: float | None = None
+    """Chance, 0 to 1, that the model gives this answer: exp(log_probability) of a generated text, the share among the
+    choices of a chosen one."""
+
+    @classmethod
+    def generated(cls, text: str, *, is_cut: bool, log_probability: float) -> Self:
+        """Return a text that was generated token by token."""
+        return cls(text, is_cut, log_probability, min(1.0, math.exp(min(0.0, log_probability))))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,7 +118,8 @@ class RuntimeAnswerer:
     def _answer_of(self, event: RequestFinished) -> Answer:
         best = event.hypotheses[0]
         text = answer_text(best.token_ids, self.tokenizer.detokenizer(), self.options.stop_strings)
-        return Answer(text, is_cut=best.finish_reason == "length")
+        log_probability = float(best.token_log_probs.sum(dtype=np.float64))
+        return Answer.generated(text, is_cut=best.finish_reason == "length", log_probability=log_probability)
 
     def _encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray | T5kitError]:
         """Return ids [T] of each target, EOS in, or why it cannot be taken."""

@@ -130,12 +130,14 @@ def check_references(examples: EvaluationSet, scoring: Scoring) -> None:
 
 def evaluate_predictions(
     examples: EvaluationSet,
-    predictions: Sequence[str | T5kitError],
+    predictions: Sequence[str | Answer | T5kitError],
     scoring: Scoring,
     *,
     bootstrap: Bootstrap | None = None,
 ) -> EvaluationReport:
     """Return the scores of ready predictions, one for each example; an error stands for one that is missing.
+
+    An Answer may say how likely the model found it.
 
     Raises: RequestError for perplexity, which only a model has, or for another number of predictions.
     """
@@ -175,8 +177,15 @@ def _ranked(
                 break
             scores.append(likelihood.log_probability / (likelihood.num_tokens if scoring.is_length_normalized else 1))
         else:
-            answers[prompt] = Answer(choices[int(np.argmax(scores))])
+            best = int(np.argmax(scores))
+            share = 1.0 / float(np.exp(np.array(scores) - scores[best]).sum())
+            answers[prompt] = Answer(choices[best], False, _log_probability(found[best]), share)
     return [answers[example.prompt] for example in examples]
+
+
+def _log_probability(found: Likelihood | T5kitError) -> float:
+    assert isinstance(found, Likelihood)
+    return found.log_probability
 
 
 def _target_likelihoods(
@@ -264,6 +273,8 @@ def _results(
     for number, example in enumerate(examples):
         outcomes = [found[number] for found in (predictions, likelihoods) if found is not None]
         errors = [str(outcome) for outcome in outcomes if isinstance(outcome, T5kitError)]
+        answer = None if predictions is None else predictions[number]
+        told = answer if isinstance(answer, Answer) else Answer("")
         results.append(
             ExampleResult(
                 prompt=example.prompt,
@@ -276,6 +287,9 @@ def _results(
                     if np.isfinite(column_N[number])  # the perplexity of a target that was not scored is not
                 },
                 error=errors[0] if errors else None,
+                log_probability=told.log_probability,
+                confidence=told.confidence,
+                slices=example.slices,
             )
         )
     return tuple(results)

@@ -1,7 +1,7 @@
 """Records -> what is asked and what counts as right, each prompt with all of its references."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class EvaluationExample:
     """Of its first record in the table."""
     place: str
     """Of its first record."""
+    slices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of its first record: column -> value, for the columns that scores are asked by."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +54,15 @@ def evaluation_set(
     reference_separator: str = "",
     max_examples: int = 0,
     seed: int = 0,
+    slice_by: Sequence[str] = (),
 ) -> EvaluationSet:
     """Return the examples of a table by a form's first phrasing, in the table's order.
 
     repeated_prompts, reference_separator: as in TaskEvaluationConfig. max_examples: so many are drawn by the seed (0:
-    all are taken); more of them by the same seed hold the fewer. Bad records, those that reading the table found among
-    them, are counted and kept with their places.
-    Raises: DataError if no record gives an example.
+    all are taken); more of them by the same seed hold the fewer. slice_by: columns whose values are kept, to score by
+    them; a record that lacks one has "" there. Bad records, those that reading the table found among them, are counted
+    and kept with their places.
+    Raises: DataError if no record gives an example; RequestError for a column that no record has.
     """
     bad: list[BadRecord] = []
     pairs: list[tuple[int, TextPair]] = []
@@ -77,13 +81,37 @@ def evaluation_set(
     found = _examples(pairs, is_grouped=repeated_prompts == "group", separator=reference_separator)
     chosen = _chosen(len(found), max_examples, seed)
     return EvaluationSet(
-        examples=tuple(found[index] for index in chosen),
+        examples=tuple(_with_slices([found[index] for index in chosen], table, slice_by)),
         num_records=len(pairs) + num_bad,
         num_repeated=len(pairs) - len({pair.prompt for _, pair in pairs}),
         num_left_out=len(found) - len(chosen),
         num_bad=num_bad,
         bad=tuple(first_bad[:NUM_SHOWN]),
     )
+
+
+def _with_slices(
+    examples: list[EvaluationExample], table: RecordTable, columns: Sequence[str]
+) -> list[EvaluationExample]:
+    """Return the examples with the values of these columns in their records."""
+    if isinstance(columns, str):
+        raise RequestError(f"slice_by = {columns!r} must be a list of columns, such as [{columns!r}].")
+    if not columns:
+        return examples
+    fields = [table[example.index].fields for example in examples]
+    for column in columns:
+        if not any(column in each for each in fields):
+            known = ", ".join(list(fields[0])[:8]) or "none"
+            raise RequestError(f"slice_by names {column!r}, a column that no record has; there are: {known}.")
+    return [
+        dataclasses.replace(example, slices={column: _slice_text(each.get(column)) for column in columns})
+        for example, each in zip(examples, fields, strict=True)
+    ]
+
+
+def _slice_text(value: object) -> str:
+    """Return a value as the name of a slice: lone surrogates, which no page can hold, are replaced."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def _checked(pair: TextPair | BadRecord) -> TextPair | BadRecord:

@@ -6,10 +6,12 @@ file, is matched by its place.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from t5kit.errors import DataError, RequestError, T5kitError
+from t5kit.evaluation.answering import Answer
 from t5kit.evaluation.examples import EvaluationSet
 from t5kit.sources import BadRecord, Record, read_records
 from t5kit.sources.records import Format, format_of
@@ -23,8 +25,8 @@ PREDICTION_FIELDS = ("prediction", "text", "1")
 class MatchedPredictions:
     """A file's predictions in the order of the examples."""
 
-    predictions: tuple[str | T5kitError, ...]
-    """An error stands where the file has none."""
+    predictions: tuple[str | Answer | T5kitError, ...]
+    """An error stands where the file has none, an Answer where it tells how likely the model found its text."""
     num_unused: int
     """Lines of prompts that no example has."""
     bad: tuple[BadRecord, ...]
@@ -51,7 +53,7 @@ def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | No
             f"{without[0].place}: this line has no prompt, others of the file have one. Give every line its own."
         )
     if records and not without:
-        answers: dict[str, str | T5kitError] = {}
+        answers: dict[str, str | Answer | T5kitError] = {}
         for prompt, record in zip(prompts, records, strict=True):
             answers.setdefault(str(prompt), _prediction(record, is_table=is_table))
         return _by_prompt(path, answers, bad, examples)
@@ -59,7 +61,7 @@ def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | No
 
 
 def examples_of_predictions(path: Path, *, format: Format | None = None) -> Iterable[Mapping[str, object]]:
-    """Yield {"prompt", "references"} of each line of a predictions file that holds its own references.
+    """Yield {"prompt", "references"} of each line of a predictions file that holds its own references, and its slices.
 
     Raises: DataError for a line that has none.
     """
@@ -71,11 +73,13 @@ def examples_of_predictions(path: Path, *, format: Format | None = None) -> Iter
                 f"{record.place}: has no fields 'prompt' and 'references', so what would be right is not known. Name "
                 "the data that the predictions are for."
             )
-        yield {"prompt": record.fields["prompt"], "references": record.fields["references"]}
+        slices = record.fields.get("slices")
+        known = {str(name): value for name, value in slices.items()} if isinstance(slices, Mapping) else {}
+        yield {**known, "prompt": record.fields["prompt"], "references": record.fields["references"]}
 
 
 def _by_prompt(
-    path: Path, found: Mapping[str, str | T5kitError], bad: list[BadRecord], examples: EvaluationSet
+    path: Path, found: Mapping[str, str | Answer | T5kitError], bad: list[BadRecord], examples: EvaluationSet
 ) -> MatchedPredictions:
     wanted = {example.prompt for example in examples.examples}
     if not wanted & found.keys():
@@ -111,7 +115,7 @@ def _prompt(record: Record, *, is_table: bool) -> str | None:
     return None if name is None else _text(record, name)
 
 
-def _prediction(record: Record, *, is_table: bool) -> str | T5kitError:
+def _prediction(record: Record, *, is_table: bool) -> str | Answer | T5kitError:
     """Return a line's prediction; in a table of prompts a line without a second column predicts nothing."""
     if "error" in record.fields:
         return DataError(str(record.fields["error"]))
@@ -121,7 +125,27 @@ def _prediction(record: Record, *, is_table: bool) -> str | T5kitError:
     if name is None:
         present = ", ".join(list(record.fields)[:8])
         raise DataError(f"{record.place}: has no field {PREDICTION_FIELDS[0]!r}; it has: {present}.")
-    return _text(record, name)
+    text = _text(record, name)
+    log_probability, confidence = _log_probability(record), _number(record.fields.get("confidence"))
+    if confidence is not None and not 0.0 <= confidence <= 1.0:
+        raise DataError(f"{record.place}: confidence = {confidence} must be between 0 and 1.")
+    if confidence is None and log_probability is not None:
+        return Answer.generated(text, is_cut=False, log_probability=log_probability)
+    return text if confidence is None else Answer(text, False, log_probability, confidence)
+
+
+def _log_probability(record: Record) -> float | None:
+    """Return what a line tells: "log_probability", or the sum of "token_scores" (`t5kit generate --json`)."""
+    scores = record.fields.get("token_scores")
+    if "log_probability" in record.fields or not isinstance(scores, list):
+        return _number(record.fields.get("log_probability"))
+    found = [_number(score) for score in scores]
+    return None if None in found else math.fsum(score for score in found if score is not None)
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def _text(record: Record, name: str) -> str:

@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from t5kit.evaluation.html_report import evaluation_page
 from t5kit.metrics.bootstrap import Interval
 from t5kit.metrics.classification import ClassificationReport
 from t5kit.metrics.items import ItemScores
 from t5kit.sources import BadRecord
+
+if TYPE_CHECKING:
+    from t5kit.evaluation.comparison import Comparison
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +28,30 @@ class ExampleResult:
     """Numbers that one example has for itself; corpus numbers such as BLEU are not among them."""
     error: str | None = None
     """Why the example could not be answered."""
+    log_probability: float | None = None
+    """Of the prediction, natural, where the model told it."""
+    confidence: float | None = None
+    """Chance, 0 to 1, that the model gives this prediction; see `Answer`."""
+    slices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Column -> value, for the columns that scores are asked by."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the prediction is one of the references, outer spaces aside."""
+        return self.prediction is not None and self.prediction.strip() in {text.strip() for text in self.references}
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a line of a predictions file."""
         line: dict[str, Any] = {"prompt": self.prompt, "references": list(self.references)}
         if self.prediction is not None:
             line["prediction"] = self.prediction
+        if self.confidence is not None:
+            line["confidence"] = self.confidence
+        if self.log_probability is not None:
+            line["log_probability"] = self.log_probability
         line |= {"scores": dict(self.scores), "place": self.place}
+        if self.slices:
+            line["slices"] = dict(self.slices)
         return line if self.error is None else {**line, "error": self.error}
 
 
@@ -78,6 +99,21 @@ class EvaluationReport:
         if self.classification is not None:
             report["classification"] = dataclasses.asdict(self.classification)
         return report
+
+    def to_html(
+        self,
+        *,
+        name: str = "",
+        other: "EvaluationReport | None" = None,
+        other_name: str = "",
+        comparison: "Comparison | None" = None,
+    ) -> str:
+        """Return the report as one HTML page that fetches nothing and needs no script.
+
+        name: of the model. other, comparison: a second model's report on the same examples, and what `compare` says of
+        the two.
+        """
+        return evaluation_page(self, name=name, other=other, other_name=other_name, comparison=comparison)
 
     def __str__(self) -> str:
         lines = [_table(self.scores, self.intervals)]

@@ -161,6 +161,17 @@ class ReferenceRuntime:
         chosen = [self._adapter(name) for name in check_adapter_count(len(sequences), adapters)]
         return [self._encode_one(ids, adapter) for ids, adapter in zip(sequences, chosen, strict=True)]
 
+    def encoder_attention(self, ids: np.ndarray) -> list[np.ndarray]:
+        """Return the encoder's self-attention weights over ids [S]: for each layer [H, S, S], queries before keys.
+
+        Not of the protocol: no other runtime keeps them, for they are the square of the length.
+        """
+        self._check_open()
+        check_encoder_sequences([ids], self.config)
+        weights: list[np.ndarray] = []
+        self._encode_one(ids, {}, weights)
+        return weights
+
     def encode(self, sequences: Sequence[np.ndarray], adapters: Sequence[int] | None = None) -> list[int]:
         self._check_open()
         if not self._has_decoder:
@@ -293,7 +304,10 @@ class ReferenceRuntime:
 
     # The model
 
-    def _encode_one(self, ids: np.ndarray, adapter: Mapping[str, LowRankMap]) -> np.ndarray:
+    def _encode_one(
+        self, ids: np.ndarray, adapter: Mapping[str, LowRankMap], kept_weights: list[np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Return the final states [S, D]; kept_weights collects each layer's attention weights [H, S, S]."""
         x_SD = self._weights["shared.weight"][ids]  # T5: no sqrt(d_model) on the way in
         buckets_SS = self._buckets(is_bidirectional=True, num_queries=len(ids), num_keys=len(ids))
         for i in range(self.config.num_encoder_layers):
@@ -302,7 +316,10 @@ class ReferenceRuntime:
             normed = self._norm(x_SD, f"{block}.layer.0.layer_norm")
             name = f"{block}.layer.0.SelfAttention"
             q, k, v = (self._split_heads(normed, f"{name}.{part}", adapter) for part in "qkv")
-            x_SD = x_SD + self._linear(attend(q, k, v, bias_HSS)[0], f"{name}.o", adapter)
+            out, weights_HSS = attend(q, k, v, bias_HSS)
+            if kept_weights is not None:
+                kept_weights.append(weights_HSS)
+            x_SD = x_SD + self._linear(out, f"{name}.o", adapter)
             x_SD = self._feed_forward(x_SD, f"{block}.layer.1", adapter)
         return self._norm(x_SD, "encoder.final_layer_norm")
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from t5kit.config.architecture import T5Config
+from t5kit.drawing.axes import number_text
 from t5kit.training.config import Precision
-from t5kit.training.line_chart import number_text
 from t5kit.training.run_history import RATES
 from t5kit.training.throughput import measured_peak, training_flops
 

@@ -1,17 +1,15 @@
 """The run report: one HTML file of a run folder, with its curves drawn, that fetches nothing. Loads without torch."""
 
-import contextlib
 import json
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t5kit.errors import DataError
-from t5kit.training.line_chart import legend, line_chart, number_text
-from t5kit.training.report_style import STYLE
-from t5kit.training.run_history import METRICS_FILE, RunHistory, Series, flatten, read_run
+from t5kit.drawing.axes import number_text
+from t5kit.drawing.line_chart import Series, legend, line_chart
+from t5kit.drawing.page import details, document, figure, key_figures, section, table, write_page
+from t5kit.training.run_history import METRICS_FILE, RunHistory, flatten, read_run
 
 if TYPE_CHECKING:
     from t5kit.training.hooks import TrainingResult, TrainingRun
@@ -41,14 +39,7 @@ def write_report(run_folder: Path) -> Path:
     """
     page = report_page(read_run(run_folder))
     path = run_folder / REPORT_FILE
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise DataError(f"{path}: the report cannot be written ({error.strerror or error}).") from error
+    write_page(path, page)
     return path
 
 
@@ -84,25 +75,16 @@ class RunReport:
 
 def report_page(run: RunHistory) -> str:
     """Return the report of a run as an HTML document."""
-    title = f"Training run {run.name}"
     sections = [
-        _section("Curves", _curves(run)),
-        _section("Evaluations", _evaluations(run)),
-        _section("Samples", _samples(run)),
-        _section("Data", _facts_table(run.data, "Statistics of the data")),
-        _section("Recipe", _recipe(run)),
-        _section("Environment", _facts_table(run.environment, "Machine and versions")),
+        section("Curves", _curves(run)),
+        section("Evaluations", _evaluations(run)),
+        section("Samples", _samples(run)),
+        section("Data", _facts_table(run.data, "Statistics of the data")),
+        section("Recipe", _recipe(run)),
+        section("Environment", _facts_table(run.environment, "Machine and versions")),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Nothing may be fetched, whatever stands in a sample or a recipe.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(run.name)}</h1><p>{escape(_status(run))}</p></header>\n<main>\n"
-        f"{_key_figures(run)}\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
+    body = f"{_key_figures(run)}\n{''.join(sections)}"
+    return document(f"Training run {run.name}", run.name, _status(run), body)
 
 
 def _status(run: RunHistory) -> str:
@@ -143,8 +125,7 @@ def _key_figures(run: RunHistory) -> str:
         if seconds > 0 and tokens > 0:
             figures.append(("tokens per second", number_text(tokens / seconds)))
         figures.append(("updates skipped", number_text(sum(line.get("num_skipped", 0.0) for line in run.train))))
-    items = "".join(f"<div><dd>{escape(value)}</dd><dt>{escape(name)}</dt></div>" for name, value in figures)
-    return f'<dl class="figures">{items}</dl>' if items else ""
+    return key_figures(figures)
 
 
 def _curves(run: RunHistory) -> str:
@@ -175,10 +156,7 @@ def _figure(title: str, series: Sequence[Series], marked_step: int | None) -> st
     if not svg:
         return ""
     tables = "".join(_series_table(title, one) for one in series)
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>{legend(series, marked_step=marked_step)}{svg}"
-        f"<details><summary>Numbers</summary>{tables}</details></figure>"
-    )
+    return figure(title, svg, above=legend(series, marked_step=marked_step), below=details("Numbers", tables))
 
 
 def _in_words(series: Series) -> str:
@@ -194,7 +172,7 @@ def _series_table(title: str, series: Series) -> str:
     else:
         chosen, caption = list(range(num_points)), f"{title}, {series.name}"
     rows = ((f"{series.steps[n]:,}", number_text(series.values[n])) for n in chosen)
-    return _table(caption, ("step", series.name), rows, is_numeric=True)
+    return table(caption, ("step", series.name), rows, is_numeric=True)
 
 
 def _evaluations(run: RunHistory) -> str:
@@ -207,7 +185,7 @@ def _evaluations(run: RunHistory) -> str:
         mark = " (best)" if best and line["step"] == best.step else ""
         values = (number_text(line[key]) if key in line else "" for key in keys)
         rows.append((f"{int(line['step']):,}{mark}", *values))
-    return _table("Metrics on the dev data", ("step", *keys), rows, is_numeric=True)
+    return table("Metrics on the dev data", ("step", *keys), rows, is_numeric=True)
 
 
 def _samples(run: RunHistory) -> str:
@@ -215,7 +193,7 @@ def _samples(run: RunHistory) -> str:
         return ""
     names = list(dict.fromkeys(key for sample in run.samples for key in sample))
     rows = (tuple(_plain(sample.get(name, "")) for name in names) for sample in run.samples)
-    return _table("Predictions on dev examples", names, rows)
+    return table("Predictions on dev examples", names, rows)
 
 
 def _recipe(run: RunHistory) -> str:
@@ -223,33 +201,14 @@ def _recipe(run: RunHistory) -> str:
     if run.recipe.strip():
         parts.append(f'<pre tabindex="0" aria-label="recipe.toml">{escape(run.recipe)}</pre>')
     if run.resolved:
-        table = _facts_table(run.resolved, "Every setting of the run, defaults included")
-        parts.append(f"<details><summary>Every setting, defaults included</summary>{table}</details>")
+        every = _facts_table(run.resolved, "Every setting of the run, defaults included")
+        parts.append(details("Every setting, defaults included", every))
     return "".join(parts)
 
 
 def _facts_table(facts: Mapping[str, Any], caption: str) -> str:
     rows = [(name, _plain(value)) for name, value in flatten(facts)]
-    return _table(caption, ("name", "value"), rows) if rows else ""
-
-
-def _table(caption: str, names: Sequence[str], rows: Iterable[Sequence[str]], *, is_numeric: bool = False) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for first, *cells in rows
-    )
-    kind = ' class="numbers"' if is_numeric else ""
-    # A wide table scrolls by itself, and by keyboard, so that the page never does sideways.
-    return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}"><table{kind}>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _section(title: str, body: str) -> str:
-    identity = title.lower()
-    return f'<section aria-labelledby="{identity}"><h2 id="{identity}">{title}</h2>{body}</section>\n' if body else ""
+    return table(caption, ("name", "value"), rows) if rows else ""
 
 
 def _plain(value: object) -> str:

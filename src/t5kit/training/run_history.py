@@ -8,23 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5kit.drawing.line_chart import Series
 from t5kit.errors import DataError
 
 METRICS_FILE = "metrics.jsonl"
 RATES = ("seconds", "tokens_per_second")
 """Keys of a metric line that hold times; all others are a function of the recipe."""
 MAX_SAMPLES = 50
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Series:
-    """One number over the steps. Shapes: steps [N], ascending; values [N], may hold NaN and infinities."""
-
-    name: str
-    steps: Sequence[int]
-    values: Sequence[float]
-    stroke: int = 0
-    """How it is drawn: 0 train, 1 dev."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

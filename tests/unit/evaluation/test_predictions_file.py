@@ -1,11 +1,13 @@
 """Predictions from files, matched by prompt or by place."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from t5kit.errors import DataError, RequestError
+from t5kit.evaluation.answering import Answer
 from t5kit.evaluation.evaluator import evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import EvaluationSet, evaluation_set
 from t5kit.evaluation.pair_form import pair_form
@@ -138,3 +140,23 @@ def test_a_record_that_does_not_fit_says_what_it_has(
 ) -> None:
     with pytest.raises(DataError, match=message):
         evaluation_set(pair_form(**words), table_of([record]))
+
+
+@pytest.mark.parametrize(
+    ("line", "log_probability", "confidence"),
+    [
+        ('{"input": "a", "text": "A", "token_scores": [-0.5, -1.0]}', -1.5, math.exp(-1.5)),
+        ('{"prompt": "a", "prediction": "A", "log_probability": -2.0, "confidence": 0.7}', -2.0, 0.7),
+        ('{"prompt": "a", "prediction": "A", "confidence": 0.7}', None, 0.7),
+    ],
+)
+def test_what_a_line_says_of_its_likelihood_is_kept(
+    tmp_path: Path, line: str, log_probability: float | None, confidence: float
+) -> None:
+    asked = examples("a")
+    (answer,) = read_predictions(write(tmp_path, "p.jsonl", line + "\n"), asked).predictions
+    assert answer == Answer("A", False, log_probability, pytest.approx(confidence))
+    broken = line.replace("0.7", "1.7") if "0.7" in line else None
+    if broken:
+        with pytest.raises(DataError, match=r"confidence = 1\.7 must be between 0 and 1"):
+            read_predictions(write(tmp_path, "q.jsonl", broken + "\n"), asked)

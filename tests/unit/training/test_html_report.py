@@ -1,8 +1,6 @@
 """The run report, parsed: well formed, whole, self-contained, and true to the metrics file."""
 
-import html.parser
 import json
-import math
 import re
 import subprocess
 import sys
@@ -11,44 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from t5kit.errors import DataError
+from t5kit.testing.pages import Page
 from t5kit.training.html_report import RunReport, write_report
-from t5kit.training.line_chart import MAX_POINTS, Axis, line_chart, linear_ticks, number_text, thinned, tick_text
-from t5kit.training.run_history import Series, read_run
+from t5kit.training.run_history import read_run
 
-VOID = {"meta", "line", "circle", "path", "br"}
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-class Page(html.parser.HTMLParser):
-    """A page's elements with their attributes and their text; unbalanced tags fail."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text_of: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(text)
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-            self.text_of.setdefault(tag, []).append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self.text_of[self._open[-1]][-1] += data
 
 
 @pytest.fixture
@@ -209,61 +176,3 @@ def test_a_report_is_made_without_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-ANY_FLOATS = st.lists(st.floats(width=64, allow_nan=True, allow_infinity=True), min_size=1, max_size=40)
-
-
-@given(ANY_FLOATS, st.booleans())
-def test_any_values_give_a_drawing_within_its_frame(values: list[float], starts_at_zero: bool) -> None:
-    series = Series("train", list(range(1, len(values) + 1)), [abs(v) for v in values] if starts_at_zero else values)
-    text = line_chart([series], title="T", description="<&>", starts_at_zero=starts_at_zero)
-    if not text:
-        assert not any(math.isfinite(value) and abs(value) <= 1e100 for value in values)
-        return
-    chart = ElementTree.fromstring(text)
-    numbers = [float(n) for path in chart.iter(f"{SVG}path") for n in re.findall(r"-?[\d.]+", path.get("d"))]
-    numbers += [float(dot.get(name)) for dot in chart.iter(f"{SVG}circle") for name in ("cx", "cy")]
-    assert numbers and all(0 <= number <= 460 for number in numbers)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000))
-def test_thinning_keeps_the_order_and_the_extremes(values: list[float]) -> None:
-    points = thinned(Series("train", list(range(len(values))), values))
-    assert len(points) <= MAX_POINTS + 2
-    assert [step for step, _ in points] == sorted(step for step, _ in points)
-    assert {min(values), max(values)} <= {value for _, value in points}
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_ticks_are_round_and_within_the_axis(low: float, width: float) -> None:
-    ticks = linear_ticks(low, low + width)
-    assert 2 <= len(ticks) <= 8
-    assert all(low - 1e-6 * width - 1e-9 <= tick <= low + width + 1e-6 * width + 1e-9 for tick in ticks)
-
-
-def test_axes_place_their_ends_and_logarithms() -> None:
-    assert [Axis(2.0, 6.0).share(v) for v in (2, 4, 6)] == [0, 0.5, 1]
-    assert [Axis(1.0, 100.0, is_logarithmic=True).share(v) for v in (1, 10, 100)] == [0, 0.5, 1]
-    assert Axis(0.5, 200.0, is_logarithmic=True).ticks() == [1, 10, 100]
-    assert linear_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-
-
-def test_numbers_are_short() -> None:
-    shown = {
-        0: "0",
-        12000: "12k",
-        1500: "1500",
-        2.5e6: "2.5M",
-        5e-4: "5e-4",
-        0.25: "0.25",
-        -30: "-30",
-        0.1 + 0.2: "0.3",
-    }
-    assert {value: tick_text(value) for value in shown} == shown
-    assert [number_text(v) for v in (1234567.0, 12.3456, 0.00012, math.nan)] == [
-        "1,234,567",
-        "12.35",
-        "0.00012",
-        "not finite",
-    ]
