@@ -7,36 +7,46 @@ import dataclasses
 import difflib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 
-from t5kit.api.training import GivenRecords, train_config
+from t5kit.api.fitting_data import FitData, checked_rows, fit_tables, read_pairs, with_report
+from t5kit.api.training import GivenRecords, require_torch, train_config
+from t5kit.config.toml_files import load_toml
 from t5kit.data.config import DataConfig
 from t5kit.data.vocabulary import training_pairs
-from t5kit.errors import DataError, RequestError
+from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.evaluation.config import EvaluationConfig
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.metrics import metric_named
+from t5kit.metrics.named import LOWER_IS_BETTER, numbers_of
 from t5kit.model.config import ModelConfig
 from t5kit.recipe import RunConfig
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of, text_field
 from t5kit.sources.records import Format
-from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks.config import ObjectiveConfig, ObjectiveName, TaskConfig
-from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, hold_out, make_form
+from t5kit.tasks.configured import DEV, TEST, TRAIN, OpenedTask, hold_out, make_form
 from t5kit.tasks.objectives import SpanCorruption
+from t5kit.tasks.target_profile import TargetProfile
 from t5kit.tasks.task import Task
 from t5kit.text import Tokenizer
-from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig, Precision, ScheduleConfig, TrainingConfig
+from t5kit.training.config import (
+    PRECISIONS,
+    ComputeConfig,
+    LossConfig,
+    OptimizerConfig,
+    Precision,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 if TYPE_CHECKING:
     from t5kit.training.hooks import Hook, TrainingResult
 
-FitData = str | Path | Sequence[str | Path] | Iterable[Mapping[str, object]] | Iterable[tuple[str, str]]
-"""Files, globs and folders, or rows: mappings of fields, or pairs of input and target."""
 CorpusData = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str, object]]
 """One file, glob or folder by its name, several as Path objects; or texts; or mappings of fields."""
 
@@ -49,23 +59,41 @@ LONGEST_ROW = 1024
 MOST_HELD_OUT = 1000
 HELD_OUT_SHARE = 0.05
 FEWEST_TO_HOLD_OUT = 40
-"""Of fewer records nothing is held out, for it would say little."""
+"""Of fewer texts nothing is held out, for it would say little."""
 SAMPLED = 20_000
 """Records whose lengths are measured; of more, so many at even distances."""
 FILL = 0.95
 """Share of packed rows that holds tokens, for the number of steps; packing reaches 0.95 to 0.99."""
 
+MOST_EPOCHS, EPOCHS_AT, EPOCHS_EXPONENT, FEWEST_EPOCHS = 20.0, 500, 0.4, 2.0
+"""Passes: 20 over up to 500 records, then as records^-0.4 (10,000: 6; 100,000: 2.4), never below 2."""
+LEAST_BATCH, MOST_BATCH = 512, 4096
+"""Encoder tokens of a batch; between the two, a fiftieth of the records."""
+BATCHES_A_PASS = 50
+LR = 1e-3
+"""Adafactor's, at the end of its warm-up (Raffel et al. 2020: 1e-3)."""
+WARMUP_SHARE = 0.06
+EVALUATIONS = (5, 12)
+"""Fewest and most evaluations of a run; between the two, one a pass."""
+PATIENCE_SHARE = 0.35
+"""Share of the evaluations that may bring nothing better before the run stops."""
+MOST_ANSWERED = {"labels": 1000, "numbers": 1000, "answers": 500, "texts": 200}
+"""Dev records that are answered at an evaluation, by the kind of targets: long answers take long."""
+ANSWER_ROOM = 1.25
+"""Answers may be so much longer than the longest target seen, where targets are texts."""
+
 
 class FitArguments(TypedDict, total=False):
     """The keywords of `Model.fit` and `Model.train` that are FitSettings' fields."""
 
-    num_epochs: float
+    num_epochs: float | None
     num_steps: int | None
-    batch_tokens: int
-    lr: float
+    batch_tokens: int | None
+    lr: float | None
     max_input_tokens: int | None
     max_target_tokens: int | None
-    precision: Precision
+    patience: int | None
+    precision: Precision | None
     threads: int | None
     seed: int
 
@@ -74,20 +102,22 @@ class FitArguments(TypedDict, total=False):
 class FitSettings:
     """What a person may say about such a run; everything else follows from the data."""
 
-    num_epochs: float = 3.0
-    """Passes over the records."""
+    num_epochs: float | None = None
+    """Passes over the records; None: 20 for up to 500 records, fewer for more."""
     num_steps: int | None = None
     """Updates, in place of passes."""
-    batch_tokens: int = 4096
-    """Encoder positions of a batch, padding counted."""
-    lr: float = 1e-3
-    """Adafactor's learning rate, constant (Raffel et al. 2020: 1e-3 for fine-tuning)."""
+    batch_tokens: int | None = None
+    """Encoder positions of a batch, padding counted; None: 512 to 4,096, the more the more records there are."""
+    lr: float | None = None
+    """Highest learning rate, of Adafactor; None: 1e-3 (Raffel et al. 2020)."""
     max_input_tokens: int | None = None
-    """Longer inputs are cut before EOS."""
+    """Longer inputs are cut before EOS; None: 1,024."""
     max_target_tokens: int | None = None
-    """Longer targets are cut before EOS."""
-    precision: Precision = "float32"
-    """float32, or bfloat16 where the processor multiplies it fast."""
+    """Longer targets are cut before EOS; None: 1,024."""
+    patience: int | None = None
+    """Evaluations in a row without a new best after which the run stops; 0: never; None: a third of them."""
+    precision: Precision | None = None
+    """float32, or bfloat16 where the processor multiplies it fast; None: by the processor."""
     threads: int | None = None
     """Processor threads; None: PyTorch's default."""
     seed: int = 0
@@ -107,12 +137,92 @@ class FitSettings:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_tokens", "lr"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise RequestError(f"{name} = {value!r} must be a number above 0.")
-        for name in ("num_steps", "max_input_tokens", "max_target_tokens", "threads"):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < math.inf):
+                raise RequestError(f"{name} = {value!r} must be a number above 0, or None.")
+        for name, least in (
+            ("num_steps", 1), ("max_input_tokens", 2), ("max_target_tokens", 2), ("threads", 1), ("patience", 0),
+        ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise RequestError(f"{name} = {value!r} must be an integer of at least 1, or None.")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise RequestError(f"{name} = {value!r} must be an integer of at least {least}, or None.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One thing that was decided for the person, with the reason."""
+
+    what: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FitPlan:
+    """A run that is decided and not begun: what it is, why, and what was found in the data."""
+
+    config: RunConfig
+    given: GivenRecords
+    choices: tuple[Choice, ...]
+    findings: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics that dev is scored by."""
+    dev: RecordTable | None = None
+    """All of dev, of which the run may look at a part."""
+    test: RecordTable | None = None
+    """Inputs and targets that training never sees."""
+
+    def train(self, run_folder: Path, hooks: "Sequence[Hook]" = ()) -> "TrainingResult":
+        """Train it, from the beginning or from where the run in the folder stood; see `train_config`."""
+        return train_config(self.config, run_folder, given=self.given, hooks=hooks)
+
+
+def plan_fit(
+    start: Path,
+    tokenizer: Tokenizer,
+    data: FitData,
+    dev: FitData | None,
+    run_folder: Path,
+    *,
+    settings: FitSettings,
+    test: FitData | None = None,
+    input: str = "",
+    target: str = "",
+    format: Format | None = None,
+    encoding: str | None = None,
+    metrics: Sequence[str] = (),
+) -> FitPlan:
+    """Return how the model folder `start` is to be fine-tuned on pairs; see `Model.fit`.
+
+    test: looked at for what is in train too, and for labels that are not; training never sees it.
+    """
+    for name in metrics:
+        metric_named(name)
+    columns = PairColumns(input, target)
+    splits = {TRAIN: data, DEV: dev, TEST: test}
+    given = {split: read_pairs(part, columns, format, encoding) for split, part in splits.items() if part is not None}
+    found = fit_tables(given, tokenizer, seed=settings.seed)
+    tables = {split: table for split, table in found.tables.items() if split != TEST}
+    profile = found.profile
+    chosen = tuple(metrics) or profile.metrics
+    task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
+    plan = _plan(start, tokenizer, tables, found.reports, task, run_folder, settings, profile, findings=found.findings)
+    first = []
+    if DEV in tables:
+        num_dev, num_train = len(tables[DEV]), len(tables[TRAIN])
+        told = "held out of the data, equal inputs kept together" if found.num_held_out else "given"
+        first.append(Choice("records", f"{num_train:,} to learn from, {num_dev:,} dev", f"dev: {told}"))
+    else:
+        first.append(Choice("records", f"{len(tables[TRAIN]):,} to learn from", "too few to hold some out"))
+    first.append(Choice("targets", str(profile), ""))
+    first.append(Choice("metrics", ", ".join(chosen), "as asked" if metrics else "they fit the targets"))
+    plan = dataclasses.replace(
+        plan, choices=(*first, *plan.choices), metrics=chosen, dev=found.whole_dev, test=found.tables.get(TEST)
+    )
+    return dataclasses.replace(plan, given=dataclasses.replace(plan.given, notes=_notes(plan)))
 
 
 def fit(
@@ -126,25 +236,18 @@ def fit(
     input: str = "",
     target: str = "",
     format: Format | None = None,
+    encoding: str | None = None,
     metrics: Sequence[str] = (),
     hooks: "Sequence[Hook]" = (),
 ) -> "TrainingResult":
     """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`."""
-    for name in metrics:
-        metric_named(name)
-    columns = PairColumns(input, target)
-    tables = {TRAIN: _pairs(data, columns, format)}
-    if dev is not None:
-        tables[DEV] = _pairs(dev, columns, format)
-    return _train(
-        start,
-        tokenizer,
-        tables,
-        TaskConfig(metrics=tuple(metrics), train=("train.jsonl",)),
-        run_folder,
-        settings,
-        hooks,
-    )
+    plan = plan_fit(
+        start, tokenizer, data, dev, run_folder, settings=settings, input=input, target=target, format=format,
+        encoding=encoding, metrics=metrics,
+    )  # fmt: skip
+    for finding in plan.findings:
+        warnings.warn(finding, UserWarning, stacklevel=3)
+    return plan.train(run_folder, hooks)
 
 
 def pretrain(
@@ -171,34 +274,75 @@ def pretrain(
             bad.append(text)
     if not texts:
         raise DataError(f"no record of the corpus has a text in its field {field!r}; {bad[0].error}")
-    config = TaskConfig(objective=ObjectiveConfig(name=objective), train=("train.jsonl",))
-    kept = _with_report(table_of(texts), table.report, bad)
-    return _train(start, tokenizer, {TRAIN: kept}, config, run_folder, settings, hooks)
+    task = TaskConfig(objective=ObjectiveConfig(name=objective), train=("train.jsonl",))
+    kept = with_report(table_of(texts), table.report, bad)
+    tables: dict[str, RecordTable] = {TRAIN: kept}
+    if len(kept) >= FEWEST_TO_HOLD_OUT:
+        num_held_out = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * len(kept)))
+        tables[TRAIN], tables[DEV] = hold_out(kept, num_held_out, name=TASK, seed=settings.seed)
+        task = dataclasses.replace(task, dev=("dev.jsonl",))
+    plan = _plan(start, tokenizer, tables, {TRAIN: kept.report}, task, run_folder, settings, None)
+    return plan.train(run_folder, hooks)
 
 
-def _train(
+def _plan(
     start: Path,
     tokenizer: Tokenizer,
-    given: Mapping[str, MemoryTable],
+    tables: Mapping[str, RecordTable],
+    reports: Mapping[str, ReadReport],
     task: TaskConfig,
     run_folder: Path,
     settings: FitSettings,
-    hooks: "Sequence[Hook]",
-) -> "TrainingResult":
-    tables: dict[str, RecordTable] = dict(given)
-    num_records = len(tables[TRAIN])
-    if DEV in tables:
-        task = dataclasses.replace(task, dev=("dev.jsonl",))
-    elif num_records >= FEWEST_TO_HOLD_OUT:
-        num_held_out = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * num_records))
-        tables[TRAIN], tables[DEV] = hold_out(tables[TRAIN], num_held_out, name=TASK, seed=settings.seed)
-        task = dataclasses.replace(task, dev=("dev.jsonl",))
-    reports = {split: table.report for split, table in given.items()}
-    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=reports)
+    profile: TargetProfile | None,
+    *,
+    findings: tuple[str, ...] = (),
+) -> FitPlan:
+    """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder."""
+    kept = {split: report for split, report in reports.items() if split in tables}
+    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=kept)
     lengths = _measure(opened, tokenizer)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()}
-    config = _config(start, task, lengths, settings, data_folder=run_folder.absolute() / GivenRecords.FOLDER)
-    return train_config(config, run_folder, given=GivenRecords((opened,), records), hooks=hooks)
+    if settings.precision is None:
+        settings = dataclasses.replace(settings, precision=_precision_of(run_folder))
+    data_folder = run_folder.absolute() / GivenRecords.FOLDER
+    config, choices = _config(start, task, lengths, settings, profile, data_folder=data_folder)
+    given = GivenRecords((opened,), records)
+    return FitPlan(config=config, given=given, choices=choices, findings=(*findings, *_cuts(lengths, config)))
+
+
+def _precision_of(run_folder: Path) -> Precision:
+    """Return what the run in the folder computes with, or where there is none what is fast here."""
+    require_torch()
+    from t5kit.training.environment import fast_precision
+
+    resolved = run_folder / "resolved.toml"
+    if resolved.is_file():
+        try:
+            words = load_toml(resolved).values["compute"]["precision"]
+        except (ConfigError, KeyError, TypeError):
+            words = None  # resuming says what is wrong with the file
+        if words in PRECISIONS:
+            return words
+    return fast_precision()
+
+
+def _notes(plan: FitPlan) -> dict[str, object]:
+    """Return what data.json keeps of a plan, for the report."""
+    return {
+        "findings": list(plan.findings),
+        "choices": [dataclasses.asdict(choice) for choice in plan.choices],
+    }
+
+
+def _cuts(lengths: "_Lengths", config: RunConfig) -> list[str]:
+    """Return what is to be said of examples that are longer than they may be."""
+    if lengths.longest_encoder <= config.data.encoder_length and lengths.longest_target <= config.data.target_length:
+        return []
+    return [
+        f"the longest input has {lengths.longest_encoder:,} tokens and the longest target {lengths.longest_target:,}; "
+        f"what is over {config.data.encoder_length:,} and {config.data.target_length:,} is cut (max_input_tokens, "
+        "max_target_tokens)."
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +353,7 @@ class _Lengths:
     longest_target: int
     encoder_ids: float
     target_ids: float
+    num_records: int
 
 
 def _measure(task: OpenedTask, tokenizer: Tokenizer) -> _Lengths:
@@ -224,7 +369,9 @@ def _measure(task: OpenedTask, tokenizer: Tokenizer) -> _Lengths:
     if task.objective is not None:
         texts = [str(sample.task.split(TRAIN)[n].fields["text"]) for n in range(len(sample.task.split(TRAIN)))]
         ids = float(sum(len(ids) for ids in tokenizer.encode_batch(texts, add_eos=False)) * step)
-        return _Lengths(longest_encoder=512, longest_target=114, encoder_ids=0.9 * ids, target_ids=0.2 * ids)
+        return _Lengths(
+            longest_encoder=0, longest_target=114, encoder_ids=0.9 * ids, target_ids=0.2 * ids, num_records=len(table)
+        )
     pairs = list(training_pairs([sample]))
     if not pairs:
         raise DataError("no record of the data gives an input and a target.")
@@ -235,11 +382,20 @@ def _measure(task: OpenedTask, tokenizer: Tokenizer) -> _Lengths:
         longest_target=int(target.max()),
         encoder_ids=float(encoder.sum() * step),
         target_ids=float(target.sum() * step),
+        num_records=len(table),
     )
 
 
-def _config(start: Path, task: TaskConfig, lengths: _Lengths, settings: FitSettings, *, data_folder: Path) -> RunConfig:
-    """Return the run: rows that both sides fill alike, and as many steps as passes are asked for."""
+def _config(
+    start: Path,
+    task: TaskConfig,
+    lengths: _Lengths,
+    settings: FitSettings,
+    profile: TargetProfile | None,
+    *,
+    data_folder: Path,
+) -> tuple[RunConfig, tuple[Choice, ...]]:
+    """Return the run (rows that both sides fill alike, as many steps as passes are asked for) and what was chosen."""
     most_input, most_target = settings.max_input_tokens or LONGEST_ROW, settings.max_target_tokens or LONGEST_ROW
     longest_target = min(lengths.longest_target, most_target)
     if task.objective is not None:
@@ -257,10 +413,28 @@ def _config(start: Path, task: TaskConfig, lengths: _Lengths, settings: FitSetti
             balanced = math.ceil(encoder_length * lengths.target_ids / max(lengths.encoder_ids, 1.0))
             target_length = _multiple_of_8(max(longest_target, min(balanced, LONGEST_ROW)))
     rows = max(lengths.encoder_ids / encoder_length, lengths.target_ids / target_length) / FILL
-    batch_rows = max(1, round(settings.batch_tokens / encoder_length))
-    num_steps = settings.num_steps or max(1, math.ceil(settings.num_epochs * rows / batch_rows))
+    batch_tokens = settings.batch_tokens or _batch_tokens(lengths, profile)
+    batch_rows = max(1, round(batch_tokens / encoder_length))
+    num_epochs = settings.num_epochs or _num_epochs(lengths, profile)
+    num_steps = settings.num_steps or max(1, math.ceil(num_epochs * rows / batch_rows))
+    num_epochs = num_steps * batch_rows / rows
     has_dev = bool(task.dev)
-    return RunConfig(
+    is_watched = profile is not None and has_dev
+    num_evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], round(num_epochs))) if is_watched else 5
+    evaluate_every = max(1, math.ceil(num_steps / num_evaluations))
+    best_metric = _best_metric(task, profile) if is_watched else "loss"
+    patience = 0
+    if is_watched:
+        patience = max(2, round(PATIENCE_SHARE * num_evaluations)) if settings.patience is None else settings.patience
+    lr = settings.lr or LR
+    # Running text is met once: the learning rate stays, for there will be more of it.
+    schedule = ScheduleConfig(name="constant", peak_lr=lr)
+    if profile is not None:
+        schedule = ScheduleConfig(name="linear", peak_lr=lr, warmup_steps=int(WARMUP_SHARE * num_steps))
+    longest_answer = longest_target
+    if profile is not None and profile.kind in ("answers", "texts"):
+        longest_answer = min(most_target, math.ceil(ANSWER_ROOM * longest_target))
+    config = RunConfig(
         model=ModelConfig(start=str(start)),
         data=DataConfig(
             dir=str(data_folder),
@@ -271,45 +445,73 @@ def _config(start: Path, task: TaskConfig, lengths: _Lengths, settings: FitSetti
         ),
         loss=LossConfig(),
         optimizer=OptimizerConfig(),
-        schedule=ScheduleConfig(name="constant", peak_lr=settings.lr),
-        compute=ComputeConfig(precision=settings.precision, num_threads=settings.threads or 0),
+        schedule=schedule,
+        compute=ComputeConfig(precision=settings.precision or "float32", num_threads=settings.threads or 0),
         training=TrainingConfig(
             num_steps=num_steps,
             seed=settings.seed,
             log_every=max(1, min(10, num_steps // 20)),
-            evaluate_every=max(1, math.ceil(num_steps / 5)) if has_dev else 0,
-            checkpoint_every=max(1, math.ceil(num_steps / 5)),
+            evaluate_every=evaluate_every if has_dev else 0,
+            checkpoint_every=evaluate_every,
+            keep_checkpoints=1,
+            patience=patience,
+            best_metric=best_metric,
+            best_is="lowest" if best_metric == "loss" or best_metric in LOWER_IS_BETTER else "highest",
         ),
-        evaluation=EvaluationConfig(max_new_tokens=longest_target),
+        evaluation=EvaluationConfig(
+            max_new_tokens=longest_answer,
+            max_input_tokens=encoder_length,  # a text of a million tokens would take all memory to answer
+            max_examples=MOST_ANSWERED[profile.kind] if is_watched and profile is not None else 0,
+            seed=settings.seed,
+        ),
     )
+    num_tokens = batch_rows * encoder_length
+    num_together = num_tokens * FILL / max(1.0, lengths.encoder_ids / max(1, lengths.num_records))
+    longest = f"{lengths.longest_encoder:,} and {lengths.longest_target:,}" if lengths.longest_encoder else ""
+    is_said = settings.num_steps is not None or settings.num_epochs is not None
+    is_fast = config.compute.precision == "bfloat16" and settings.precision is None
+    choices = [
+        Choice(
+            "lengths",
+            f"inputs up to {encoder_length:,} tokens, targets up to {target_length:,}",
+            f"the longest have {longest}" if longest else "",
+        ),
+        Choice("batch", f"{num_tokens:,} tokens, some {num_together:,.0f} records", ""),
+        Choice(
+            "learning rate",
+            f"{lr:g}, " + ("rising at first, then falling to 0" if profile else "constant"),
+            "Adafactor's: a share of each weight's size",
+        ),
+        Choice(
+            "steps",
+            f"{num_steps:,}: {num_epochs:.3g} passes",
+            "" if is_said else f"for {lengths.num_records:,} records",
+        ),
+        Choice("precision", config.compute.precision, "fast on this machine" if is_fast else ""),
+    ]
+    if is_watched:
+        stop = f"stops after {patience} without a better one" if patience else "never stops early"
+        choices.append(Choice("dev", f"scored every {evaluate_every:,} steps; the best {best_metric} is kept", stop))
+    return config, tuple(choices)
 
 
-def _pairs(data: FitData, columns: PairColumns, format: Format | None) -> MemoryTable:
-    """Return {"input", "target"} of every record that has both; the others count as bad.
-
-    Raises: DataError if none has.
-    """
-    table = _table(data, format)
-    rows: list[Mapping[str, object]] = []
-    bad: list[BadRecord] = []
-    for index in range(len(table)):
-        try:
-            fields = columns(table[index].fields)
-        except DataError as error:
-            place = table[index].place
-            bad.append(BadRecord(place=place, error=f"{place}: {error}"))
-            continue
-        rows.append({"input": fields["prompt"], "target": fields["target"]})
-    if not rows:
-        raise DataError(f"no record has an input and a target; {bad[0].error}")
-    return _with_report(table_of(rows), table.report, bad)
+def _num_epochs(lengths: _Lengths, profile: TargetProfile | None) -> float:
+    if profile is None:
+        return 1.0
+    scale = max(1.0, lengths.num_records / EPOCHS_AT)
+    return max(FEWEST_EPOCHS, MOST_EPOCHS * scale**-EPOCHS_EXPONENT)
 
 
-def _with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -> MemoryTable:
-    """Return what was kept of a table with the report of all that was not: unreadable lines, then unusable records."""
-    shown = (*read.bad, *bad)[:NUM_SHOWN]
-    report = ReadReport(len(kept), read.num_bad + len(bad), shown, read.num_by_file)
-    return dataclasses.replace(kept, report=report)
+def _batch_tokens(lengths: _Lengths, profile: TargetProfile | None) -> float:
+    if profile is None:
+        return MOST_BATCH
+    return min(MOST_BATCH, max(LEAST_BATCH, lengths.encoder_ids / BATCHES_A_PASS))
+
+
+def _best_metric(task: TaskConfig, profile: TargetProfile | None) -> str:
+    """Return the number that weights are chosen by: the profile's where it is among those asked for, else the first."""
+    numbers = [number for name in task.metrics for number in numbers_of(name)]
+    return profile.best_metric if profile is not None and profile.best_metric in numbers else numbers[0]
 
 
 def _corpus(data: CorpusData, format: Format | None) -> MemoryTable:
@@ -319,26 +521,7 @@ def _corpus(data: CorpusData, format: Format | None) -> MemoryTable:
     rows: list[Any] = list(data)
     if rows and all(isinstance(row, Path) for row in rows):
         return read_table(rows, format=format)
-    return _rows(rows, "texts, Path objects or mappings of fields", (Mapping, str))
-
-
-def _table(data: FitData, format: Format | None) -> MemoryTable:
-    """Return the records of files, or of mappings and pairs given in Python."""
-    if isinstance(data, str | Path):
-        return read_table(data, format=format)
-    rows: list[Any] = list(data)
-    if rows and all(isinstance(row, str | Path) for row in rows):
-        return read_table(rows, format=format)
-    if rows and all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
-        return table_of([{"input": source, "target": target} for source, target in rows], name="row")
-    return _rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
-
-
-def _rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) -> MemoryTable:
-    for number, row in enumerate(rows):
-        if not isinstance(row, kinds):
-            raise RequestError(f"row {number} of the data is {row!r:.60}; expected {expected}.")
-    return table_of(rows, name="row")
+    return checked_rows(rows, "texts, Path objects or mappings of fields", (Mapping, str))
 
 
 def _json_lines(table: RecordTable) -> str:

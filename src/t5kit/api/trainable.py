@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from t5kit.api.fitting import CorpusData, FitArguments, FitData, FitSettings, fit, pretrain
+from t5kit.api.fitting import CorpusData, FitArguments, FitSettings, fit, pretrain
+from t5kit.api.fitting_data import FitData
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint import CheckpointFolder, open_folder
 from t5kit.runtime import Runtime

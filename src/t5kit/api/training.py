@@ -63,6 +63,8 @@ class GivenRecords:
     tasks: tuple[OpenedTask, ...]
     files: Mapping[str, str]
     """Name -> content."""
+    notes: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """What data.json says beside the numbers of records: "findings" and "choices" (fitting.py)."""
 
     def keep(self, run_folder: Path) -> None:
         """Write the files, or see that they are the ones the run was started with.
@@ -151,7 +153,8 @@ def prepared_run(
             keep_vocabulary(config.vocabulary, parts.tokenizer, kept)
             if given is not None:
                 given.keep(run_folder)
-            write_file(run_folder / DATA, (json.dumps(_data_facts(tasks, data), indent=1) + "\n").encode())
+            facts = _data_facts(tasks, data) | dict(given.notes if given is not None else {})
+            write_file(run_folder / DATA, (json.dumps(facts, indent=1) + "\n").encode())
         yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)
 
 

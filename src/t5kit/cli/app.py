@@ -3,7 +3,7 @@
 import typer
 
 import t5kit
-from t5kit.cli import bench, config, convert, embed, evaluate, generate, inspect, score, tokenizer, train
+from t5kit.cli import bench, config, convert, embed, evaluate, finetune, generate, inspect, score, tokenizer, train
 
 app = typer.Typer(
     name="t5kit",
@@ -21,6 +21,7 @@ app.command("evaluate", short_help="Scores of a model or of predictions, with in
 app.command("inspect", short_help="What a model folder is, or what a recipe will do.")(inspect.inspect)
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
 app.command("train", short_help="A recipe to a trained model; resumes what was stopped.")(train.train)
+app.command("finetune", short_help="A model adapted to your own records by one command.")(finetune.finetune)
 app.command("bench", short_help="Engines compared on your model, texts and machine.")(bench.bench)
 app.add_typer(config.app, name="config")
 app.add_typer(tokenizer.app, name="tokenizer")

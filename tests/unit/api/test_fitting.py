@@ -34,7 +34,7 @@ def test_the_run_s_folder_trains_the_same_again(torch_model: Model, tmp_path: Pa
     assert result.model_path == tmp_path / "run" / "model"
     rows = [json.loads(line) for line in (tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()]
     dev = (tmp_path / "run" / "data" / "dev.jsonl").read_text("utf-8").splitlines()
-    assert len(rows) + len(dev) == len(PAIRS) and len(dev) == 3
+    assert len(rows) + len(dev) == len(PAIRS) and len(dev) == 5
     assert set(rows[0]) == {"input", "target"}
     config = read_recipe(tmp_path / "run" / "resolved.toml")
     assert config == bind_recipe(read_settings(tmp_path / "run" / "recipe.toml"))
