@@ -75,6 +75,8 @@ class GenerationArguments(TypedDict, total=False):
     """The answer is one of these texts, letter for letter. Each must be writable in the vocabulary."""
     stop_strings: str | Sequence[str] | None
     """End where one of these appears."""
+    adapter: str | None
+    """The name of a loaded adapter to answer with (none)."""
     speculate: Speculate | None
     """Look up what probably comes next in the prompt and verify several tokens in one step; the answers stay the same.
     False, True, most tokens a step, or "auto": as far as it pays ("auto" on the native engine, False elsewhere)."""

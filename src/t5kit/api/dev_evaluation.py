@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from t5kit.checkpoint.atomic import write_file
 from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
@@ -45,6 +47,7 @@ class DevEvaluation:
         step: "TrainingStep",
         *,
         samples: Path | None = None,
+        prefix_ids: np.ndarray | None = None,
     ) -> None:
         """tasks: those without dev records are left out. samples: file for some answers of the last evaluation.
 
@@ -54,7 +57,7 @@ class DevEvaluation:
         """
         self._samples = samples
         self._tasks = [task for task in tasks if DEV in task.task.splits]
-        self._batches = {task.name: _dev_batches(config, task, tokenizer) for task in self._tasks}
+        self._batches = {task.name: _dev_batches(config, task, tokenizer, prefix_ids) for task in self._tasks}
         self._model = model
         self._step = step
         answered = {task.name: task for task in self._tasks if task.objective is None}
@@ -126,8 +129,10 @@ class DevEvaluation:
         return sum(others, first)
 
 
-def _dev_batches(config: RunConfig, task: OpenedTask, tokenizer: Tokenizer) -> tuple[Batch, ...]:
-    made = evaluation_batches(config.data, task, tokenizer)
+def _dev_batches(
+    config: RunConfig, task: OpenedTask, tokenizer: Tokenizer, prefix_ids: np.ndarray | None
+) -> tuple[Batch, ...]:
+    made = evaluation_batches(config.data, task, tokenizer, prefix_ids=prefix_ids)
     if made.num_truncated or made.num_dropped or made.num_bad:
         warnings.warn(
             f"{task.name}: for the loss of the dev records, {made.num_truncated:,} examples are cut to "

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from t5kit.evaluation.config import EvaluationConfig
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.metrics import metric_named
 from t5kit.metrics.named import LOWER_IS_BETTER, numbers_of
-from t5kit.model.config import ModelConfig
+from t5kit.model.config import AdaptationConfig, ModelConfig
 from t5kit.recipe import RunConfig
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of, text_field
 from t5kit.sources.records import Format
@@ -46,6 +46,8 @@ from t5kit.training.config import (
 
 if TYPE_CHECKING:
     from t5kit.training.hooks import Hook, TrainingResult
+
+Method = Literal["full", "lora", "prompt", "head"]
 
 CorpusData = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str, object]]
 """One file, glob or folder by its name, several as Path objects; or texts; or mappings of fields."""
@@ -70,8 +72,17 @@ MOST_EPOCHS, EPOCHS_AT, EPOCHS_EXPONENT, FEWEST_EPOCHS = 20.0, 500, 0.4, 2.0
 LEAST_BATCH, MOST_BATCH = 512, 4096
 """Encoder tokens of a batch; between the two, a fiftieth of the records."""
 BATCHES_A_PASS = 50
-LR = 1e-3
-"""Adafactor's, at the end of its warm-up (Raffel et al. 2020: 1e-3)."""
+OPTIMIZERS: Mapping[Method, tuple[OptimizerConfig, float]] = {
+    "full": (OptimizerConfig(name="adafactor"), 3e-3),
+    "lora": (OptimizerConfig(name="adamw", max_gradient_norm=1.0), 1e-3),
+    "prompt": (OptimizerConfig(name="adamw_rms"), 3e-2),
+    "head": (OptimizerConfig(name="adafactor"), 1e-2),
+}
+"""Method -> optimizer and highest learning rate. full, head and prompt step by a share of each weight's size, so that
+one number serves models whose weights differ a hundredfold; LoRA's B begins at 0, which has no size."""
+PRETRAINING_LR = 1e-3
+PROMPT_EPOCHS = 2.0
+"""A prompt learns slowly (Lester et al. 2021): so many times the passes."""
 WARMUP_SHARE = 0.06
 EVALUATIONS = (5, 12)
 """Fewest and most evaluations of a run; between the two, one a pass."""
@@ -96,6 +107,12 @@ class FitArguments(TypedDict, total=False):
     precision: Precision | None
     threads: int | None
     seed: int
+    method: Method
+    rank: int
+    alpha: float
+    dropout: float
+    targets: Sequence[str]
+    num_prompt_tokens: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +126,7 @@ class FitSettings:
     batch_tokens: int | None = None
     """Encoder positions of a batch, padding counted; None: 512 to 4,096, the more the more records there are."""
     lr: float | None = None
-    """Highest learning rate, of Adafactor; None: 1e-3 (Raffel et al. 2020)."""
+    """Highest learning rate; None: by the method (OPTIMIZERS)."""
     max_input_tokens: int | None = None
     """Longer inputs are cut before EOS; None: 1,024."""
     max_target_tokens: int | None = None
@@ -122,6 +139,18 @@ class FitSettings:
     """Processor threads; None: PyTorch's default."""
     seed: int = 0
     """Decides everything random."""
+    method: Method = "full"
+    """full: all weights. lora: low-rank additions. prompt: vectors before every input. head: the output head alone."""
+    rank: int = AdaptationConfig.rank
+    """lora: rank of the additions."""
+    alpha: float = AdaptationConfig.alpha
+    """lora: additions are multiplied by alpha / rank."""
+    dropout: float = AdaptationConfig.dropout
+    """lora: share of the additions' inputs dropped while training."""
+    targets: Sequence[str] = AdaptationConfig.targets
+    """lora: linear maps by the last part of their names, such as ("q", "v"); default all."""
+    num_prompt_tokens: int = AdaptationConfig.num_prompt_tokens
+    """prompt: vectors."""
 
     @classmethod
     def of(cls, arguments: FitArguments) -> Self:
@@ -146,6 +175,28 @@ class FitSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise RequestError(f"{name} = {value!r} must be an integer of at least {least}, or None.")
+        if self.method not in get_args(Method):
+            raise RequestError(f"method = {self.method!r} must be one of: {', '.join(get_args(Method))}.")
+        readers = {"rank": "lora", "alpha": "lora", "dropout": "lora", "targets": "lora", "num_prompt_tokens": "prompt"}
+        for name, method in readers.items():
+            if self.method != method and getattr(self, name) != getattr(AdaptationConfig, name):
+                raise RequestError(f"{name} = {getattr(self, name)!r} has no effect without method = {method!r}.")
+        _ = self.adaptation  # checks the others
+
+    @property
+    def adaptation(self) -> AdaptationConfig | None:
+        """What of the model is trained; None for all of it. Raises: ConfigError for values out of range."""
+        match self.method:
+            case "full":
+                return None
+            case "lora":
+                return AdaptationConfig(
+                    method="lora", rank=self.rank, alpha=self.alpha, dropout=self.dropout, targets=tuple(self.targets)
+                )
+            case "prompt":
+                return AdaptationConfig(method="prompt", num_prompt_tokens=self.num_prompt_tokens)
+            case "head":
+                return AdaptationConfig(method="head")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -415,7 +466,7 @@ def _config(
     rows = max(lengths.encoder_ids / encoder_length, lengths.target_ids / target_length) / FILL
     batch_tokens = settings.batch_tokens or _batch_tokens(lengths, profile)
     batch_rows = max(1, round(batch_tokens / encoder_length))
-    num_epochs = settings.num_epochs or _num_epochs(lengths, profile)
+    num_epochs = settings.num_epochs or _num_epochs(lengths, profile, settings.method)
     num_steps = settings.num_steps or max(1, math.ceil(num_epochs * rows / batch_rows))
     num_epochs = num_steps * batch_rows / rows
     has_dev = bool(task.dev)
@@ -426,7 +477,8 @@ def _config(
     patience = 0
     if is_watched:
         patience = max(2, round(PATIENCE_SHARE * num_evaluations)) if settings.patience is None else settings.patience
-    lr = settings.lr or LR
+    optimizer, usual_lr = OPTIMIZERS[settings.method]
+    lr = settings.lr or (usual_lr if profile is not None else PRETRAINING_LR)
     # Running text is met once: the learning rate stays, for there will be more of it.
     schedule = ScheduleConfig(name="constant", peak_lr=lr)
     if profile is not None:
@@ -434,8 +486,11 @@ def _config(
     longest_answer = longest_target
     if profile is not None and profile.kind in ("answers", "texts"):
         longest_answer = min(most_target, math.ceil(ANSWER_ROOM * longest_target))
+    if settings.method == "prompt":
+        encoder_length += settings.num_prompt_tokens
     config = RunConfig(
         model=ModelConfig(start=str(start)),
+        adaptation=settings.adaptation,
         data=DataConfig(
             dir=str(data_folder),
             tasks={TASK: task},
@@ -444,7 +499,7 @@ def _config(
             target_length=target_length,
         ),
         loss=LossConfig(),
-        optimizer=OptimizerConfig(),
+        optimizer=optimizer,
         schedule=schedule,
         compute=ComputeConfig(precision=settings.precision or "float32", num_threads=settings.threads or 0),
         training=TrainingConfig(
@@ -480,7 +535,7 @@ def _config(
         Choice(
             "learning rate",
             f"{lr:g}, " + ("rising at first, then falling to 0" if profile else "constant"),
-            "Adafactor's: a share of each weight's size",
+            f"{optimizer.name}, {_TRAINED[settings.method]}",
         ),
         Choice(
             "steps",
@@ -495,17 +550,26 @@ def _config(
     return config, tuple(choices)
 
 
-def _num_epochs(lengths: _Lengths, profile: TargetProfile | None) -> float:
+def _num_epochs(lengths: _Lengths, profile: TargetProfile | None, method: Method) -> float:
     if profile is None:
         return 1.0
     scale = max(1.0, lengths.num_records / EPOCHS_AT)
-    return max(FEWEST_EPOCHS, MOST_EPOCHS * scale**-EPOCHS_EXPONENT)
+    num_epochs = max(FEWEST_EPOCHS, MOST_EPOCHS * scale**-EPOCHS_EXPONENT)
+    return PROMPT_EPOCHS * num_epochs if method == "prompt" else num_epochs
 
 
 def _batch_tokens(lengths: _Lengths, profile: TargetProfile | None) -> float:
     if profile is None:
         return MOST_BATCH
     return min(MOST_BATCH, max(LEAST_BATCH, lengths.encoder_ids / BATCHES_A_PASS))
+
+
+_TRAINED: Mapping[Method, str] = {
+    "full": "on all weights",
+    "lora": "on low-rank additions",
+    "prompt": "on vectors before every input",
+    "head": "on the output head alone",
+}
 
 
 def _best_metric(task: TaskConfig, profile: TargetProfile | None) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from t5kit.api.engines import open_adapted
 from t5kit.api.fitting import CorpusData, FitArguments, FitSettings, fit, pretrain
 from t5kit.api.fitting_data import FitData
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint import CheckpointFolder, open_folder
+from t5kit.checkpoint.adapters import is_adapter_folder
 from t5kit.runtime import Runtime
 from t5kit.sources.records import Format
 from t5kit.tasks.config import ObjectiveName
@@ -27,9 +29,9 @@ class Trainable:
         folder: CheckpointFolder,
         tokenizer: Tokenizer,
         runtime: Runtime,
-        reopen: Callable[[CheckpointFolder], Runtime],
+        reopen: Callable[..., Runtime],
     ) -> None:
-        """reopen: makes the runtime of the weights that training leaves."""
+        """reopen: makes the runtime of the weights that training leaves, by the engine that it is told, if any."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.runtime = runtime
@@ -104,8 +106,12 @@ class Trainable:
         return Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-run-"))) / "run"
 
     def _take_weights(self, path: Path) -> None:
-        folder = open_folder(path)
-        runtime = self._reopen(folder)
+        if is_adapter_folder(path):  # a prompt, which no model folder can hold
+            folder = self.folder
+            runtime = open_adapted(folder, path, self._reopen)
+        else:
+            folder = open_folder(path)
+            runtime = self._reopen(folder)
         self.runtime.close()
         self.folder, self.runtime = folder, runtime
 

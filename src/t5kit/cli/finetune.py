@@ -64,6 +64,18 @@ def finetune(
     max_target_tokens: Annotated[
         int | None, typer.Option(help="Longer targets are cut.", show_default="the longest, at most 1024")
     ] = None,
+    method: Annotated[
+        str, typer.Option(help="full: all weights; lora; prompt: vectors before every input; head: the output head.")
+    ] = "full",
+    rank: Annotated[int | None, typer.Option(help="lora: of the additions.", show_default="16")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="lora: additions are multiplied by alpha / rank.", show_default="32")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="lora: of the additions' inputs.", show_default="0")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="lora: linear maps apart by commas, such as q,v.", show_default="all of them")
+    ] = None,
+    num_prompt_tokens: Annotated[int | None, typer.Option(help="prompt: vectors.", show_default="20")] = None,
     patience: Annotated[
         int | None,
         typer.Option(help="Evaluations without a better one before it stops; 0: never.", show_default="a third of all"),
@@ -93,7 +105,11 @@ def finetune(
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
     if precision is not None and precision not in PRECISIONS:
         raise RequestError(f"--precision {precision!r} must be one of: {', '.join(PRECISIONS)}.")
+    said: dict[str, object] = {"rank": rank, "alpha": alpha, "dropout": dropout, "num_prompt_tokens": num_prompt_tokens}
+    said["targets"] = None if targets is None else tuple(word.strip() for word in targets.split(",") if word.strip())
+    of_method: Any = {name: value for name, value in said.items() if value is not None}
     settings = FitSettings(
+        method=cast("Any", method), **of_method,
         num_epochs=num_epochs, num_steps=num_steps, batch_tokens=batch_tokens, lr=lr, patience=patience, seed=seed,
         max_input_tokens=max_input_tokens, max_target_tokens=max_target_tokens, threads=threads,
         precision=cast("Any", precision),

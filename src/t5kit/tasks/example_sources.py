@@ -78,6 +78,36 @@ class PairExamples:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class PrefixedExamples:
+    """The examples of a source with the same ids before every encoder input: those of a soft prompt."""
+
+    source: ExampleSource
+    prefix_ids: IntArray
+    """[P] int32"""
+
+    @property
+    def num_records(self) -> int:
+        return self.source.num_records
+
+    @property
+    def block_size(self) -> int:
+        return self.source.block_size
+
+    def checksum(self) -> int:
+        """Return the source's checksum."""
+        return self.source.checksum()
+
+    def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
+        """Return the source's block, its examples with the prefix."""
+        block = self.source.block(indices, rng=rng)
+        examples = tuple(
+            dataclasses.replace(example, encoder_ids=np.concatenate([self.prefix_ids, example.encoder_ids]))
+            for example in block.examples
+        )
+        return ExampleBlock(examples, block.bad)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class DenoisingExamples:
     """Examples of running text: documents joined, cut to one length, each piece corrupted.
 
