@@ -16,9 +16,11 @@ from t5kit.api.fitting_data import FitData
 from t5kit.api.training import require_torch, run_hooks
 from t5kit.checkpoint import open_folder, resolve
 from t5kit.checkpoint.atomic import write_file
+from t5kit.errors import RequestError, T5kitError
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.sources import RecordTable
 from t5kit.sources.records import Format
+from t5kit.tasks.augmentation import Paraphrase
 from t5kit.tasks.configured import DEV, TEST
 from t5kit.text import load_tokenizer
 
@@ -100,6 +102,8 @@ def plan_finetuning(
     format: Format | None = None,
     encoding: str | None = None,
     metrics: Sequence[str] = (),
+    instructions: Sequence[str] = (),
+    paraphrase: Paraphrase | None = None,
     revision: str | None = None,
     offline: bool | None = None,
 ) -> FitPlan:
@@ -109,7 +113,7 @@ def plan_finetuning(
     open_folder(start)  # a folder that is none is said before the data is read
     return plan_fit(
         start, load_tokenizer(start), data, dev, run_folder, settings=settings, test=test, input=input, target=target,
-        format=format, encoding=encoding, metrics=metrics,
+        format=format, encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
     )  # fmt: skip
 
 
@@ -158,3 +162,34 @@ def _scores(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationReport
 def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 100 else line[:99] + "…"
+
+
+def back_translation(
+    models: Sequence[str], there: str, back: str, *, threads: int | None = None, offline: bool | None = None
+) -> Paraphrase:
+    """Return a callable that puts texts into another language and back, by one model or one for each way.
+
+    models: one or two folders or Hub ids, opened when it is called. there, back: templates with {text} in them, such as
+    "translate English to German: {text}". Texts that a model cannot take come back as they are.
+    Raises: RequestError for another number of models, or a template without {text}.
+    """
+    if not 1 <= len(models) <= 2:
+        raise RequestError(f"back-translation takes one or two models, got {len(models)}.")
+    for template in (there, back):
+        if "{text}" not in template:
+            raise RequestError(f"the back-translation template {template!r} has no {{text}} in it.")
+
+    def translated(name: str, template: str, texts: list[str]) -> list[str]:
+        from t5kit.api.model import Model
+
+        with Model.from_pretrained(name, threads=threads, offline=offline) as model:
+            answers = model.try_generate([template.replace("{text}", text) for text in texts])
+        return [
+            text if isinstance(answer, T5kitError) else answer[0].text
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+
+    def paraphrase(texts: list[str]) -> list[str]:
+        return translated(models[-1], back, translated(models[0], there, texts))
+
+    return paraphrase

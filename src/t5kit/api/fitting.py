@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args
 
 import numpy as np
 
-from t5kit.api.fitting_data import FitData, checked_rows, fit_tables, read_pairs, with_report
+from t5kit.api.fitting_data import (
+    FitData,
+    FitTables,
+    checked_rows,
+    fit_tables,
+    read_pairs,
+    read_rows,
+    with_paraphrases,
+    with_report,
+)
+from t5kit.api.instructions import score_instructions, template_prefix
 from t5kit.api.training import GivenRecords, require_torch, train_config
 from t5kit.config.toml_files import load_toml
 from t5kit.data.config import DataConfig
@@ -28,7 +38,8 @@ from t5kit.model.config import AdaptationConfig, ModelConfig
 from t5kit.recipe import RunConfig
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of, text_field
 from t5kit.sources.records import Format
-from t5kit.tasks.config import ObjectiveConfig, ObjectiveName, TaskConfig
+from t5kit.tasks.augmentation import Augmenter, Paraphrase, read_synonyms
+from t5kit.tasks.config import AugmentationConfig, ObjectiveConfig, ObjectiveName, TaskConfig
 from t5kit.tasks.configured import DEV, TEST, TRAIN, OpenedTask, hold_out, make_form
 from t5kit.tasks.objectives import SpanCorruption
 from t5kit.tasks.target_profile import TargetProfile
@@ -52,6 +63,8 @@ Method = Literal["full", "lora", "prompt", "head"]
 CorpusData = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str, object]]
 """One file, glob or folder by its name, several as Path objects; or texts; or mappings of fields."""
 
+SYNONYMS = "synonyms.txt"
+"""The word list, in the run's data."""
 TASK = "data"
 """What the one task of such a run is called."""
 LEAST_ROW = 256
@@ -113,6 +126,8 @@ class FitArguments(TypedDict, total=False):
     dropout: float
     targets: Sequence[str]
     num_prompt_tokens: int
+    synonyms: str | Path | None
+    noise_rate: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +166,10 @@ class FitSettings:
     """lora: linear maps by the last part of their names, such as ("q", "v"); default all."""
     num_prompt_tokens: int = AdaptationConfig.num_prompt_tokens
     """prompt: vectors."""
+    synonyms: str | Path | None = None
+    """A word list: words of a line, apart by commas, may stand for each other in half of the train inputs."""
+    noise_rate: float = 0.0
+    """Share of letters that are mistyped in half of the train inputs."""
 
     @classmethod
     def of(cls, arguments: FitArguments) -> Self:
@@ -181,6 +200,8 @@ class FitSettings:
         for name, method in readers.items():
             if self.method != method and getattr(self, name) != getattr(AdaptationConfig, name):
                 raise RequestError(f"{name} = {getattr(self, name)!r} has no effect without method = {method!r}.")
+        if not isinstance(self.noise_rate, int | float) or not 0 <= self.noise_rate < 1:
+            raise RequestError(f"noise_rate = {self.noise_rate!r} must be a number from 0 to below 1.")
         _ = self.adaptation  # checks the others
 
     @property
@@ -245,23 +266,49 @@ def plan_fit(
     format: Format | None = None,
     encoding: str | None = None,
     metrics: Sequence[str] = (),
+    instructions: Sequence[str] = (),
+    paraphrase: Paraphrase | None = None,
 ) -> FitPlan:
     """Return how the model folder `start` is to be fine-tuned on pairs; see `Model.fit`.
 
-    test: looked at for what is in train too, and for labels that are not; training never sees it.
+    test: looked at for what is in train too, and for labels that are not; training never sees it. instructions: input
+    templates, of which the model understands one best as it is; that is taken. paraphrase: makes more train inputs.
     """
     for name in metrics:
         metric_named(name)
-    columns = PairColumns(input, target)
     splits = {TRAIN: data, DEV: dev, TEST: test}
-    given = {split: read_pairs(part, columns, format, encoding) for split, part in splits.items() if part is not None}
-    found = fit_tables(given, tokenizer, seed=settings.seed)
+    rows = {split: read_rows(part, format, encoding) for split, part in splits.items() if part is not None}
+
+    def found_under(template: str) -> FitTables:
+        columns = PairColumns(template, target)
+        pairs = {split: read_pairs(table, columns) for split, table in rows.items()}
+        return fit_tables(pairs, tokenizer, seed=settings.seed)
+
+    first: list[Choice] = []
+    if instructions:
+        if input:
+            raise RequestError("input and instructions say the same thing; give one of the two.")
+        tried = {template: found_under(template) for template in dict.fromkeys(instructions)}
+        by_dev = {template: found.tables.get(DEV, found.tables[TRAIN]) for template, found in tried.items()}
+        profile = next(iter(tried.values())).profile
+        scores = score_instructions(start, by_dev, profile, threads=settings.threads, seed=settings.seed)
+        input = scores[0].instruction
+        others = "; ".join(map(str, scores[1:4]))
+        first.append(Choice("instruction", input, f"best of {len(scores)} untrained: {scores[0]}; then {others}"))
+    found = found_under(input)
     tables = {split: table for split, table in found.tables.items() if split != TEST}
+    prefix = template_prefix(input)
+    if paraphrase is not None:
+        num_before = len(tables[TRAIN])
+        tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix)
+        first.append(Choice("paraphrases", f"{len(tables[TRAIN]) - num_before:,} train inputs in other words", ""))
     profile = found.profile
     chosen = tuple(metrics) or profile.metrics
     task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
-    plan = _plan(start, tokenizer, tables, found.reports, task, run_folder, settings, profile, findings=found.findings)
-    first = []
+    plan = _plan(
+        start, tokenizer, tables, found.reports, task, run_folder, settings, profile,
+        findings=found.findings, kept_prefix=prefix,
+    )  # fmt: skip
     if DEV in tables:
         num_dev, num_train = len(tables[DEV]), len(tables[TRAIN])
         told = "held out of the data, equal inputs kept together" if found.num_held_out else "given"
@@ -289,12 +336,14 @@ def fit(
     format: Format | None = None,
     encoding: str | None = None,
     metrics: Sequence[str] = (),
+    instructions: Sequence[str] = (),
+    paraphrase: Paraphrase | None = None,
     hooks: "Sequence[Hook]" = (),
 ) -> "TrainingResult":
     """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`."""
     plan = plan_fit(
         start, tokenizer, data, dev, run_folder, settings=settings, input=input, target=target, format=format,
-        encoding=encoding, metrics=metrics,
+        encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
     )  # fmt: skip
     for finding in plan.findings:
         warnings.warn(finding, UserWarning, stacklevel=3)
@@ -347,18 +396,38 @@ def _plan(
     profile: TargetProfile | None,
     *,
     findings: tuple[str, ...] = (),
+    kept_prefix: str = "",
 ) -> FitPlan:
     """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder."""
     kept = {split: report for split, report in reports.items() if split in tables}
-    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=kept)
+    task, augmenter, words = _augmented(task, settings, kept_prefix)
+    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=kept, augmenter=augmenter)
     lengths = _measure(opened, tokenizer)
-    records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()}
+    records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
     if settings.precision is None:
         settings = dataclasses.replace(settings, precision=_precision_of(run_folder))
     data_folder = run_folder.absolute() / GivenRecords.FOLDER
     config, choices = _config(start, task, lengths, settings, profile, data_folder=data_folder)
     given = GivenRecords((opened,), records)
     return FitPlan(config=config, given=given, choices=choices, findings=(*findings, *_cuts(lengths, config)))
+
+
+def _augmented(
+    task: TaskConfig, settings: FitSettings, kept_prefix: str
+) -> tuple[TaskConfig, Augmenter | None, dict[str, str]]:
+    """Return the task with the augmentation that is asked for, what does it, and the word list for the run's data."""
+    if settings.synonyms is None and not settings.noise_rate:
+        return task, None, {}
+    words: dict[str, str] = {}
+    synonyms: Mapping[str, tuple[str, ...]] = {}
+    if settings.synonyms is not None:
+        path = Path(settings.synonyms).expanduser()
+        synonyms = read_synonyms(path)
+        words = {SYNONYMS: path.read_text(encoding="utf-8-sig")}
+    config = AugmentationConfig(
+        synonyms=SYNONYMS if words else "", noise_rate=settings.noise_rate, kept_prefix=kept_prefix
+    )
+    return dataclasses.replace(task, augmentation=config), Augmenter(config, synonyms), words
 
 
 def _precision_of(run_folder: Path) -> Precision:
@@ -544,6 +613,10 @@ def _config(
         ),
         Choice("precision", config.compute.precision, "fast on this machine" if is_fast else ""),
     ]
+    if task.augmentation is not None:
+        words = task.augmentation
+        kinds = (["other words"] if words.synonyms else []) + (["mistyped letters"] if words.noise_rate else [])
+        choices.append(Choice("augmentation", " and ".join(kinds), f"in {words.probability:.0%} of the train inputs"))
     if is_watched:
         stop = f"stops after {patience} without a better one" if patience else "never stops early"
         choices.append(Choice("dev", f"scored every {evaluate_every:,} steps; the best {best_metric} is kept", stop))

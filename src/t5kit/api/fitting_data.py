@@ -20,7 +20,8 @@ from t5kit.evaluation.pair_form import PairColumns
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
 from t5kit.sources.records import Format
 from t5kit.sources.tables import NUM_SHOWN
-from t5kit.tasks.configured import DEV, TEST, TRAIN, SelectedTable
+from t5kit.tasks.augmentation import Paraphrase, paraphrased
+from t5kit.tasks.configured import DEV, TEST, TRAIN, JoinedTable, SelectedTable
 from t5kit.tasks.target_profile import TargetProfile
 from t5kit.text import Tokenizer
 
@@ -141,14 +142,21 @@ def split_off(
     return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
 
 
-def read_pairs(data: FitData, columns: PairColumns, format: Format | None, encoding: str | None = None) -> MemoryTable:
+def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str) -> RecordTable:
+    """Return the table with every input once more in the callable's words, where those are others."""
+    rows = list(_pairs(table))
+    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix)
+    more = [
+        {"input": other, "target": target} for other, (_, target) in zip(new, rows, strict=True) if other is not None
+    ]
+    return JoinedTable((table, table_of(more, name="paraphrase"))) if more else table
+
+
+def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
     """Return {"input", "target"} of every record that has both, outer spaces of targets dropped; the others are bad.
 
-    encoding: of files; None: UTF-8. Raises: DataError if no record has both, or a file is in another encoding;
-    RequestError for a column that is not there, with the nearest one.
+    Raises: DataError if no record has both; RequestError for a column that is not there, with the nearest one.
     """
-    table = read_rows(data, format, encoding)
-    _check_encoding(table.report)
     _check_columns(table, columns)
     rows: list[Mapping[str, object]] = []
     bad: list[BadRecord] = []
@@ -177,12 +185,15 @@ def with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -
 
 
 def read_rows(data: FitData, format: Format | None, encoding: str | None = None) -> MemoryTable:
-    """Return the records of files, or of mappings and pairs given in Python."""
+    """Return the records of files, or of mappings and pairs given in Python.
+
+    encoding: of files; None: UTF-8. Raises: DataError if nothing can be read, or a file is in another encoding.
+    """
     if isinstance(data, str | Path):
-        return read_table(data, format=format, encoding=encoding)
+        return _checked(read_table(data, format=format, encoding=encoding))
     rows: list[Any] = list(data)
     if rows and all(isinstance(row, str | Path) for row in rows):
-        return read_table(rows, format=format, encoding=encoding)
+        return _checked(read_table(rows, format=format, encoding=encoding))
     if rows and all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         return table_of([{"input": source, "target": target} for source, target in rows], name="row")
     return checked_rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
@@ -196,8 +207,9 @@ def checked_rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) ->
     return table_of(rows, name="row")
 
 
-def _check_encoding(report: ReadReport) -> None:
-    """Raise DataError where so many lines are not UTF-8 that the file is in another encoding."""
+def _checked(table: MemoryTable) -> MemoryTable:
+    """Return a table, unless so many of its lines are not UTF-8 that the files are in another encoding: DataError."""
+    report = table.report
     wrong = [bad for bad in report.bad if "not UTF-8" in bad.error]
     if wrong and report.num_bad >= MOST_NOT_UTF_8 * (report.num_records + report.num_bad):
         raise DataError(
@@ -205,6 +217,7 @@ def _check_encoding(report: ReadReport) -> None:
             f"{wrong[0].error} The file seems to be in another encoding than UTF-8. Name it, such as --encoding cp1252 "
             "(encoding='cp1252' in Python) for one that Windows wrote in Western Europe."
         )
+    return table
 
 
 def _check_columns(table: RecordTable, columns: PairColumns) -> None:

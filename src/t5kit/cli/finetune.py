@@ -76,6 +76,23 @@ def finetune(
         str | None, typer.Option(help="lora: linear maps apart by commas, such as q,v.", show_default="all of them")
     ] = None,
     num_prompt_tokens: Annotated[int | None, typer.Option(help="prompt: vectors.", show_default="20")] = None,
+    instructions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of input templates, one a line: the best on dev, untrained, is taken.", show_default=False
+        ),
+    ] = None,
+    synonyms: Annotated[
+        Path | None,
+        typer.Option(help="A word list: words of a line, apart by commas, replace each other.", show_default=False),
+    ] = None,
+    noise_rate: Annotated[float, typer.Option(help="Share of letters mistyped in half of the inputs.")] = 0.0,
+    back_translate: Annotated[
+        list[str] | None,
+        typer.Option(help="A model that translates (repeat it: one there, one back).", show_default=False),
+    ] = None,
+    there: Annotated[str, typer.Option(help="Its prompt for the way there.")] = "translate English to German: {text}",
+    back: Annotated[str, typer.Option(help="Its prompt for the way back.")] = "translate German to English: {text}",
     patience: Annotated[
         int | None,
         typer.Option(help="Evaluations without a better one before it stops; 0: never.", show_default="a third of all"),
@@ -97,9 +114,10 @@ def finetune(
     data is held out to stop early and keep the best weights, unless --dev is given. A run that was stopped goes on by
     the same command. DIR/report.html has curves, scores, samples and what was found in the data.
     """
+    from t5kit.api.finetuning import back_translation, plan_finetuning
     from t5kit.api.finetuning import finetune as train_plan
-    from t5kit.api.finetuning import plan_finetuning
     from t5kit.api.fitting import FitSettings
+    from t5kit.api.instructions import read_instructions
 
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
@@ -112,14 +130,18 @@ def finetune(
         method=cast("Any", method), **of_method,
         num_epochs=num_epochs, num_steps=num_steps, batch_tokens=batch_tokens, lr=lr, patience=patience, seed=seed,
         max_input_tokens=max_input_tokens, max_target_tokens=max_target_tokens, threads=threads,
-        precision=cast("Any", precision),
+        precision=cast("Any", precision), synonyms=synonyms, noise_rate=noise_rate,
     )  # fmt: skip
+    paraphrase = None
+    if back_translate:
+        paraphrase = back_translation(back_translate, there, back, threads=threads, offline=offline or None)
     with plain_warnings():
         plan = plan_finetuning(
             model, data, out, settings=settings, dev=dev, test=test, input=input, target=target,
             format=cast("Format | None", format), encoding=encoding,
             metrics=[word.strip() for word in (metrics or "").split(",") if word.strip()],
-            revision=revision, offline=offline or None,
+            instructions=read_instructions(instructions) if instructions is not None else (),
+            paraphrase=paraphrase, revision=revision, offline=offline or None,
         )  # fmt: skip
         _tell_plan(plan, is_quiet=quiet and not dry_run)
         if dry_run:

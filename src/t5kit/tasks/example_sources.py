@@ -9,6 +9,7 @@ import numpy as np
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.sources import BadRecord, RecordTable, text_field
 from t5kit.sources.tables import table_checksum
+from t5kit.tasks.augmentation import Augmenter
 from t5kit.tasks.example import Example, IntArray
 from t5kit.tasks.objectives import DenoisingIds, Objective, SpanCorruption
 from t5kit.tasks.objectives.text_pieces import DOCUMENTS_A_BLOCK, cut_into_pieces
@@ -55,6 +56,8 @@ class PairExamples:
     table: RecordTable
     tokenizer: Tokenizer
     block_size: int = 128
+    augmenter: Augmenter | None = None
+    """Changes the prompts, drawn by the block's generator."""
 
     @property
     def num_records(self) -> int:
@@ -70,10 +73,12 @@ class PairExamples:
         bad: list[BadRecord] = []
         for index in indices:
             pair = self.form.pair(self.table[index], rng=rng)
-            if isinstance(pair, TextPair):
+            if isinstance(pair, BadRecord):
+                bad.append(pair)
+            elif self.augmenter is None:
                 pairs.append(pair)
             else:
-                bad.append(pair)
+                pairs.append(dataclasses.replace(pair, prompt=self.augmenter(pair.prompt, rng)))
         return ExampleBlock(tuple(encode_pairs(pairs, self.tokenizer, bad)), tuple(bad))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from t5kit.api.fitting_data import FitTables, fit_tables, num_to_hold_out, read_pairs
+from t5kit.api.fitting_data import FitTables, fit_tables, num_to_hold_out, read_pairs, read_rows
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.tasks.configured import DEV, TEST, TRAIN
@@ -18,7 +18,9 @@ def tables_of(
     train: list[Any], *, dev: list[Any] | None = None, test: list[Any] | None = None, tokenizer: Tokenizer | None = None
 ) -> FitTables:
     given = {TRAIN: train, DEV: dev, TEST: test}
-    pairs = {split: read_pairs(rows, PairColumns(), None) for split, rows in given.items() if rows is not None}
+    pairs = {
+        split: read_pairs(read_rows(rows, None), PairColumns()) for split, rows in given.items() if rows is not None
+    }
     return fit_tables(pairs, tokenizer or ByteTokenizer(), seed=3)
 
 
@@ -88,8 +90,8 @@ def test_a_file_in_another_encoding_is_not_read_in_part(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"10 of 40 lines cannot be read, first .*a.csv:2: not UTF-8.*--encoding cp1252"
     ):
-        read_pairs(tmp_path / "a.csv", PairColumns("{text}", "{label}"), None)
-    assert len(read_pairs(tmp_path / "a.csv", PairColumns("{text}", "{label}"), None, "cp1252")) == 40
+        read_rows(tmp_path / "a.csv", None)
+    assert len(read_rows(tmp_path / "a.csv", None, "cp1252")) == 40
 
 
 @pytest.mark.parametrize(
@@ -105,13 +107,13 @@ def test_a_missing_column_is_named_with_the_nearest(
 ) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,b\n", encoding="utf-8")
     with pytest.raises(error, match=said):
-        read_pairs(tmp_path / "a.csv", columns, None)
+        read_pairs(read_rows(tmp_path / "a.csv", None), columns)
 
 
 def test_records_without_a_text_are_counted_with_their_places() -> None:
     rows = [{"text": "a", "label": " x "}, {"text": " ", "label": "x"}, {"text": "b", "label": ""}, {"text": "c"}]
     rows += [{"text": float("nan"), "label": "x"}, {"text": "d", "label": None}, {"text": "e", "label": 3}]
-    table = read_pairs(rows, PairColumns("review: {text}", "{label}"), None)
+    table = read_pairs(read_rows(rows, None), PairColumns("review: {text}", "{label}"))
     assert [dict(record.fields) for record in table.records] == [
         {"input": "review: a", "target": "x"},
         {"input": "review: e", "target": "3"},
