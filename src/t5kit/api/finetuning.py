@@ -123,7 +123,7 @@ def finetune(plan: FitPlan, run_folder: Path, *, shows: bool, tell: Callable[[st
 
     result = plan.train(run_folder, run_hooks(plan.config.compute.precision, shows=shows))
     tell("scoring the finished model …")
-    reports, engine = _scores(plan, result.model_path)
+    reports, engine = scores_of(plan, result.model_path)
     train = plan.given.tasks[0].task.splits["train"]
     finetuned = Finetuned(
         result=result,
@@ -140,7 +140,7 @@ def finetune(plan: FitPlan, run_folder: Path, *, shows: bool, tell: Callable[[st
     return finetuned
 
 
-def _scores(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationReport], str]:
+def scores_of(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationReport], str]:
     """Return the finished folder's reports on dev and test, and what answered."""
     from t5kit.api.model import Model
 

@@ -240,6 +240,8 @@ class FitPlan:
     given: GivenRecords
     choices: tuple[Choice, ...]
     findings: tuple[str, ...]
+    num_epochs: float
+    """Passes that the steps make."""
     metrics: tuple[str, ...] = ()
     """Names of the metrics that dev is scored by."""
     dev: RecordTable | None = None
@@ -407,9 +409,15 @@ def _plan(
     if settings.precision is None:
         settings = dataclasses.replace(settings, precision=_precision_of(run_folder))
     data_folder = run_folder.absolute() / GivenRecords.FOLDER
-    config, choices = _config(start, task, lengths, settings, profile, data_folder=data_folder)
+    config, choices, num_epochs = _config(start, task, lengths, settings, profile, data_folder=data_folder)
     given = GivenRecords((opened,), records)
-    return FitPlan(config=config, given=given, choices=choices, findings=(*findings, *_cuts(lengths, config)))
+    return FitPlan(
+        config=config,
+        given=given,
+        choices=choices,
+        findings=(*findings, *_cuts(lengths, config)),
+        num_epochs=num_epochs,
+    )
 
 
 def _augmented(
@@ -514,8 +522,9 @@ def _config(
     profile: TargetProfile | None,
     *,
     data_folder: Path,
-) -> tuple[RunConfig, tuple[Choice, ...]]:
-    """Return the run (rows that both sides fill alike, as many steps as passes are asked for) and what was chosen."""
+) -> tuple[RunConfig, tuple[Choice, ...], float]:
+    """Return the run (rows that both sides fill alike, as many steps as passes are asked for), what was chosen, and the
+    passes that its steps make."""
     most_input, most_target = settings.max_input_tokens or LONGEST_ROW, settings.max_target_tokens or LONGEST_ROW
     longest_target = min(lengths.longest_target, most_target)
     if task.objective is not None:
@@ -620,7 +629,7 @@ def _config(
     if is_watched:
         stop = f"stops after {patience} without a better one" if patience else "never stops early"
         choices.append(Choice("dev", f"scored every {evaluate_every:,} steps; the best {best_metric} is kept", stop))
-    return config, tuple(choices)
+    return config, tuple(choices), num_epochs
 
 
 def _num_epochs(lengths: _Lengths, profile: TargetProfile | None, method: Method) -> float:

@@ -79,6 +79,35 @@ def line_chart(
     )
 
 
+def scatter_chart(
+    points: Sequence[tuple[float, float]],
+    *,
+    x_name: str,
+    title: str,
+    description: str,
+    marked: int | None = None,
+    x_names: Sequence[str] = (),
+) -> str:
+    """Return points (x, value) as one <svg>, or "" if no value is finite; the number `marked` of them stands out.
+
+    x_names: of the places 0, 1, …, where x is a choice and not a number.
+    """
+    kept = [(number, x, _drawable(y)) for number, (x, y) in enumerate(points)]
+    kept = [(number, x, y) for number, x, y in kept if math.isfinite(y) and math.isfinite(x)]
+    if not kept:
+        return ""
+    x_axis = Axis(-0.5, len(x_names) - 0.5) if x_names else _value_axis([x for _, x, _ in kept])
+    y_axis = _value_axis([y for _, _, y in kept])
+    parts = [*_grid(x_axis, y_axis, x_name=x_name, x_names=x_names)]
+    for number, x, y in kept:
+        stroke, radius = ("s1", 5) if number == marked else ("s0", 3.5)
+        parts.append(f'<circle class="dot {stroke}" cx="{_x(x_axis, x):.1f}" cy="{_y(y_axis, y):.1f}" r="{radius}"/>')
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}: '
+        f'{escape(description)}" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    )
+
+
 def legend(series: Sequence[Series], *, marked_step: int | None = None) -> str:
     """Return the names of several curves, and of the marked step, beside samples of their strokes: an HTML list."""
     items = [
@@ -144,18 +173,21 @@ def thinned(series: Series) -> list[tuple[int, float]]:
     return kept
 
 
-def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:
+def _grid(x_axis: Axis, y_axis: Axis, *, x_name: str = "step", x_names: Sequence[str] = ()) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
     for tick in y_axis.ticks():
         y = _y(y_axis, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>')
-    for tick in x_axis.ticks():
+    named = [(float(place), name) for place, name in enumerate(x_names)]
+    named = named or [(tick, tick_text(tick)) for tick in x_axis.ticks()]
+    for tick, text in named:
         x = _x(x_axis, tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 4}"/>')
-        parts.append(f'<text class="axis" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick_text(tick)}</text>')
-    parts.append(f'<text class="axis" x="{(LEFT + right) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
+        parts.append(f'<text class="axis" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(text)}</text>')
+    middle = (LEFT + right) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>')
     return parts
 
 
