@@ -225,3 +225,19 @@ def test_hostile_prompt_folders_are_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "p" / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="for the encoder alone"):
         open_any_adapter(tmp_path / "p", config)
+
+
+def test_convert_merges_an_adapter_into_the_model_it_names(lora: Path, base: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from t5kit.checkpoint import open_folder
+    from t5kit.cli.app import app
+
+    run = CliRunner().invoke(app, ["convert", str(lora / "adapter"), str(tmp_path / "a")])
+    assert run.exit_code == 0, run.output
+    named = ["convert", str(base), str(tmp_path / "b"), "--adapter", str(lora / "adapter")]
+    assert CliRunner().invoke(app, named).exit_code == 0
+    expected = {view.name: view.to_float32() for view in open_folder(lora / "model").tensors()}
+    for name in ("a", "b"):
+        for view in open_folder(tmp_path / name).tensors():
+            np.testing.assert_allclose(view.to_float32(), expected[view.name], rtol=0, atol=1e-6)
