@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 8
 """Answers of each task that are kept to be read."""
+LONGEST_SHOWN = 2000
+"""Characters of a sample's texts that are kept; a book is no sample."""
 
 
 class DevEvaluation:
@@ -95,9 +97,9 @@ class DevEvaluation:
         lines = [
             {
                 **({"task": task} if len(reports) > 1 else {}),
-                "prompt": result.prompt,
-                "references": " | ".join(result.references),
-                "prediction": result.prediction,
+                "prompt": _shown(result.prompt),
+                "references": _shown(" | ".join(result.references)),
+                "prediction": _shown(result.prediction or ""),
             }
             for task, report in reports.items()
             for result in report.results[:NUM_SAMPLES]
@@ -127,6 +129,10 @@ class DevEvaluation:
     def _loss_sums(self, batches: Sequence[Batch]) -> "LossSums":
         first, *others = (self._step.evaluate(batch) for batch in batches)
         return sum(others, first)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} … ({len(text):,} characters)"
 
 
 def _dev_batches(

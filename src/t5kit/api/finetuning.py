@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t5kit.api.fitting import FitPlan, FitSettings, plan_fit
+from t5kit.api.fitting import FitPlan, plan_fit
 from t5kit.api.fitting_data import FitData
+from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.training import require_torch, run_hooks
 from t5kit.checkpoint import open_folder, resolve
 from t5kit.checkpoint.atomic import write_file

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from t5kit.api.engines import open_adapted
-from t5kit.api.fitting import CorpusData, FitArguments, FitSettings, fit, pretrain
+from t5kit.api.fitting import CorpusData, fit, pretrain
 from t5kit.api.fitting_data import FitData
+from t5kit.api.fitting_settings import FitArguments, FitSettings
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint import CheckpointFolder, open_folder
 from t5kit.checkpoint.adapters import is_adapter_folder

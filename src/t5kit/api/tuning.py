@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t5kit.api.finetuning import scores_of
-from t5kit.api.fitting import OPTIMIZERS, FitPlan, FitSettings
+from t5kit.api.fitting import FitPlan
+from t5kit.api.fitting_config import OPTIMIZERS
+from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint.atomic import atomic_folder, remove_folder, write_file
 from t5kit.errors import ConfigError, DependencyError, RequestError
 from t5kit.evaluation.report import EvaluationReport
-from t5kit.training.tuning_report import Search, TriedSettings, tuning_page
 
 if TYPE_CHECKING:
     import optuna
+
+    from t5kit.training.tuning_report import Search
 
 STUDY, RUNS, REPORT, BEST = "study.db", "runs", "tuning.html", "best.json"
 NUM_RANDOM = 5
@@ -34,7 +37,7 @@ NUM_RANDOM = 5
 class Tuned:
     """What a search came to."""
 
-    search: Search
+    search: "Search"
     model_path: Path
     """The best run's model, or its adapter where that is all there is."""
     reports: Mapping[str, EvaluationReport]
@@ -201,7 +204,9 @@ def _check_same(study: Any, plan: FitPlan, settings: FitSettings, folder: Path) 
     study.set_user_attr("about", about)
 
 
-def _search(study: Any, plan: FitPlan, folder: Path, command: str) -> Search:
+def _search(study: Any, plan: FitPlan, folder: Path, command: str) -> "Search":
+    from t5kit.training.tuning_report import Search, TriedSettings
+
     optuna = _optuna()
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     importances: dict[str, float] = {}
@@ -232,7 +237,9 @@ def _search(study: Any, plan: FitPlan, folder: Path, command: str) -> Search:
     return dataclasses.replace(search, command=f"{command} {' '.join(words)}")
 
 
-def _write_report(folder: Path, search: Search) -> None:
+def _write_report(folder: Path, search: "Search") -> None:
+    from t5kit.training.tuning_report import tuning_page
+
     write_file(folder / REPORT, tuning_page(search).encode("utf-8", "replace"))
 
 

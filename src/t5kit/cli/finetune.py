@@ -116,7 +116,7 @@ def finetune(
     """
     from t5kit.api.finetuning import back_translation, plan_finetuning
     from t5kit.api.finetuning import finetune as train_plan
-    from t5kit.api.fitting import FitSettings
+    from t5kit.api.fitting_settings import FitSettings
     from t5kit.api.instructions import read_instructions
 
     if format is not None and format not in get_args(Format):

@@ -68,7 +68,8 @@ def tune(
     same command, and with a higher --num-trials. OUT/tuning.html has its plots. Needs the extra "tune".
     """
     from t5kit.api.finetuning import plan_finetuning
-    from t5kit.api.fitting import FitPlan, FitSettings
+    from t5kit.api.fitting import FitPlan
+    from t5kit.api.fitting_settings import FitSettings
     from t5kit.api.tuning import finetune_command
     from t5kit.api.tuning import tune as search
 

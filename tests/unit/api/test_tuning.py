@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from t5kit.api.finetuning import plan_finetuning
-from t5kit.api.fitting import FitPlan, FitSettings
+from t5kit.api.fitting import FitPlan
+from t5kit.api.fitting_settings import FitSettings
 from t5kit.errors import ConfigError, RequestError
 from t5kit.training.tuning_report import Search, TriedSettings, tuning_page
 
