@@ -25,8 +25,8 @@ def reviews(tmp_path: Path) -> Path:
     return path
 
 
-def run(*words: str | Path) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["finetune", *map(str, words)])
+def run(*words: str | Path, verb: str = "finetune") -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [verb, *map(str, words)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -81,3 +81,28 @@ def test_a_dry_run_says_all_and_leaves_nothing(tiny: str, reviews: Path, tmp_pat
 def test_a_wrong_word_is_one_sentence(tiny: str, reviews: Path, tmp_path: Path, words: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         run("-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", tmp_path / "out", *words)
+
+
+def test_lora_is_trained_and_its_folder_answers(tiny: str, reviews: Path, tmp_path: Path) -> None:
+    words = ["-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", tmp_path / "out", *QUICK]
+    with pytest.warns(UserWarning, match="its target is empty"):
+        exit_code, stdout, stderr = run(*words, "--method", "lora", "--rank", "2", "--targets", "q,v")
+    assert exit_code == 0 and stdout == f"{tmp_path / 'out' / 'model'}\n" and "on low-rank additions" in stderr
+    answer = ["film 3", "--engine", "reference", "--max-new-tokens", "3"]
+    merged = run(*answer, "-m", tmp_path / "out" / "model", verb="generate")
+    assert run(*answer, "-m", tmp_path / "out" / "adapter", verb="generate") == merged and merged[0] == 0
+    with pytest.raises(ValueError, match="rank = 2 has no effect without method = 'lora'"):
+        run(*words, "--rank", "2")
+
+
+def test_a_search_prints_the_best_model(tiny: str, reviews: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    out = tmp_path / "out"
+    words = ["-d", reviews, "--input", "text", "--target", "{label}", "-m", tiny, "-o", out, "--threads", "1"]
+    words += ["--num-epochs", "1", "--batch-tokens", "512", "--num-trials", "1", "--precision", "float32", "--quiet"]
+    with pytest.warns(UserWarning, match="its target is empty"):
+        exit_code, stdout, stderr = run(*words, verb="tune")
+    assert exit_code == 0 and stdout == f"{out / 'model'}\n" and (out / "tuning.html").is_file()
+    assert (
+        f"the best settings again: t5kit finetune --model {tiny} --data {reviews}" in stderr and "--lr 0.003" in stderr
+    )

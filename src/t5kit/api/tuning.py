@@ -102,7 +102,7 @@ def tune(
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items()
         )
         tell(f"run {number + 1} of {num_trials}: {words}")
-        run_folder = folder / RUNS / f"{number:04d}"
+        run_folder = folder / RUNS / f"{number + 1:04d}"
         value = _run(make_plan, dataclasses.replace(settings, **params), run_folder, shows=shows, tell=tell)
         if value is None:
             study.tell(number, state=optuna.trial.TrialState.FAIL)
@@ -219,7 +219,7 @@ def _search(study: Any, plan: FitPlan, folder: Path, command: str) -> "Search":
         is_highest_best=plan.config.training.best_is == "highest",
         tried=tuple(
             TriedSettings(
-                number=trial.number,
+                number=trial.number + 1,
                 settings=dict(trial.params),
                 value=float("nan") if trial.value is None else float(trial.value),
                 seconds=trial.duration.total_seconds() if trial.duration is not None else 0.0,
@@ -250,7 +250,7 @@ def _tidy(folder: Path, study: Any) -> None:
         best = study.best_trial.number
     for trial in study.get_trials(deepcopy=False):
         if trial.number != best and trial.state.is_finished():
-            for path in _weights(folder / RUNS / f"{trial.number:04d}"):
+            for path in _weights(folder / RUNS / f"{trial.number + 1:04d}"):
                 remove_folder(path)
 
 

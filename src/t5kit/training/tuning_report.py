@@ -10,6 +10,8 @@ from t5kit.training.line_chart import number_text, scatter_chart
 from t5kit.training.report_style import STYLE
 
 BAR_WIDTH = 300
+MOST_CHOICES = 6
+"""Whole numbers of which a search tried at most so many are drawn as choices, side by side."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class TriedSettings:
     """One run of a search."""
 
     number: int
+    """From 1."""
     settings: Mapping[str, float | int | str]
     value: float
     """Its best dev metric; NaN where the run failed."""
@@ -77,10 +80,11 @@ def tuning_page(search: Search) -> str:
 
 def _by_setting(name: str, search: Search, marked: int | None) -> str:
     values = [tried.settings.get(name, math.nan) for tried in search.tried]
-    if all(isinstance(value, int | float) for value in values):
+    are_numbers = all(isinstance(value, int | float) for value in values)
+    if are_numbers and (len(set(values)) > MOST_CHOICES or any(isinstance(value, float) for value in values)):
         points = [(float(value), tried.value) for value, tried in zip(values, search.tried, strict=True)]
         return _figure(name, points, name, search, marked)
-    names = sorted({str(value) for value in values})
+    names = [str(value) for value in sorted(set(values), key=lambda value: (value if are_numbers else 0, str(value)))]
     points = [(float(names.index(str(value))), tried.value) for value, tried in zip(values, search.tried, strict=True)]
     return _figure(name, points, name, search, marked, x_names=names)
 
@@ -110,9 +114,10 @@ def _importances(importances: Mapping[str, float]) -> str:
         for row, (name, share) in enumerate(importances.items())
     )
     return (
-        "<h2>What mattered</h2><figure><figcaption>Share of the variance a setting explains</figcaption>"
+        "<h2>What mattered</h2><div class='charts'><figure>"
+        "<figcaption>Share of the variance a setting explains</figcaption>"
         f'<svg class="chart" viewBox="0 0 500 {height}" role="img" aria-label="importances" '
-        f'xmlns="http://www.w3.org/2000/svg">{bars}</svg></figure>'
+        f'xmlns="http://www.w3.org/2000/svg">{bars}</svg></figure></div>'
     )
 
 

@@ -82,7 +82,7 @@ def test_a_search_with_nothing_to_search_or_to_choose_by_is_refused(tiny_folder:
 def test_the_page_draws_numbers_choices_failures_and_hostile_names() -> None:
     tried = tuple(
         TriedSettings(
-            number=n, settings={"lr": 10.0**-n, "rank": 4 * n, "method": "<b>lora" if n % 2 else "full"},
+            number=n, settings={"lr": 10.0**-n, "rank": 4 * (n % 3), "method": "<b>lora" if n % 2 else "full"},
             value=math.nan if n == 3 else 50.0 + n, seconds=7.0 * n,
         )
         for n in range(1, 6)
