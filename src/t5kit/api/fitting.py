@@ -229,7 +229,7 @@ def _plan(
     kept = {split: report for split, report in reports.items() if split in tables}
     task, augmenter, words = _augmented(task, settings, kept_prefix)
     opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=kept, augmenter=augmenter)
-    lengths = measure(opened, tokenizer)
+    lengths = measure(opened, tokenizer, settings)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
     if settings.precision is None:
         settings = dataclasses.replace(settings, precision=_precision_of(run_folder))

@@ -84,8 +84,11 @@ class DataLengths:
     num_records: int
 
 
-def measure(task: OpenedTask, tokenizer: Tokenizer) -> DataLengths:
-    """Return how long the examples are; running text is cut to any length, so there its whole number of ids counts."""
+def measure(task: OpenedTask, tokenizer: Tokenizer, settings: FitSettings) -> DataLengths:
+    """Return how long the examples are; of those that will be cut, only what stays counts among all ids.
+
+    Running text is cut to any length, so there its whole number of ids counts.
+    """
     table = task.task.split(TRAIN)
     step = -(-len(table) // SAMPLED)
     sample = dataclasses.replace(
@@ -108,8 +111,8 @@ def measure(task: OpenedTask, tokenizer: Tokenizer) -> DataLengths:
     return DataLengths(
         longest_encoder=int(encoder.max()),
         longest_target=int(target.max()),
-        encoder_ids=float(encoder.sum() * step),
-        target_ids=float(target.sum() * step),
+        encoder_ids=float(np.minimum(encoder, settings.max_input_tokens or LONGEST_ROW).sum() * step),
+        target_ids=float(np.minimum(target, settings.max_target_tokens or LONGEST_ROW).sum() * step),
         num_records=len(table),
     )
 
@@ -206,14 +209,14 @@ def run_config(
     )
     num_tokens = batch_rows * encoder_length
     num_together = num_tokens * FILL / max(1.0, lengths.encoder_ids / max(1, lengths.num_records))
-    longest = f"{lengths.longest_encoder:,} and {lengths.longest_target:,}" if lengths.longest_encoder else ""
+    longest = "running text"
+    if lengths.longest_encoder:
+        longest = (
+            f"the longest input has {lengths.longest_encoder:,} tokens, the longest target {lengths.longest_target:,}"
+        )
     is_said = settings.num_steps is not None or settings.num_epochs is not None
     choices = [
-        Choice(
-            "lengths",
-            f"inputs up to {encoder_length:,} tokens, targets up to {target_length:,}",
-            f"the longest have {longest}" if longest else "",
-        ),
+        Choice("lengths", longest, f"packed into rows of {encoder_length:,} and {target_length:,}"),
         Choice("batch", f"{num_tokens:,} tokens, some {num_together:,.0f} records", ""),
         Choice(
             "learning rate",

@@ -33,6 +33,8 @@ FEWEST_TO_HOLD_OUT = 40
 MOST_HELD_OUT = 1000
 MOST_NOT_UTF_8 = 0.01
 """Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
+_NOT_UTF_8 = "not UTF-8"
+"""What a reader says of such a line (t5kit.sources.lines)."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
 
@@ -190,10 +192,10 @@ def read_rows(data: FitData, format: Format | None, encoding: str | None = None)
     encoding: of files; None: UTF-8. Raises: DataError if nothing can be read, or a file is in another encoding.
     """
     if isinstance(data, str | Path):
-        return _checked(read_table(data, format=format, encoding=encoding))
+        return _read_files(data, format, encoding)
     rows: list[Any] = list(data)
     if rows and all(isinstance(row, str | Path) for row in rows):
-        return _checked(read_table(rows, format=format, encoding=encoding))
+        return _read_files(rows, format, encoding)
     if rows and all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         return table_of([{"input": source, "target": target} for source, target in rows], name="row")
     return checked_rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
@@ -207,15 +209,25 @@ def checked_rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) ->
     return table_of(rows, name="row")
 
 
-def _checked(table: MemoryTable) -> MemoryTable:
-    """Return a table, unless so many of its lines are not UTF-8 that the files are in another encoding: DataError."""
+def _read_files(names: str | Path | Sequence[str | Path], format: Format | None, encoding: str | None) -> MemoryTable:
+    """Return the records of files. Raises: DataError where so many lines are not UTF-8 that it is another encoding."""
+    hint = (
+        "The file seems to be in another encoding than UTF-8. Name it, such as --encoding cp1252 (encoding='cp1252' in "
+        "Python) for one that Windows wrote in Western Europe."
+    )
+    try:
+        table = read_table(names, format=format, encoding=encoding)
+    except DataError as error:
+        first = next((line.strip() for line in str(error).splitlines() if _NOT_UTF_8 in line), None)
+        if first is None:
+            raise
+        raise DataError(f"no line can be read, first {first} {hint}") from error
     report = table.report
-    wrong = [bad for bad in report.bad if "not UTF-8" in bad.error]
+    wrong = [bad for bad in report.bad if _NOT_UTF_8 in bad.error]
     if wrong and report.num_bad >= MOST_NOT_UTF_8 * (report.num_records + report.num_bad):
         raise DataError(
             f"{report.num_bad:,} of {report.num_records + report.num_bad:,} lines cannot be read, first "
-            f"{wrong[0].error} The file seems to be in another encoding than UTF-8. Name it, such as --encoding cp1252 "
-            "(encoding='cp1252' in Python) for one that Windows wrote in Western Europe."
+            f"{wrong[0].error} {hint}"
         )
     return table
 

@@ -125,7 +125,9 @@ def read_table(
         num_by_file[str(file)] = len(records) - before
     report = ReadReport(len(records), num_bad, tuple(bad), num_by_file)
     if not records:
-        raise DataError(f"no record could be read: {report}")
+        names = ", ".join(list(num_by_file)[:5])
+        empty = "" if num_bad else f"; {names}: empty, or a header and nothing else"
+        raise DataError(f"no record could be read: {report}{empty}")
     return MemoryTable(records, report)
 
 

@@ -92,7 +92,7 @@ class TargetProfile:
                 f"{label} {count / self.num_targets:.1%}" for label, count in list(self.labels.items())[:6]
             )
             more = f", … ({len(self.labels) - 6} more)" if len(self.labels) > 6 else ""
-            return f"{len(self.labels)} labels: {shown}{more}"
+            return f"{len(self.labels)} label{'s' * (len(self.labels) > 1)}: {shown}{more}"
         return {"numbers": "numbers", "answers": "answers of a few words", "texts": "free text"}[self.kind]
 
     def findings(self) -> list[str]:

@@ -204,3 +204,17 @@ def test_instructions_are_scored_by_how_likely_the_right_label_is(torch_model: M
     expected = float(np.mean(np.log(np.exp(odds).sum(1)) - odds[[0, 1], [0, 1]]))
     assert score.nats == pytest.approx(expected, rel=1e-4)
     assert score.accuracy == 100 * np.mean(odds.argmax(1) == [0, 1])
+
+
+def test_one_endless_record_does_not_make_an_endless_run(tiny_folder: Path, tmp_path: Path) -> None:
+    from t5kit.api.fitting import plan_fit
+    from t5kit.api.fitting_settings import FitSettings
+    from t5kit.text import ByteTokenizer
+
+    plans = [
+        plan_fit(tiny_folder, ByteTokenizer(), [*PAIRS, *more], None, tmp_path, settings=FitSettings())
+        for more in ([], [("word " * 100_000, "W")])
+    ]
+    assert plans[1].config.training.num_steps <= 3 * plans[0].config.training.num_steps
+    assert plans[1].config.data.encoder_length == 1024 == plans[1].config.evaluation.max_input_tokens
+    assert any("the longest input has 500,001 tokens" in finding for finding in plans[1].findings)

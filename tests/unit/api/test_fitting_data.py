@@ -92,6 +92,12 @@ def test_a_file_in_another_encoding_is_not_read_in_part(tmp_path: Path) -> None:
     ):
         read_rows(tmp_path / "a.csv", None)
     assert len(read_rows(tmp_path / "a.csv", None, "cp1252")) == 40
+    (tmp_path / "b.csv").write_bytes("text,label\nschön,x\nübel,y\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"no line can be read, first .*b.csv:2: not UTF-8.*--encoding cp1252"):
+        read_rows(tmp_path / "b.csv", None)
+    (tmp_path / "c.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"c.csv: empty, or a header and nothing else"):
+        read_rows(tmp_path / "c.csv", None)
 
 
 @pytest.mark.parametrize(
