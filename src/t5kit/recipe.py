@@ -10,7 +10,7 @@ from t5kit.config.toml_files import to_toml
 from t5kit.data.config import DataConfig
 from t5kit.errors import ConfigError
 from t5kit.evaluation.config import EvaluationConfig
-from t5kit.model.config import ModelConfig
+from t5kit.model.config import AdaptationConfig, ModelConfig
 from t5kit.text.config import VocabularyConfig
 from t5kit.training.config import (
     ComputeConfig,
@@ -30,6 +30,8 @@ class RunConfig:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     """Where the weights come from."""
+    adaptation: AdaptationConfig | None = None
+    """Set to train a part of the weights, or an adapter, in place of all weights."""
     vocabulary: VocabularyConfig = dataclasses.field(default_factory=VocabularyConfig)
     """Text <-> ids."""
     data: DataConfig
@@ -57,6 +59,11 @@ class RunConfig:
             raise ConfigError(
                 f"vocabulary.source = {self.vocabulary.source!r} does not fit the weights of model.start = "
                 f"{self.model.start!r}, which know their own vocabulary. Remove one of the two."
+            )
+        if self.adaptation and not self.model.start:
+            raise ConfigError(
+                f"adaptation.method = {self.adaptation.method!r} leaves the start's weights as they are, and there is "
+                "no model.start. Name one, or remove [adaptation]."
             )
         if unknown := sorted(set(self.evaluation.tasks) - set(self.data.tasks)):
             raise ConfigError(

@@ -80,6 +80,8 @@ class GenerationArguments(TypedDict, total=False):
     """The answer is JSON of this schema, keys in its order. The vocabulary must have the braces; T5's own has none."""
     stop_strings: str | Sequence[str] | None
     """End where one of these appears."""
+    adapter: str | None
+    """The name of a loaded adapter to answer with (none)."""
     speculate: Speculate | None
     """Look up what probably comes next in the prompt and verify several tokens in one step; the answers stay the same.
     False, True, most tokens a step, or "auto": as far as it pays ("auto" on the native engine, False elsewhere)."""

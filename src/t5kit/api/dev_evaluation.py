@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from t5kit.checkpoint.atomic import write_file
 from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 8
 """Answers of each task that are kept to be read."""
+LONGEST_SHOWN = 2000
+"""Characters of a sample's texts that are kept; a book is no sample."""
 
 
 class DevEvaluation:
@@ -45,6 +49,7 @@ class DevEvaluation:
         step: "TrainingStep",
         *,
         samples: Path | None = None,
+        prefix_ids: np.ndarray | None = None,
     ) -> None:
         """tasks: those without dev records are left out. samples: file for some answers of the last evaluation.
 
@@ -54,7 +59,7 @@ class DevEvaluation:
         """
         self._samples = samples
         self._tasks = [task for task in tasks if DEV in task.task.splits]
-        self._batches = {task.name: _dev_batches(config, task, tokenizer) for task in self._tasks}
+        self._batches = {task.name: _dev_batches(config, task, tokenizer, prefix_ids) for task in self._tasks}
         self._model = model
         self._step = step
         answered = {task.name: task for task in self._tasks if task.objective is None}
@@ -92,9 +97,9 @@ class DevEvaluation:
         lines = [
             {
                 **({"task": task} if len(reports) > 1 else {}),
-                "prompt": result.prompt,
-                "references": " | ".join(result.references),
-                "prediction": result.prediction,
+                "prompt": _shown(result.prompt),
+                "references": _shown(" | ".join(result.references)),
+                "prediction": _shown(result.prediction or ""),
             }
             for task, report in reports.items()
             for result in report.results[:NUM_SAMPLES]
@@ -126,8 +131,15 @@ class DevEvaluation:
         return sum(others, first)
 
 
-def _dev_batches(config: RunConfig, task: OpenedTask, tokenizer: Tokenizer) -> tuple[Batch, ...]:
-    made = evaluation_batches(config.data, task, tokenizer, max_examples=config.evaluation.max_loss_examples)
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} … ({len(text):,} characters)"
+
+
+def _dev_batches(
+    config: RunConfig, task: OpenedTask, tokenizer: Tokenizer, prefix_ids: np.ndarray | None
+) -> tuple[Batch, ...]:
+    most = config.evaluation.max_loss_examples
+    made = evaluation_batches(config.data, task, tokenizer, max_examples=most, prefix_ids=prefix_ids)
     if made.num_truncated or made.num_dropped or made.num_bad:
         warnings.warn(
             f"{task.name}: for the loss of the dev records, {made.num_truncated:,} examples are cut to "

@@ -2,11 +2,15 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, get_args
 
+from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors, open_any_adapter
 from t5kit.checkpoint.folder import CheckpointFolder
 from t5kit.errors import DependencyError, EngineError, RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
+from t5kit.runtime.adapters import AdaptingRuntime, with_adapter
 from t5kit.runtime.native import NativeRuntime, unavailable_reason
 
 Engine = Literal["auto", "native", "torch", "reference"]
@@ -65,6 +69,27 @@ def open_runtime(
             )
         return ReferenceRuntime(folder.config, folder.tensors())
     return _open_torch(folder, weights=weights, threads=threads, device=device)
+
+
+def open_adapted(
+    folder: CheckpointFolder, adapter_path: Path, reopen: Callable[..., Runtime], *, engine: Engine = "auto"
+) -> Runtime:
+    """Return a runtime that answers with the adapter in a folder, in peft's format, and owns the weights.
+
+    reopen: opens a runtime over a folder, and takes another engine= for one. LoRA runs beside the weights where the
+    engine does that, else merged into them. A prompt of vectors needs torch or the reference, and "auto" takes one.
+    Raises: CheckpointError for an adapter of another model; EngineError for a prompt on an engine that takes none.
+    """
+    adapter = open_any_adapter(adapter_path, folder.config)
+    if isinstance(adapter, SoftPrompt):
+        if engine == "auto":
+            return with_adapter(reopen(folder, engine="torch" if _has_torch() else "reference"), adapter, owns=True)
+        return with_adapter(reopen(folder), adapter, owns=True)
+    runtime = reopen(folder)
+    if isinstance(runtime, AdaptingRuntime):
+        return with_adapter(runtime, adapter, owns=True)
+    runtime.close()
+    return reopen(folder.with_tensors(merged_tensors(folder.tensors(), adapter)))
 
 
 def _check_word(name: str, value: str, known: tuple[str, ...]) -> None:

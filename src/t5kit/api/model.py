@@ -12,14 +12,16 @@ from typing import Any, Literal, Self, Unpack, overload
 import numpy as np
 
 import t5kit.errors
+from t5kit.api.adapting import Adaptable
 from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
 from t5kit.api.asking import Asking
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.embedding import Pooling, asked_modules, embedded
-from t5kit.api.engines import Engine, Weights, open_runtime
+from t5kit.api.engines import Engine, Weights, open_adapted, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
 from t5kit.api.explaining import Explainable
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
+from t5kit.checkpoint.adapters import base_of, is_adapter_folder
 from t5kit.checkpoint.sentence_modules import write_sentence_modules
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
@@ -37,7 +39,7 @@ DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
 
 
-class Model(Asking, Explainable):
+class Model(Adaptable, Asking, Explainable):
     """One loaded T5 with its vocabulary.
 
     Make one with `Model.from_pretrained`. Not thread-safe: one call at a time. Usable as a context manager; `close`
@@ -52,7 +54,7 @@ class Model(Asking, Explainable):
         *,
         max_input_tokens: int = DEFAULT_MAX_INPUT_TOKENS,
         max_cache_bytes: int | None = None,
-        reopen: Callable[[CheckpointFolder], Runtime] = open_runtime,
+        reopen: Callable[..., Runtime] = open_runtime,
     ) -> None:
         """reopen: makes the runtime of the weights that training leaves (`fit`, `train`)."""
         super().__init__(folder, tokenizer, runtime, reopen)
@@ -74,7 +76,8 @@ class Model(Asking, Explainable):
         offline: bool | None = None,
         cache_dir: str | Path | None = None,
     ) -> Self:
-        """Load a model folder, or a Hugging Face Hub id (fetched once, then cached).
+        """Load a model folder, or a Hugging Face Hub id (fetched once, then cached), or an adapter's folder (peft's
+        format), whose model is loaded and answers with it.
 
         engine: auto, native, torch or reference; auto takes the fastest that can be had. weights: auto, float32,
         bfloat16, float16 or int8. threads: processor threads. device: auto, cpu or cuda, for torch. max_input_tokens:
@@ -91,6 +94,9 @@ class Model(Asking, Explainable):
         if revision is not None and Path(name).expanduser().is_dir():
             raise RequestError(f"revision = {revision!r} is for Hub ids, and {str(name)!r} is a folder here. Drop it.")
         path = resolve(str(name), revision=revision, offline=offline, cache_dir=cache)
+        adapter_path: Path | None = None
+        if is_adapter_folder(path):
+            adapter_path, path = path, resolve(base_of(path), offline=offline, cache_dir=cache)
         folder = open_folder(path)
         tokenizer = load_tokenizer(path)
         if tokenizer.vocab_size > folder.config.vocab_size:
@@ -107,10 +113,11 @@ class Model(Asking, Explainable):
                 )
         check_folder_defaults(folder.generation, tokenizer, folder.config.vocab_size)
         reopen = functools.partial(open_runtime, engine=engine, weights=weights, threads=threads, device=device)
+        runtime = reopen(folder) if adapter_path is None else open_adapted(folder, adapter_path, reopen, engine=engine)
         return cls(
             folder,
             tokenizer,
-            reopen(folder),
+            runtime,
             max_input_tokens=max_input_tokens,
             max_cache_bytes=max_cache_bytes,
             reopen=reopen,
@@ -165,6 +172,9 @@ class Model(Asking, Explainable):
 
         Example: model.generate("translate English to German: Hello", num_beams=4) -> "Hallo"
         """
+        model, options = self._chosen(options)
+        if model is not self:
+            return model.generate(texts, details=details, truncate=truncate, **options)
         asked = self._asked(options)
         many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
         ids = dict(enumerate(self._encode(many, truncate=truncate)))
@@ -174,7 +184,7 @@ class Model(Asking, Explainable):
 
     def check_options(self, **options: Unpack[GenerationArguments]) -> None:
         """Raise the RequestError that `generate` would raise for these options; return if they can be taken."""
-        asked = self._asked(options)
+        asked = self._asked(self._chosen(options)[1])
         check_options(asked.options, self.config)
 
     def try_generate(
@@ -191,6 +201,9 @@ class Model(Asking, Explainable):
         and the occurrences of a text count over all of them, so that samples under a seed do not depend on how texts
         were cut into calls; it is added to. Raises: RequestError for a wrong option.
         """
+        model, options = self._chosen(options)
+        if model is not self:
+            return model.try_generate(texts, truncate=truncate, repeats=repeats, **options)
         asked = self._asked(options)
         results: list[Any] = self._encode_each(_as_list("texts", texts), truncate=truncate)
         requests = self._requests(
@@ -211,6 +224,9 @@ class Model(Asking, Explainable):
         Stop strings never leak into a piece. Beam search knows its answer only at the end and yields it whole.
         Raises: RequestError as generate does, and for num_return_sequences above 1.
         """
+        model, options = self._chosen(options)
+        if model is not self:
+            return model.stream(text, truncate=truncate, **options)
         asked = self._asked(options, is_streamed=True)
         arguments = asked.options
         if arguments.num_return_sequences > 1:
@@ -381,7 +397,10 @@ class Model(Asking, Explainable):
             write_sentence_modules(folder, self.sentence_modules, self.config.d_model)
 
     def close(self) -> None:
-        """Free the weights; the model cannot be used afterwards."""
+        """Free the weights; the model cannot be used afterwards. A model with an adapter put on has none to free."""
+        if self._is_view:
+            return
+        self._close_adapters()
         self.runtime.close()
         self._forget_runs()
         self._forget_explaining()

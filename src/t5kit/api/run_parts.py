@@ -2,11 +2,14 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve
 from t5kit.checkpoint.atomic import atomic_folder
+from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config
 from t5kit.data.vocabulary import make_vocabulary
 from t5kit.errors import ConfigError, TokenizerError
@@ -28,6 +31,31 @@ class RunParts:
     """The folder whose weights training goes on from; None for fresh ones."""
     tokenizer: Tokenizer
     architecture: T5Config
+    """With a head of its own where the head alone is trained."""
+
+    def tensors(self) -> Iterator[TensorView] | None:
+        """Return the start's tensors for this architecture; None for fresh weights."""
+        if self.start is None:
+            return None
+        if self.start.config.is_tied and not self.architecture.is_tied:
+            return untied_tensors(self.start)
+        return self.start.tensors()
+
+    def prefix_ids(self, config: RunConfig) -> np.ndarray | None:
+        """Return the ids of a trained prompt, [P] int32, which stand before every input; None without one."""
+        if config.adaptation is None or config.adaptation.method != "prompt":
+            return None
+        first = self.architecture.vocab_size
+        return np.arange(first, first + config.adaptation.num_prompt_tokens, dtype=np.int32)
+
+
+def untied_tensors(folder: CheckpointFolder) -> Iterator[TensorView]:
+    """Yield a tied model's tensors, and its embedding once more as a head, the logits' scale multiplied in."""
+    for view in folder.tensors():
+        yield view
+        if view.name == "shared.weight":
+            scale = folder.config.d_model**-0.5 if folder.config.scales_logits else 1.0
+            yield TensorView.from_array("lm_head.weight", view.to_float32() * np.float32(scale))
 
 
 def open_parts(config: RunConfig, tasks: Sequence[OpenedTask], *, kept: Path | None = None) -> RunParts:
@@ -48,6 +76,8 @@ def join_parts(config: RunConfig, start: CheckpointFolder | None, tokenizer: Tok
         )
     else:
         architecture = config.model.started(start.config)
+        if config.adaptation is not None and config.adaptation.method == "head" and architecture.is_tied:
+            architecture = dataclasses.replace(architecture, is_tied=False, scales_logits=False)
     if tokenizer.vocab_size > architecture.vocab_size:
         raise TokenizerError(
             f"the tokenizer knows {tokenizer.vocab_size} ids, but the model has only {architecture.vocab_size} "

@@ -6,11 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from t5kit.api.fitting import CorpusData, FitArguments, FitData, FitSettings, fit, pretrain
+from t5kit.api.engines import open_adapted
+from t5kit.api.fitting import CorpusData, fit, pretrain
+from t5kit.api.fitting_data import FitData
+from t5kit.api.fitting_settings import FitArguments, FitSettings
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint import CheckpointFolder, open_folder
+from t5kit.checkpoint.adapters import is_adapter_folder
 from t5kit.runtime import Runtime
 from t5kit.sources.records import Format
+from t5kit.tasks.augmentation import Paraphrase
 from t5kit.tasks.config import ObjectiveName
 from t5kit.text import Tokenizer
 
@@ -26,9 +31,9 @@ class Trainable:
         folder: CheckpointFolder,
         tokenizer: Tokenizer,
         runtime: Runtime,
-        reopen: Callable[[CheckpointFolder], Runtime],
+        reopen: Callable[..., Runtime],
     ) -> None:
-        """reopen: makes the runtime of the weights that training leaves."""
+        """reopen: makes the runtime of the weights that training leaves, by the engine that it is told, if any."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.runtime = runtime
@@ -44,18 +49,24 @@ class Trainable:
         input: str = "",
         target: str = "",
         format: Format | None = None,
+        encoding: str | None = None,
         metrics: Sequence[str] = (),
+        instructions: Sequence[str] = (),
+        paraphrase: Paraphrase | None = None,
         run_folder: str | Path | None = None,
         progress: bool = True,
         **options: Unpack[FitArguments],
     ) -> "TrainingResult":
         """Fine-tune on pairs; afterwards this model answers with the new weights. Returns what came of the run.
 
-        data: files, or rows (mappings, or pairs of input and target). dev: the same, to choose the best weights by;
-        None holds out a twentieth. input, target: a column, or a template such as "summarize: {text}". metrics: names
-        such as "rouge", scored on dev on the way. run_folder: keeps the run; the same call resumes it there if it was
-        stopped. None: a temporary one. Other keywords are FitSettings': num_epochs, lr, batch_tokens, precision, seed,
-        ...; lengths, rows and steps follow from the data.
+        data: files, or rows (mappings, or pairs of input and target). dev: the same, to choose the best weights by and
+        to stop early; None holds out a part, equal inputs together. input, target: a column, or a template such as
+        "summarize: {text}". encoding: of the files. metrics: names such as "rouge"; none: those that fit the targets.
+        instructions: input templates to choose from, by what the model understands as it is. paraphrase: texts -> as
+        many texts that mean the same, which are learned too. run_folder: keeps the run; the same call resumes it there
+        if it was stopped. None: a temporary one. Other keywords are FitSettings': method ("full", "lora", "prompt",
+        "head"), num_epochs, lr, synonyms, noise_rate, seed, ...; all else follows from the data.
+        Warns (UserWarning) of what is strange about the data.
         Raises: DependencyError without PyTorch, RequestError, DataError, and what `train_config` raises.
 
         Example: model.fit([("2 + 2", "4"), ("3 + 4", "7")], num_epochs=50)
@@ -64,7 +75,8 @@ class Trainable:
         chosen = FitSettings.of(options)
         result = fit(
             self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
-            format=format, metrics=metrics, hooks=run_hooks(chosen.precision, shows=progress),
+            format=format, encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
+            hooks=run_hooks(chosen.precision, shows=progress),
         )  # fmt: skip
         self._take_weights(result.model_path)
         return result
@@ -103,8 +115,12 @@ class Trainable:
         return Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-run-"))) / "run"
 
     def _take_weights(self, path: Path) -> None:
-        folder = open_folder(path)
-        runtime = self._reopen(folder)
+        if is_adapter_folder(path):  # a prompt, which no model folder can hold
+            folder = self.folder
+            runtime = open_adapted(folder, path, self._reopen)
+        else:
+            folder = open_folder(path)
+            runtime = self._reopen(folder)
         self.runtime.close()
         self.folder, self.runtime = folder, runtime
 

@@ -21,7 +21,9 @@ from t5kit.api.run_parts import (
     open_start,
     open_vocabulary,
 )
+from t5kit.checkpoint.adapters import write_lora, write_soft_prompt
 from t5kit.checkpoint.atomic import atomic_folder, write_file
+from t5kit.checkpoint.hub import hub_id_of
 from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.errors import ConfigError, DependencyError
@@ -63,6 +65,8 @@ class GivenRecords:
     tasks: tuple[OpenedTask, ...]
     files: Mapping[str, str]
     """Name -> content."""
+    notes: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """What data.json says beside the numbers of records: "findings" and "choices" (fitting.py)."""
 
     def keep(self, run_folder: Path) -> None:
         """Write the files, or see that they are the ones the run was started with.
@@ -124,6 +128,7 @@ def prepared_run(
     hooks: "Sequence[Hook]" = (),
 ) -> Iterator[PreparedRun]:
     """Give a run, built and not begun, and close its files and processes afterwards."""
+    from t5kit.model.adaptation import adapt
     from t5kit.training.building import make_model, own_threads, prepare_device
     from t5kit.training.environment import this_environment
     from t5kit.training.parallel import Parallel
@@ -139,9 +144,16 @@ def prepared_run(
         start = open_start(config.model)
         tokenizer = open_vocabulary(config.vocabulary, tasks, start, seed=seed, kept=kept) if is_first() else None
         parts = join_parts(config, start, cast(Tokenizer, decided_by_first(tokenizer)))
-        data = stack.enter_context(training_data(config.data, tasks, parts.tokenizer, seed=seed))
-        tensors = None if parts.start is None else parts.start.tensors()
-        model = make_model(parts.architecture, tensors, compute=config.compute, seed=seed, device=device)
+        prefix_ids = parts.prefix_ids(config)
+        data = stack.enter_context(training_data(config.data, tasks, parts.tokenizer, seed=seed, prefix_ids=prefix_ids))
+        model = make_model(parts.architecture, parts.tensors(), compute=config.compute, seed=seed, device=device)
+        if config.adaptation is not None:
+            if parallel.world_size > 1:
+                raise ConfigError(
+                    f"adaptation.method = {config.adaptation.method!r} trains on one process, and there are "
+                    f"{parallel.world_size}. Start without torchrun, or remove [adaptation]."
+                )
+            adapt(model, config.adaptation, seed=seed)
         samples = run_folder / SAMPLES if is_first() else None
         run = _training_run(config, tasks, parts, data, parallel, model, samples)
         # The folder comes last: a recipe that cannot be run leaves none behind.
@@ -151,7 +163,8 @@ def prepared_run(
             keep_vocabulary(config.vocabulary, parts.tokenizer, kept)
             if given is not None:
                 given.keep(run_folder)
-            write_file(run_folder / DATA, (json.dumps(_data_facts(tasks, data), indent=1) + "\n").encode())
+            facts = _data_facts(tasks, data) | dict(given.notes if given is not None else {})
+            write_file(run_folder / DATA, (json.dumps(facts, indent=1) + "\n").encode())
         yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)
 
 
@@ -165,17 +178,19 @@ def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, ob
     }
 
 
-def run_hooks(precision: Precision, *, shows: bool) -> "list[Hook]":
+def run_hooks(precision: Precision | None, *, shows: bool) -> "list[Hook]":
     """Return who watches a run: the display on standard error if it shows, TensorBoard if it is there, the report.
 
+    precision: in which the machine's peak is measured; None: what is fast here.
     Raises: DependencyError without PyTorch.
     """
     require_torch()
     from t5kit.training.display import TerminalDisplay
+    from t5kit.training.environment import fast_precision
     from t5kit.training.html_report import RunReport
     from t5kit.training.tensorboard import TensorBoardWriter, require_tensorboard
 
-    hooks: list[Hook] = [TerminalDisplay(precision=precision)] if shows else []
+    hooks: list[Hook] = [TerminalDisplay(precision=precision or fast_precision())] if shows else []
     try:
         require_tensorboard()
         hooks.append(TensorBoardWriter())
@@ -257,7 +272,11 @@ def _training_run(
         seed=config.training.seed,
         parallel=parallel,
     )
-    evaluate = DevEvaluation(config, tasks, parts.tokenizer, model, step, samples=samples) if config.has_dev else None
+    evaluate = None
+    if config.has_dev:
+        evaluate = DevEvaluation(
+            config, tasks, parts.tokenizer, model, step, samples=samples, prefix_ids=parts.prefix_ids(config)
+        )
     schedule = make_schedule(config.schedule, total_steps=config.training.num_steps)
 
     def in_folder(folder: "RunFolder", hooks: "Sequence[Hook]") -> "TrainingRun":
@@ -272,7 +291,32 @@ def _training_run(
             evaluate=evaluate,
             hooks=hooks,
             save_tokenizer=parts.tokenizer.save,
+            write_adapter=_adapter_writer(config, parts, model),
             generation={"max_new_tokens": config.evaluation.max_new_tokens},
         )
 
     return in_folder
+
+
+def _adapter_writer(config: RunConfig, parts: RunParts, model: "T5") -> Callable[[Path], None] | None:
+    """Return what writes a run's adapter in peft's format; None for runs that train none."""
+    from t5kit.model.adaptation import lora_parts, soft_prompt
+
+    adaptation, start = config.adaptation, parts.start
+    if adaptation is None or start is None or adaptation.method == "head":
+        return None
+    # A folder is named whole, so that the adapter finds it from anywhere; what came from the Hub by its id.
+    base = hub_id_of(start.path) or str(start.path.resolve())
+
+    def write(path: Path) -> None:
+        rows = soft_prompt(model)
+        if rows is not None:
+            write_soft_prompt(path, rows, base=base, config=parts.architecture)
+            return
+        maps = lora_parts(model)
+        write_lora(
+            path, maps, rank=adaptation.rank, alpha=adaptation.alpha, dropout=adaptation.dropout,
+            targets=sorted({name.rpartition(".")[2] for name in maps}), base=base,
+        )  # fmt: skip
+
+    return write

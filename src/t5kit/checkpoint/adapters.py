@@ -1,22 +1,27 @@
-"""LoRA adapters in peft's file format: adapter_config.json and adapter_model.safetensors, read strictly.
+"""Adapters in peft's file format: adapter_config.json and adapter_model.safetensors, read strictly, and written.
 
 A low-rank map adds (x A^T) B^T, times a scale, to the output of one linear map of the stacks. peft calls the parts
 `base_model.model.<map>.lora_A.weight` [r, in] and `lora_B.weight` [out, r]; the scale is lora_alpha / r, or
 lora_alpha / sqrt(r) with use_rslora, and rank_pattern and alpha_pattern change r and alpha for maps that they name.
 Whatever else peft can do to a model (biases, DoRA, modules saved whole, embeddings, heads) is refused by name, never
 left out in silence. Source: Hu et al. 2021; peft's LoraConfig and its save_pretrained.
+
+A soft prompt (Lester et al. 2021) is `prompt_embeddings` [P, D]: vectors before the encoder's input. peft's other kinds
+of prompts (for the decoder too, or made by a network) are refused.
 """
 
 import dataclasses
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from t5kit.checkpoint.safetensors_file import open_safetensors
+from t5kit.checkpoint.atomic import atomic_folder
+from t5kit.checkpoint.safetensors_file import open_safetensors, write_safetensors
 from t5kit.checkpoint.source_files import locate, read_json, shortened
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config, tensor_shapes
@@ -26,6 +31,7 @@ CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 
 _PREFIX: Final = "base_model.model."
+_PROMPT: Final = "prompt_embeddings"
 _PART = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 _MAP = re.compile(r"\.(?:SelfAttention|EncDecAttention)\.[qkvo]\.weight|\.DenseReluDense\.(?:wi|wi_0|wi_1|wo)\.weight")
 # What changes the arithmetic: key -> the values that mean "not used".
@@ -61,6 +67,16 @@ class Adapter:
     """Where it comes from, for messages."""
     maps: Mapping[str, LowRankMap]
     """Name of a linear map without ".weight", such as "encoder.block.0.layer.0.SelfAttention.q" -> its addition."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """Vectors that stand before the embedded tokens of every encoder input."""
+
+    source: str
+    """Where it comes from, for messages."""
+    rows: np.ndarray
+    """[P, D] float32, P >= 1."""
 
 
 def linear_map_shapes(config: T5Config) -> dict[str, tuple[int, int]]:
@@ -102,6 +118,118 @@ def check_adapter(adapter: Adapter, config: T5Config) -> None:
             raise CheckpointError(f"{adapter.source}: the adapter of {name} must be float32.")
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise CheckpointError(f"{adapter.source}: the adapter of {name} holds infinities or NaN.")
+
+
+def check_soft_prompt(prompt: SoftPrompt, config: T5Config) -> None:
+    """Raise CheckpointError unless the prompt's vectors are those of this architecture, and finite."""
+    rows = prompt.rows
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != config.d_model or rows.dtype != np.float32:
+        raise CheckpointError(
+            f"{prompt.source}: the prompt is {rows.dtype} {list(rows.shape)}; expected float32 [P, {config.d_model}]."
+        )
+    if not np.isfinite(rows).all():
+        raise CheckpointError(f"{prompt.source}: the prompt holds infinities or NaN.")
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Say whether a folder holds an adapter and no model of its own."""
+    return (path / CONFIG_FILE).is_file() and not (path / "config.json").exists()
+
+
+def base_of(path: Path) -> str:
+    """Return the model that an adapter was made for: a folder or a Hub id. Raises: CheckpointError if it says none."""
+    base = read_json(locate(path, CONFIG_FILE)).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"{path / CONFIG_FILE} does not say which model the adapter is for (base_model_name_or_path). Load the "
+            "model, then the adapter: model.load_adapter(name, folder)."
+        )
+    return base
+
+
+def open_any_adapter(path: Path, config: T5Config) -> Adapter | SoftPrompt:
+    """Read a folder of a LoRA adapter or a soft prompt. Raises: as `open_adapter`."""
+    if not path.is_dir():
+        raise CheckpointError(f"{str(path)!r} is no folder; an adapter is a folder with {CONFIG_FILE} in it.")
+    raw = read_json(locate(path, CONFIG_FILE))
+    if raw.get("peft_type") != "PROMPT_TUNING":
+        return open_adapter(path, config)
+    if raw.get("num_transformer_submodules") not in (None, 1):
+        raise CheckpointError(
+            f"{path / CONFIG_FILE}: num_transformer_submodules is "
+            f"{shortened(raw['num_transformer_submodules'])}; t5kit reads prompts for the encoder alone (1)."
+        )
+    views = open_safetensors(locate(path, WEIGHTS_FILE)).views
+    if set(views) != {_PROMPT}:
+        raise CheckpointError(f"{path / WEIGHTS_FILE} holds {shortened(sorted(views))}; expected {_PROMPT} alone.")
+    prompt = SoftPrompt(str(path), np.array(views[_PROMPT].to_float32()))
+    check_soft_prompt(prompt, config)
+    return prompt
+
+
+def write_lora(
+    path: Path,
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str],
+    base: str,
+) -> None:
+    """Write a folder that peft and t5kit load; it appears whole, in the place of an older one.
+
+    parts: linear map -> A [r, in] and B [out, r], without the scale alpha / r. base: the model it is for.
+    """
+    config = {
+        "peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": base, "inference_mode": True,
+        "r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": sorted(targets), "bias": "none",
+        "fan_in_fan_out": False, "init_lora_weights": True, "modules_to_save": None, "use_rslora": False,
+        "use_dora": False, "rank_pattern": {}, "alpha_pattern": {},
+    }  # fmt: skip
+    views = [
+        TensorView.from_array(f"{_PREFIX}{name}.lora_{letter}.weight", array)
+        for name, pair in parts.items()
+        for letter, array in zip("AB", pair, strict=True)
+    ]
+    _write(path, config, views)
+
+
+def write_soft_prompt(path: Path, rows: np.ndarray, *, base: str, config: T5Config) -> None:
+    """Write a folder that peft and t5kit load; it appears whole, in the place of an older one. Shapes: rows [P, D]."""
+    settings = {
+        "peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": base,
+        "inference_mode": True, "num_virtual_tokens": len(rows), "token_dim": config.d_model,
+        "num_transformer_submodules": 1, "num_attention_heads": config.num_heads,
+        "num_layers": config.num_encoder_layers, "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None,
+        "tokenizer_name_or_path": None, "modules_to_save": None,
+    }  # fmt: skip
+    _write(path, settings, [TensorView.from_array(_PROMPT, rows)])
+
+
+def _write(path: Path, config: Mapping[str, object], views: Sequence[TensorView]) -> None:
+    with atomic_folder(path, overwrite=True) as unfinished:
+        (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        write_safetensors(unfinished / WEIGHTS_FILE, views)
+
+
+def merged_tensors(tensors: Iterable[TensorView], adapter: Adapter) -> Iterator[TensorView]:
+    """Yield a model's tensors with the adapter's products added to its maps, in float32 where they are.
+
+    Numerics: a map that is stored in 16 bits becomes float32, for rounding it again would lose the addition's bits.
+    Raises: CheckpointError for int8 weights, which cannot hold the sum.
+    """
+    for view in tensors:
+        low_rank = adapter.maps.get(view.name.removesuffix(".weight"))
+        if low_rank is not None:
+            if view.scale is not None:
+                raise CheckpointError(
+                    f"{adapter.source}: cannot be merged into int8 weights. Merge it into the float folder they were "
+                    "made of, and quantise that."
+                )
+            sum_OI = view.to_float32().astype(np.float64) + low_rank.b.astype(np.float64) @ low_rank.a
+            view = TensorView.from_array(view.name, sum_OI.astype(np.float32))
+        yield view
 
 
 def open_adapter(path: Path, config: T5Config) -> Adapter:

@@ -87,6 +87,10 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path} has no tensor {name!r}. Nearest: {', '.join(near) or 'none'}.")
         return self._views[name]
 
+    def with_tensors(self, tensors: Iterable[TensorView]) -> "CheckpointFolder":
+        """Return this folder with other values in its tensors, of the same names and shapes, which lie in no file."""
+        return dataclasses.replace(self, weight_files=(), _views={view.name: view for view in tensors})
+
     def tensors(self) -> Iterator[TensorView]:
         """Yield every tensor in the order of `names()`."""
         return iter(self._views.values())

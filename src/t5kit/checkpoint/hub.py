@@ -220,3 +220,11 @@ def _reason(error: Exception) -> str:
     cause = _first_cause(error)
     first_line = str(cause).strip().split("\n")[0]
     return f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
+
+
+def hub_id_of(folder: Path) -> str | None:
+    """Return the Hub id of a folder in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT); None elsewhere."""
+    parent = folder.absolute().parent
+    if parent.name != "snapshots" or not parent.parent.name.startswith("models--"):
+        return None
+    return parent.parent.name.removeprefix("models--").replace("--", "/", 1)

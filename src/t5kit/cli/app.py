@@ -12,12 +12,14 @@ from t5kit.cli import (
     evaluate,
     explain,
     extract,
+    finetune,
     generate,
     inspect,
     rank,
     score,
     tokenizer,
     train,
+    tune,
 )
 
 app = typer.Typer(
@@ -40,6 +42,8 @@ app.command("explain", short_help="Which input words an answer comes from: heat 
 app.command("inspect", short_help="What a model folder is, or what a recipe will do.")(inspect.inspect)
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
 app.command("train", short_help="A recipe to a trained model; resumes what was stopped.")(train.train)
+app.command("finetune", short_help="A model adapted to your own records by one command.")(finetune.finetune)
+app.command("tune", short_help="Settings for fine-tuning searched by trying them.")(tune.tune)
 app.command("bench", short_help="Engines compared on your model, texts and machine.")(bench.bench)
 app.add_typer(config.app, name="config")
 app.add_typer(tokenizer.app, name="tokenizer")

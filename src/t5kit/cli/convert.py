@@ -5,12 +5,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from t5kit.cli import options
 from t5kit.errors import RequestError, TokenizerError
+
+if TYPE_CHECKING:
+    from t5kit.checkpoint import CheckpointFolder
 
 DTYPES = ("as_is", "float32", "bfloat16", "float16")
 WEIGHTS = ("as_is", "int8")
@@ -21,7 +24,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="A model folder, a Hub id, or a folder with an ONNX encoder and decoder.", show_default=False
+            help="A model folder, a Hub id, an adapter's folder, or one with an ONNX encoder and decoder.",
+            show_default=False,
         ),
     ],
     target: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
@@ -34,6 +38,9 @@ def convert(
         float | None,
         typer.Option(help="Gigabytes (10^9 bytes) a file at most.", min=0.001, show_default=f"{DEFAULT_MAX_SHARD_GB}"),
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A LoRA adapter (peft's format) to merge into the weights.", show_default=False)
+    ] = None,
     overwrite: options.OverwriteOption = False,
     revision: options.RevisionOption = None,
     offline: options.OfflineOption = False,
@@ -43,10 +50,12 @@ def convert(
     With --weights int8 the folder takes some 40 % of float32's bytes and the native engine takes it as it is; other
     tools refuse it.
 
+    An adapter's folder is merged into the model that it names; --adapter merges one into SOURCE.
     Also turns .bin checkpoints into safetensors, resolves missing and doubled tensors, writes the tied and scaled flags
     unambiguously, and imports quantised ONNX exports (extra "onnx"). A folder that holds both is read as safetensors.
     """
     from t5kit.checkpoint import import_onnx, open_folder, resolve, write_folder
+    from t5kit.checkpoint.adapters import base_of, is_adapter_folder
     from t5kit.checkpoint.sentence_modules import copy_sentence_modules
 
     if weights not in WEIGHTS:
@@ -61,6 +70,10 @@ def convert(
     if not math.isfinite(max_shard_bytes):
         raise RequestError(f"--max-shard-size {max_shard_size} must be a finite number of gigabytes.")
     folder_path = resolve(source, revision=revision, offline=offline or None)
+    if adapter is None and is_adapter_folder(folder_path):
+        adapter, folder_path = folder_path, resolve(base_of(folder_path), offline=offline or None)
+    if adapter is not None and _is_onnx_export(folder_path):
+        raise RequestError("An adapter is merged into a model folder; import the ONNX folder first.")
     if _is_onnx_export(folder_path):
         if dtype not in ("as_is", "float32"):
             raise RequestError(f"An ONNX import gives float32; convert its result once more for --dtype {dtype}.")
@@ -80,6 +93,8 @@ def convert(
                 save_tokenizer(unfinished)
             copy_sentence_modules(folder_path, unfinished, folder.config.d_model)
 
+        if adapter is not None:
+            folder = _merged(folder, adapter)
         write_folder(
             target, folder.config, folder.tensors(), dtype=dtype, weights=weights,
             has_exact_head=exact_head, generation=folder.generation,
@@ -88,6 +103,16 @@ def convert(
         )  # fmt: skip
     written = open_folder(target)  # read back: what was written is whole
     print(f"t5kit: wrote {target} ({written.config.num_parameters:,} parameters, {written.dtype}).", file=sys.stderr)
+
+
+def _merged(folder: "CheckpointFolder", adapter: Path) -> "CheckpointFolder":
+    """Return the folder with an adapter's additions in its weights."""
+    from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors, open_any_adapter
+
+    opened = open_any_adapter(adapter.expanduser(), folder.config)
+    if isinstance(opened, SoftPrompt):
+        raise RequestError(f"{adapter} is a prompt of vectors, which cannot become part of the weights.")
+    return folder.with_tensors(merged_tensors(folder.tensors(), opened))
 
 
 def _is_onnx_export(folder: Path) -> bool:

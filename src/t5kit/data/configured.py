@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from t5kit.data.batch import Batch
 from t5kit.data.config import DataConfig
 from t5kit.data.loading import BatchLoader
@@ -12,7 +14,7 @@ from t5kit.data.streams import MixedStream
 from t5kit.data.workers import BlockMaker
 from t5kit.errors import ConfigError, DataError
 from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, open_task
-from t5kit.tasks.example_sources import ExampleSource
+from t5kit.tasks.example_sources import ExampleSource, PrefixedExamples
 from t5kit.tasks.mixture import Mixture, proportional_rates, rates_by_name
 from t5kit.text.tokenizer import Tokenizer
 
@@ -70,23 +72,41 @@ def make_mixture(config: DataConfig, tasks: Sequence[OpenedTask]) -> Mixture[Ope
     return Mixture(tuple(task for task, _ in drawn), tuple(rate for _, rate in drawn))
 
 
-def training_data(config: DataConfig, tasks: Sequence[OpenedTask], tokenizer: Tokenizer, *, seed: int) -> TrainingData:
-    """Return the batches that a run trains on. Raises: ConfigError, DataError"""
+def training_data(
+    config: DataConfig,
+    tasks: Sequence[OpenedTask],
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    prefix_ids: np.ndarray | None = None,
+) -> TrainingData:
+    """Return the batches that a run trains on; prefix_ids stand before every input. Raises: ConfigError, DataError"""
     mixture = make_mixture(config, tasks)
-    sources = [_source(config, task, tokenizer) for task in mixture.members]
+    sources = [_source(config, task, tokenizer, prefix_ids) for task in mixture.members]
     maker = BlockMaker(sources, seed=seed, is_shuffled=True, num_workers=config.num_workers)
     stream = MixedStream(maker, mixture.rates, seed=seed, num_epochs=config.num_epochs or None)
     return TrainingData(mixture, maker, BatchLoader(stream, config.batches, seed=seed))
 
 
-def _source(config: DataConfig, task: OpenedTask, tokenizer: Tokenizer) -> ExampleSource | StreamedExamples:
+def _source(
+    config: DataConfig, task: OpenedTask, tokenizer: Tokenizer, prefix_ids: np.ndarray | None
+) -> ExampleSource | StreamedExamples:
     lengths = dict(encoder_length=config.encoder_length, target_length=config.target_length)
     if task.stream is None:
         task.check_usable(TRAIN)
-        return task.examples(TRAIN, tokenizer, **lengths)
+        return _prefixed(task.examples(TRAIN, tokenizer, **lengths), prefix_ids)
+    if prefix_ids is not None:
+        raise ConfigError(
+            f"data.tasks.{task.name}.is_streamed: records that are streamed cannot be given a prompt of vectors. "
+            "Hold them in memory, or choose another adaptation.method."
+        )
     return StreamedExamples(
         task.stream, task.examples_of(NO_RECORDS, tokenizer, **lengths), shuffle_buffer=task.config.shuffle_buffer
     )
+
+
+def _prefixed(source: ExampleSource, prefix_ids: np.ndarray | None) -> ExampleSource:
+    return source if prefix_ids is None else PrefixedExamples(source, prefix_ids)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +131,7 @@ def evaluation_batches(
     split: str = DEV,
     max_examples: int = 0,
     seed: int = 0,
+    prefix_ids: np.ndarray | None = None,
 ) -> EvaluationBatches:
     """Return a split once, in batches of training's own lengths and rows; the same ones at every call.
 
@@ -118,7 +139,10 @@ def evaluation_batches(
     they hold so many; 0: all.
     Raises: DataError if no record gives an example, or none of them is within lengths that leave out longer ones.
     """
-    source = task.examples(split, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length)
+    source = _prefixed(
+        task.examples(split, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length),
+        prefix_ids,
+    )
     with BlockMaker([source], seed=seed, is_shuffled=max_examples > 0, num_workers=0) as maker:
         loader = BatchLoader(MixedStream(maker, [1.0], seed=seed, num_epochs=1), config.batches, seed=seed)
         try:

@@ -66,18 +66,19 @@ def number_text(value: float) -> str:
     return f"{value:.4g}"
 
 
-def grid(x_axis: Axis, y_axis: Axis, x_name: str) -> list[str]:
-    """Return the lines, the ticks' values and the name of the horizontal axis."""
+def grid(x_axis: Axis, y_axis: Axis, x_name: str, *, x_names: Sequence[str] = ()) -> list[str]:
+    """Return the lines, the ticks' values and the name of the horizontal axis; x_names: of its places 0, 1, …"""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
     for tick in y_axis.ticks():
         y = y_of(y_axis, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>')
-    for tick in x_axis.ticks():
+    named = [(float(place), name) for place, name in enumerate(x_names)]
+    for tick, text in named or [(tick, tick_text(tick)) for tick in x_axis.ticks()]:
         x = x_of(x_axis, tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 4}"/>')
-        parts.append(f'<text class="axis" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick_text(tick)}</text>')
+        parts.append(f'<text class="axis" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(text)}</text>')
     middle = (LEFT + right) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>')
     return parts

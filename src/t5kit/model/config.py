@@ -1,10 +1,16 @@
 """Which model a run trains: a folder to go on from, or an architecture to start afresh. Plain data."""
 
 import dataclasses
+import math
+from typing import Literal, get_args
 
 from t5kit.config import T5Config, preset
 from t5kit.config.architecture import Activation
 from t5kit.errors import ConfigError
+
+AdaptationMethod = Literal["lora", "prompt", "head"]
+LINEAR_MAPS = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo")
+"""The linear maps of a block, by the last part of their names."""
 
 ROW_MULTIPLE = 128
 """Embedding rows of fresh models are a multiple of this (T5: 32,100 ids, 32,128 rows)."""
@@ -90,3 +96,49 @@ class ModelConfig:
         if self.dropout_rate is None:
             return config
         return dataclasses.replace(config, dropout_rate=self.dropout_rate)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """Training a small part of a start's weights, or a few beside them, while all others stay as they are.
+
+    Raises: ConfigError on construction, naming the field, when a value is unknown, out of range or without effect.
+    """
+
+    method: AdaptationMethod
+    """lora: low-rank additions to linear maps. prompt: vectors before every input. head: the output head alone."""
+    rank: int = 16
+    """lora: columns of A and B; >= 1."""
+    alpha: float = 32.0
+    """lora: the addition is multiplied by alpha / rank; > 0."""
+    dropout: float = 0.0
+    """lora: share of an addition's inputs dropped while training, in [0, 1)."""
+    targets: tuple[str, ...] = LINEAR_MAPS
+    """lora: which linear maps, by the last part of their names; the default is all of them."""
+    num_prompt_tokens: int = 20
+    """prompt: vectors before the input; >= 1."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(AdaptationMethod):
+            raise ConfigError(
+                f"adaptation.method = {self.method!r} must be one of: {', '.join(get_args(AdaptationMethod))}. "
+                "Leave [adaptation] away to train all weights."
+            )
+        readers = {"rank": "lora", "alpha": "lora", "dropout": "lora", "targets": "lora", "num_prompt_tokens": "prompt"}
+        for field in dataclasses.fields(self):
+            if readers.get(field.name, self.method) != self.method and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"adaptation.{field.name} = {getattr(self, field.name)!r} has no effect with adaptation.method = "
+                    f"{self.method!r}; only {readers[field.name]} reads it."
+                )
+        for name in ("rank", "num_prompt_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 16:
+                raise ConfigError(f"adaptation.{name} = {value!r} must be an integer from 1 to 65536.")
+        if not (isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf):
+            raise ConfigError(f"adaptation.alpha = {self.alpha!r} must be a number above 0.")
+        if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
+            raise ConfigError(f"adaptation.dropout = {self.dropout!r} must be a number from 0 to below 1.")
+        if not self.targets or set(self.targets) - set(LINEAR_MAPS):
+            wrong = sorted(set(self.targets) - set(LINEAR_MAPS)) or "none"
+            raise ConfigError(f"adaptation.targets: {wrong}; expected some of: {', '.join(LINEAR_MAPS)}.")

@@ -1,6 +1,6 @@
 """The embedding, whose gradient is summed in float32 whatever its weights are in."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,14 @@ class Embedding(nn.Embedding):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.weight.dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled():
-            return _WidelySummed.apply(self.weight, input)
-        return super().forward(input)
+        return widely_summed(self.weight, input)
+
+
+def widely_summed(weight_VD: Tensor, ids: Tensor) -> Tensor:
+    """Return the rows of ids, [...] -> [..., D], whose gradients are added up in float32."""
+    if weight_VD.dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled():
+        return cast(Tensor, _WidelySummed.apply(weight_VD, ids))
+    return F.embedding(ids, weight_VD)
 
 
 class _WidelySummed(torch.autograd.Function):

@@ -139,7 +139,8 @@ def _decode(
 
 def _run(block: Callable[..., Tensor], recomputes: bool, *inputs: object) -> Tensor:
     if recomputes and torch.is_grad_enabled():
-        return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False))
+        # LoRA's dropout draws from PyTorch's generator, and must draw the same when the block is computed again.
+        return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=True))
     return block(*inputs)
 
 
@@ -265,7 +266,8 @@ class _GroupedAttention(torch.autograd.Function):
             first = last
             kept += [q, k, v, weights] if mask is None else [q, k, v, weights, mask]
         ctx.save_for_backward(*kept)
-        ctx.plan, ctx.has_masks, ctx.learns_bias = plan, [mask is not None for mask in masks], bool(learned)
+        ctx.plan, ctx.has_masks = plan, [mask is not None for mask in masks]
+        ctx.num_learned, ctx.learns_bias = len(learned), any(ctx.needs_input_grad[6:])
         ctx.num_key_rows = k_NI.shape[0]
         return results.index_select(0, plan.way_back).view_as(q_NI)
 
@@ -304,4 +306,4 @@ class _GroupedAttention(torch.autograd.Function):
         d_k_NI, d_v_NI = (
             gradient.index_select(0, plan.way_back_of_keys).view(ctx.num_key_rows, -1) for gradient in (d_k, d_v)
         )
-        return d_q_NI, d_k_NI, d_v_NI, None, None, None, *d_learned
+        return d_q_NI, d_k_NI, d_v_NI, None, None, None, *(d_learned or [None] * ctx.num_learned)

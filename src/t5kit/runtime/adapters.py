@@ -1,22 +1,23 @@
-"""Runtimes that add LoRA adapters to a model's linear maps, a different one for each text.
+"""Runtimes that add LoRA adapters to a model's linear maps, a different one for each text, or vectors before a text.
 
 An extension of the protocol, not a part of it (docs/decisions/0012-adapters-extend-the-runtime.md): a runtime without
 it is still a `Runtime`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from t5kit.checkpoint.adapters import Adapter
+from t5kit.checkpoint.adapters import Adapter, SoftPrompt
 from t5kit.errors import EngineError
-from t5kit.runtime.protocol import Runtime
+from t5kit.runtime.protocol import Runtime, StepInput, StepOutput
 
 NO_ADAPTER = 0
 """The name of the model as it is."""
 
 
+@runtime_checkable
 class AdaptingRuntime(Runtime, Protocol):
     """A runtime that knows adapters by name, positive integers of its own.
 
@@ -51,6 +52,117 @@ class AdaptingRuntime(Runtime, Protocol):
     ) -> list[np.ndarray]:
         """As `Runtime.encoder_states`, with adapters as in `encode`."""
         ...
+
+
+@runtime_checkable
+class PromptingRuntime(Runtime, Protocol):
+    """A runtime whose encoder takes ids behind the vocabulary for the vectors of prompts. The decoder takes none."""
+
+    def add_prompt(self, prompt: SoftPrompt) -> np.ndarray:
+        """Copy a prompt's vectors into the runtime and return the ids that stand for them, [P] int32.
+
+        They stay until the runtime is closed. Raises: CheckpointError if they do not fit the model.
+        """
+        ...
+
+
+class AdaptedRuntime:
+    """A runtime as if one of its adapters, or one prompt, were the model: every text is encoded with it.
+
+    All else is the runtime's own: handles and slots of both live together. Closing it closes the runtime only if it
+    owns it.
+    """
+
+    def __init__(
+        self, runtime: Runtime, *, adapter: int = NO_ADAPTER, prefix: np.ndarray | None = None, owns: bool = False
+    ) -> None:
+        """adapter: a name that the runtime, an AdaptingRuntime, gave. prefix: ids before every text, [P] int32."""
+        self.config = runtime.config
+        self.description = runtime.description
+        self._runtime = runtime
+        self._adapter = adapter
+        self._prefix = prefix
+        self._owns = owns
+
+    def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+        sequences = self._prefixed(sequences)
+        if self._adapter == NO_ADAPTER:
+            return self._runtime.encode(sequences)
+        assert isinstance(self._runtime, AdaptingRuntime)
+        return self._runtime.encode(sequences, [self._adapter] * len(sequences))
+
+    def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the states of the texts' own tokens, those of a prompt left out."""
+        num_prefix = 0 if self._prefix is None else len(self._prefix)
+        prefixed = self._prefixed(sequences)
+        if self._adapter == NO_ADAPTER:
+            return [states_SD[num_prefix:] for states_SD in self._runtime.encoder_states(prefixed)]
+        assert isinstance(self._runtime, AdaptingRuntime)
+        return self._runtime.encoder_states(prefixed, [self._adapter] * len(prefixed))
+
+    def _prefixed(self, sequences: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        if self._prefix is None:
+            return sequences
+        return [np.concatenate([self._prefix, ids]) if len(ids) else ids for ids in sequences]
+
+    def retain(self, handles: Sequence[int]) -> None:
+        self._runtime.retain(handles)
+
+    def release(self, handles: Sequence[int]) -> None:
+        self._runtime.release(handles)
+
+    def open_slots(self, handles: Sequence[int]) -> np.ndarray:
+        return self._runtime.open_slots(handles)
+
+    def close_slots(self, slots: np.ndarray) -> None:
+        self._runtime.close_slots(slots)
+
+    def fork_slots(self, slots: np.ndarray) -> np.ndarray:
+        return self._runtime.fork_slots(slots)
+
+    def reorder_slots(self, slots: np.ndarray, parents: np.ndarray) -> None:
+        self._runtime.reorder_slots(slots, parents)
+
+    def rollback_slots(self, slots: np.ndarray, lengths: np.ndarray) -> None:
+        self._runtime.rollback_slots(slots, lengths)
+
+    def slot_lengths(self, slots: np.ndarray) -> np.ndarray:
+        return self._runtime.slot_lengths(slots)
+
+    def step(self, step: StepInput) -> StepOutput:
+        return self._runtime.step(step)
+
+    def score(self, handles: Sequence[int], targets: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._runtime.score(handles, targets)
+
+    def close(self) -> None:
+        """Take the adapter out of the runtime, and close that if it is owned. Calling it twice is allowed."""
+        if self._owns:
+            self._runtime.close()
+        elif self._adapter != NO_ADAPTER:
+            assert isinstance(self._runtime, AdaptingRuntime)
+            self._runtime.remove_adapter(self._adapter)
+            self._adapter = NO_ADAPTER
+
+
+def with_adapter(runtime: Runtime, adapter: Adapter | SoftPrompt, *, owns: bool = False) -> AdaptedRuntime:
+    """Return a runtime that answers with an adapter, or with a prompt before every text. owns: closes the runtime too.
+
+    Raises: EngineError if the runtime has no such thing; CheckpointError if the adapter does not fit the model.
+    """
+    if isinstance(adapter, SoftPrompt):
+        if not isinstance(runtime, PromptingRuntime):
+            raise EngineError(
+                f"{adapter.source} is a prompt of vectors, which the {runtime.description.engine} engine does not "
+                "take. Use engine='torch' or engine='reference'."
+            )
+        return AdaptedRuntime(runtime, prefix=runtime.add_prompt(adapter), owns=owns)
+    if not isinstance(runtime, AdaptingRuntime):
+        raise EngineError(
+            f"The {runtime.description.engine} engine adds no LoRA adapters while it runs ({adapter.source}). Use "
+            "engine='native' or engine='reference', or merge the adapter into the model."
+        )
+    return AdaptedRuntime(runtime, adapter=runtime.add_adapter(adapter), owns=owns)
 
 
 def check_adapter_count(num_sequences: int, adapters: Sequence[int] | None) -> list[int]:

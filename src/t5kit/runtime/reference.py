@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from t5kit.checkpoint.adapters import Adapter, LowRankMap, check_adapter
+from t5kit.checkpoint.adapters import Adapter, LowRankMap, SoftPrompt, check_adapter, check_soft_prompt
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
@@ -133,9 +133,17 @@ class ReferenceRuntime:
         self._slots: dict[int, _SlotState] = {}
         self._adapters: dict[int, Mapping[str, LowRankMap]] = {NO_ADAPTER: {}}
         self._names = itertools.count(1)
+        self._prompt_rows = np.zeros((0, config.d_model), np.float32)
         self._is_open = True
 
-    # Adapters
+    # Adapters and prompts
+
+    def add_prompt(self, prompt: SoftPrompt) -> np.ndarray:
+        self._check_open()
+        check_soft_prompt(prompt, self.config)
+        first = self.config.vocab_size + len(self._prompt_rows)
+        self._prompt_rows = np.concatenate([self._prompt_rows, prompt.rows])
+        return np.arange(first, first + len(prompt.rows), dtype=np.int32)
 
     def add_adapter(self, adapter: Adapter) -> int:
         self._check_open()
@@ -157,7 +165,7 @@ class ReferenceRuntime:
         self, sequences: Sequence[np.ndarray], adapters: Sequence[int] | None = None
     ) -> list[np.ndarray]:
         self._check_open()
-        check_encoder_sequences(sequences, self.config)
+        check_encoder_sequences(sequences, self.config, num_extra=len(self._prompt_rows))
         chosen = [self._adapter(name) for name in check_adapter_count(len(sequences), adapters)]
         return [self._encode_one(ids, adapter) for ids, adapter in zip(sequences, chosen, strict=True)]
 
@@ -308,7 +316,10 @@ class ReferenceRuntime:
         self, ids: np.ndarray, adapter: Mapping[str, LowRankMap], kept_weights: list[np.ndarray] | None = None
     ) -> np.ndarray:
         """Return the final states [S, D]; kept_weights collects each layer's attention weights [H, S, S]."""
-        x_SD = self._weights["shared.weight"][ids]  # T5: no sqrt(d_model) on the way in
+        table_VD, num_ids = self._weights["shared.weight"], self.config.vocab_size
+        x_SD = table_VD[np.minimum(ids, num_ids - 1)]  # T5: no sqrt(d_model) on the way in
+        is_prompt = ids >= num_ids
+        x_SD[is_prompt] = self._prompt_rows[ids[is_prompt] - num_ids]
         buckets_SS = self._buckets(is_bidirectional=True, num_queries=len(ids), num_keys=len(ids))
         for i in range(self.config.num_encoder_layers):
             block = f"encoder.block.{i}"

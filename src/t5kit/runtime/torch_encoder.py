@@ -34,7 +34,28 @@ class Encoder:
         self._biases = position_biases(
             config, weights.position_tables, is_bidirectional=True, dtype=attention_dtype, device=embedding.device
         )
+        self._prompt_rows = embedding.new_zeros((0, config.d_model), dtype=torch.float32)
         self._max_run_tokens = _MAX_RUN_TOKENS["cpu" if embedding.device.type == "cpu" else "cuda"]
+
+    @property
+    def num_prompt_rows(self) -> int:
+        """How many ids behind the vocabulary stand for prompts' vectors."""
+        return len(self._prompt_rows)
+
+    def add_prompt_rows(self, rows: np.ndarray) -> None:
+        """Let the next ids behind the vocabulary stand for these vectors, [P, D] float32."""
+        new = torch.from_numpy(rows.copy()).to(self._prompt_rows.device)
+        self._prompt_rows = torch.cat([self._prompt_rows, new])
+
+    def _embedded(self, ids_N: Tensor) -> Tensor:
+        """Return what stands for ids, [N, D] float32. T5: no sqrt(d_model) on the way in."""
+        if not len(self._prompt_rows):
+            return self._embedding[ids_N].float()
+        num_ids = self._config.vocab_size
+        x_ND = self._embedding[ids_N.clamp(max=num_ids - 1)].float()
+        is_prompt = ids_N >= num_ids
+        x_ND[is_prompt] = self._prompt_rows[ids_N[is_prompt] - num_ids]
+        return x_ND
 
     def runs(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         """Encode texts, each [S_i] int, and yield (their numbers, their lengths, final states [N, D] float32) in runs.
@@ -52,9 +73,8 @@ class Encoder:
         counts = {length: lengths.count(length) for length in lengths}
         num_tokens = len(ids_N)
         padded = self._weights.layers[0].qkv.padded_rows(num_tokens)
-        # T5: no sqrt(d_model) on the way in. Rows behind the tokens are zero and stay so: they only fill the products
-        # up.
-        x_PD = F.pad(self._embedding[ids_N].float(), (0, 0, 0, padded - num_tokens))
+        # Rows behind the tokens are zero and stay so: they only fill the products up.
+        x_PD = F.pad(self._embedded(ids_N), (0, 0, 0, padded - num_tokens))
         outputs_PI = x_PD.new_zeros(padded, self._config.inner_width, dtype=self._attention_dtype)
         biases: dict[int, Tensor] = {}
         for i, layer in enumerate(self._weights.layers):

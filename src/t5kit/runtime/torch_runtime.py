@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t5kit.checkpoint.adapters import SoftPrompt, check_soft_prompt
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
 from t5kit.errors import EngineError, RequestError
@@ -170,10 +171,17 @@ class TorchRuntime:
 
     # Encoding
 
+    def add_prompt(self, prompt: SoftPrompt) -> np.ndarray:
+        self._check_open()
+        check_soft_prompt(prompt, self.config)
+        first = self.config.vocab_size + self._model.encoder.num_prompt_rows
+        self._model.encoder.add_prompt_rows(prompt.rows)
+        return np.arange(first, first + len(prompt.rows), dtype=np.int32)
+
     @torch.inference_mode()
     def encoder_states(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
         self._check_open()
-        check_encoder_sequences(sequences, self.config)
+        check_encoder_sequences(sequences, self.config, num_extra=self._model.encoder.num_prompt_rows)
         states = [np.empty(0, np.float32)] * len(sequences)
         for numbers, lengths, states_ND in self._model.encoder.runs(sequences):
             for i, states_SD in zip(numbers, states_ND.split(lengths), strict=True):
@@ -183,7 +191,7 @@ class TorchRuntime:
     @torch.inference_mode()
     def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
         self._check_open()
-        check_encoder_sequences(sequences, self.config)
+        check_encoder_sequences(sequences, self.config, num_extra=self._model.encoder.num_prompt_rows)
         decoder = self._decoder
         entries = self._cross_pool.open([len(ids) for ids in sequences])
         try:

@@ -12,24 +12,24 @@ CLOSED = "The runtime is closed. Load the model again to go on."
 """What every call after `close` is told, as an EngineError."""
 
 
-def check_ids(ids: np.ndarray, config: T5Config, what: str) -> None:
-    """Raise RequestError unless ids is a non-empty [N] integer array with every id in [0, vocab_size)."""
+def check_ids(ids: np.ndarray, config: T5Config, what: str, *, num_extra: int = 0) -> None:
+    """Raise RequestError unless ids is a non-empty [N] integer array with every id in [0, vocab_size + num_extra)."""
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise RequestError(f"{what}: expected a one-dimensional integer array of token ids, got {type(ids).__name__}.")
     if not len(ids):
         raise RequestError(f"{what}: got no token at all, expected at least one (an empty text is EOS alone).")
-    if ids.min() < 0 or ids.max() >= config.vocab_size:
-        wrong = ids[(ids < 0) | (ids >= config.vocab_size)][0]
+    if ids.min() < 0 or ids.max() >= config.vocab_size + num_extra:
+        wrong = ids[(ids < 0) | (ids >= config.vocab_size + num_extra)][0]
         raise RequestError(
             f"{what}: token id {wrong} is outside the model's vocabulary of {config.vocab_size}. "
             "Does the tokenizer belong to this model?"
         )
 
 
-def check_encoder_sequences(sequences: Sequence[np.ndarray], config: T5Config) -> None:
-    """Check what is to be encoded: each [S_i], S_i >= 1."""
+def check_encoder_sequences(sequences: Sequence[np.ndarray], config: T5Config, *, num_extra: int = 0) -> None:
+    """Check what is to be encoded: each [S_i], S_i >= 1. num_extra: ids behind the vocabulary, of prompts."""
     for number, ids in enumerate(sequences):
-        check_ids(ids, config, f"encoder input {number}")
+        check_ids(ids, config, f"encoder input {number}", num_extra=num_extra)
 
 
 def check_targets(handles: Sequence[int], targets: Sequence[np.ndarray], config: T5Config) -> None:

@@ -1,10 +1,16 @@
 """CSV and TSV lines -> records by column."""
 
 import csv
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from t5kit.sources.lines import Line
+from t5kit.sources.lines import MAX_LINE_BYTES, Line
 from t5kit.sources.record import BadRecord, Record
+
+SEPARATORS = (",", ";", "\t", "|")
+"""What may stand between the cells of a CSV file; the first of them that is in its first line does."""
+
+csv.field_size_limit(MAX_LINE_BYTES)  # Python's own limit, 128 KiB, is less than a book's chapter
 
 
 def read_tsv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
@@ -16,12 +22,18 @@ def read_tsv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator
 def read_csv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
     """Yield a record a row, cells apart by commas; a quoted cell may hold commas, doubled quotes and line ends.
 
-    Blank lines between rows are skipped. A record's place is its first line.
+    Where the first line has no comma, a semicolon, a tab or a bar in it is the separator: spreadsheets write CSV so
+    where the comma is the decimal point. Blank lines between rows are skipped. A record's place is its first line.
     """
     return _by_column(_csv_rows(lines), has_header=has_header)
 
 
 def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], str] | BadRecord]:
+    lines = iter(lines)
+    first = next(lines, None)
+    header = first.text if isinstance(first, Line) else ""
+    separator = next((mark for mark in SEPARATORS if mark in header), ",")
+    lines = itertools.chain([] if first is None else [first], lines)
     unread: list[BadRecord] = []  # bad lines met while the csv reader asked for more
     places: list[str] = []  # of the lines that went into the row being read
 
@@ -33,7 +45,7 @@ def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], st
                 places.append(line.place)
                 yield line.text + "\n"
 
-    reader = csv.reader(texts(), strict=True)
+    reader = csv.reader(texts(), delimiter=separator, strict=True)
     while True:
         places.clear()
         row: list[str] | BadRecord | None

@@ -4,16 +4,20 @@ import bz2
 import codecs
 import dataclasses
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from t5kit.errors import DataError
 from t5kit.sources.record import BadRecord
 
 COMPRESSIONS = (".gz", ".xz", ".bz2")
 """Suffixes of compressed files, behind the suffix of their format: corpus.txt.gz."""
+
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is a bad record: it is no text, or a compressed file made to fill the memory."""
@@ -25,6 +29,44 @@ class Line:
 
     text: str
     place: str
+
+
+def open_lines(path: Path, *, encoding: str | None = None) -> BinaryIO:
+    """Open a file of text for reading as UTF-8, decompressed by its suffix.
+
+    encoding: Python's name of the one it is in; None: UTF-8, or UTF-16 where a plain file begins with that one's mark.
+    Raises: DataError for an encoding that Python does not know, OSError.
+    """
+    if encoding is None:
+        file = open_binary(path)
+        is_utf_16 = isinstance(file, io.BufferedReader) and file.peek(2)[:2] in _UTF_16_MARKS
+        return cast(BinaryIO, _Recoded(file, "utf-16")) if is_utf_16 else file
+    try:
+        is_utf_8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+    except LookupError:
+        raise DataError(
+            f"encoding = {encoding!r} is not known; usual ones are utf-8, cp1252 (Windows, Western Europe), latin-1, "
+            "utf-16 and cp1251 (Cyrillic)."
+        ) from None
+    file = open_binary(path)
+    return file if is_utf_8 else cast(BinaryIO, _Recoded(file, encoding))
+
+
+class _Recoded:
+    """A file in another encoding, read as UTF-8 lines; bytes that it does not have are passed on, to be bad lines."""
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        errors = "replace" if encoding.lower().startswith(("utf-16", "utf16")) else "surrogateescape"
+        self._text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n")
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._text.readline(size).encode("utf-8", "surrogateescape")
+
+    def __enter__(self) -> "_Recoded":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._text.close()
 
 
 def open_binary(path: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from t5kit.errors import DataError
 from t5kit.sources.delimited import read_csv, read_tsv
-from t5kit.sources.lines import COMPRESSIONS, Line, open_binary, read_lines
+from t5kit.sources.lines import COMPRESSIONS, Line, open_lines, read_lines
 from t5kit.sources.parquet import read_parquet
 from t5kit.sources.record import BadRecord, Record, text_field
 
@@ -35,15 +35,19 @@ def format_of(path: Path) -> Format | None:
 
 
 def read_records(
-    path: str | Path, *, format: Format | None = None, has_header: bool | None = None
+    path: str | Path,
+    *,
+    format: Format | None = None,
+    has_header: bool | None = None,
+    encoding: str | None = None,
 ) -> Iterator[Record | BadRecord]:
     """Yield one Record or BadRecord for every line of a file, in order; "-" is standard input.
 
     The format follows from the name (.txt, .tsv, .csv, .jsonl, .parquet; the text ones also as .gz, .xz, .bz2) where
     none is given; standard input is text. Lines end in \\n or \\r\\n; a byte order mark is dropped. Blank lines are
     records of empty text, except in CSV and JSON lines, where they are skipped. CSV has a header and TSV has none
-    unless `has_header` says otherwise.
-    Raises: DataError if the file cannot be opened or its format is unknown.
+    unless `has_header` says otherwise. encoding: of a named file; None: UTF-8, or UTF-16 where its mark says so.
+    Raises: DataError if the file cannot be opened or its format or encoding is unknown.
     """
     if str(path) == "-":
         if format == "parquet":
@@ -61,7 +65,7 @@ def read_records(
         yield from read_parquet(path)
         return
     try:
-        with open_binary(path) as file:
+        with open_lines(path, encoding=encoding) as file:
             yield from _parse(read_lines(file, str(path)), chosen, has_header)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error

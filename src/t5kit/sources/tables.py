@@ -100,7 +100,11 @@ def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def read_table(
-    paths: str | Path | Sequence[str | Path], *, format: Format | None = None, has_header: bool | None = None
+    paths: str | Path | Sequence[str | Path],
+    *,
+    format: Format | None = None,
+    has_header: bool | None = None,
+    encoding: str | None = None,
 ) -> MemoryTable:
     """Read all records of files, globs and folders into memory; the bad ones are in the table's report.
 
@@ -112,7 +116,7 @@ def read_table(
     num_by_file: dict[str, int] = {}
     for file in find_files(paths):
         before = len(records)
-        for record in read_records(file, format=format, has_header=has_header):
+        for record in read_records(file, format=format, has_header=has_header, encoding=encoding):
             if isinstance(record, Record):
                 records.append(record)
             else:
@@ -121,7 +125,9 @@ def read_table(
         num_by_file[str(file)] = len(records) - before
     report = ReadReport(len(records), num_bad, tuple(bad), num_by_file)
     if not records:
-        raise DataError(f"no record could be read: {report}")
+        names = ", ".join(list(num_by_file)[:5])
+        empty = "" if num_bad else f"; {names}: empty, or a header and nothing else"
+        raise DataError(f"no record could be read: {report}{empty}")
     return MemoryTable(records, report)
 
 

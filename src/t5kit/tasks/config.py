@@ -58,6 +58,34 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """How train inputs are changed a little, anew in every pass.
+
+    Raises: ConfigError on construction, naming the field, when a value is out of range or would have no effect.
+    """
+
+    synonyms: str = ""
+    """A word list below data.dir: words of a line, apart by commas, may each stand for the others."""
+    synonym_rate: float = 0.2
+    """synonyms: share of the words that have some which are replaced, in (0, 1]."""
+    noise_rate: float = 0.0
+    """Share of letters that are mistyped, in [0, 1)."""
+    probability: float = 0.5
+    """Share of the inputs that are changed at all, in (0, 1]."""
+    kept_prefix: str = ""
+    """At the beginning of prompts, stays as it is: "review: "."""
+
+    def __post_init__(self) -> None:
+        if not self.synonyms and not self.noise_rate:
+            raise ConfigError("task.augmentation changes nothing: set its synonyms or noise_rate, or remove it.")
+        if not 0 <= self.noise_rate < 1:
+            raise ConfigError(f"task.augmentation.noise_rate = {self.noise_rate} must be from 0 to below 1.")
+        for name in ("synonym_rate", "probability"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"task.augmentation.{name} = {getattr(self, name)} must be above 0, at most 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """One task: its files, how a record becomes prompt and target, and its metrics.
 
@@ -100,6 +128,8 @@ class TaskConfig:
     """Such as ["rouge"]; a ready task brings its own."""
     objective: ObjectiveConfig | None = None
     """Set for a task of running text; templates and metrics are then not used."""
+    augmentation: AugmentationConfig | None = None
+    """Set to change train inputs a little, anew in every pass."""
     num_examples: int = 0
     """Size that proportional mixing takes this task to have; 0: its records."""
 
@@ -128,7 +158,8 @@ class TaskConfig:
         if self.form and self.templates:
             raise ConfigError(f"task.form = {self.form!r} brings its templates; remove task.templates or the form.")
         if self.objective:
-            given = [n for n in ("form", "templates", "prefix", "references", "metrics") if getattr(self, n)]
+            names = ("form", "templates", "prefix", "references", "metrics", "augmentation")
+            given = [name for name in names if getattr(self, name)]
             if given:
                 raise ConfigError(
                     f"task.{given[0]} has no effect beside task.objective: its examples are made of text."

@@ -21,6 +21,7 @@ from t5kit.sources import (
 )
 from t5kit.sources.hugging_face import dataset_stream, dataset_table
 from t5kit.sources.records import Format
+from t5kit.tasks.augmentation import Augmenter
 from t5kit.tasks.config import ObjectiveConfig, TaskConfig, TemplateConfig
 from t5kit.tasks.example_sources import DenoisingExamples, PairExamples
 from t5kit.tasks.objectives import (
@@ -129,6 +130,9 @@ class OpenedTask:
     reports: Mapping[str, ReadReport] = dataclasses.field(default_factory=dict)
     """What reading each split's files found; records held out of train stand there, where they were read."""
 
+    augmenter: Augmenter | None = None
+    """Changes train inputs; None leaves them as they are."""
+
     @property
     def is_trained(self) -> bool:
         """Whether it has train records."""
@@ -149,9 +153,12 @@ class OpenedTask:
         self, split: str, tokenizer: Tokenizer, *, encoder_length: int, target_length: int
     ) -> PairExamples | DenoisingExamples:
         """Return the examples of a split; the lengths say how much text fills an example of an objective."""
-        return self.examples_of(
+        examples = self.examples_of(
             self.task.split(split), tokenizer, encoder_length=encoder_length, target_length=target_length
         )
+        if split == TRAIN and self.augmenter is not None and isinstance(examples, PairExamples):
+            return dataclasses.replace(examples, augmenter=self.augmenter)
+        return examples
 
     def examples_of(
         self, table: RecordTable, tokenizer: Tokenizer, *, encoder_length: int, target_length: int
@@ -229,7 +236,14 @@ def open_task(
             tables[DEV] = held_out
     if config.form and TRAIN in tables:
         tables[TRAIN] = training_records(config.form, tables[TRAIN])
-    return OpenedTask(Task(name, form, tables), config.objective, config, stream, reports)
+    augmenter = None
+    if config.augmentation is not None:
+        if stream is not None:
+            raise ConfigError(
+                f"data.tasks.{name}.augmentation has no effect on streamed records. Remove one of the two."
+            )
+        augmenter = Augmenter.of(config.augmentation, folder)
+    return OpenedTask(Task(name, form, tables), config.objective, config, stream, reports, augmenter)
 
 
 def _named(record: Record, names: Sequence[str]) -> Record:

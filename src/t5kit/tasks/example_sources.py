@@ -9,6 +9,7 @@ import numpy as np
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.sources import BadRecord, RecordTable, text_field
 from t5kit.sources.tables import table_checksum
+from t5kit.tasks.augmentation import Augmenter
 from t5kit.tasks.example import Example, IntArray
 from t5kit.tasks.objectives import DenoisingIds, Objective, SpanCorruption
 from t5kit.tasks.objectives.text_pieces import DOCUMENTS_A_BLOCK, cut_into_pieces
@@ -55,6 +56,8 @@ class PairExamples:
     table: RecordTable
     tokenizer: Tokenizer
     block_size: int = 128
+    augmenter: Augmenter | None = None
+    """Changes the prompts, drawn by the block's generator."""
 
     @property
     def num_records(self) -> int:
@@ -70,11 +73,43 @@ class PairExamples:
         bad: list[BadRecord] = []
         for index in indices:
             pair = self.form.pair(self.table[index], rng=rng)
-            if isinstance(pair, TextPair):
+            if isinstance(pair, BadRecord):
+                bad.append(pair)
+            elif self.augmenter is None:
                 pairs.append(pair)
             else:
-                bad.append(pair)
+                pairs.append(dataclasses.replace(pair, prompt=self.augmenter(pair.prompt, rng)))
         return ExampleBlock(tuple(encode_pairs(pairs, self.tokenizer, bad)), tuple(bad))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrefixedExamples:
+    """The examples of a source with the same ids before every encoder input: those of a soft prompt."""
+
+    source: ExampleSource
+    prefix_ids: IntArray
+    """[P] int32"""
+
+    @property
+    def num_records(self) -> int:
+        return self.source.num_records
+
+    @property
+    def block_size(self) -> int:
+        return self.source.block_size
+
+    def checksum(self) -> int:
+        """Return the source's checksum."""
+        return self.source.checksum()
+
+    def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
+        """Return the source's block, its examples with the prefix."""
+        block = self.source.block(indices, rng=rng)
+        examples = tuple(
+            dataclasses.replace(example, encoder_ids=np.concatenate([self.prefix_ids, example.encoder_ids]))
+            for example in block.examples
+        )
+        return ExampleBlock(examples, block.bad)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ from t5kit.checkpoint.source_files import open_for_reading, read_json
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.data.streams import State
 from t5kit.errors import CheckpointError
+from t5kit.model.adaptation import frozen_checksum, trained_state
 from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.processes import copy_whole, gathered, is_first
 from t5kit.training.state import TrainingState
@@ -54,13 +55,15 @@ class Snapshot:
     """What a checkpoint holds, on the CPU and whole; live tensors of a model on one processor are not copied."""
 
     model: Mapping[str, Tensor]
-    """Parameter name -> values."""
+    """Name of a trained parameter -> values; frozen ones are the start's."""
     optimizer: Mapping[str, Tensor]
     """"parameter name/slot" -> values."""
     training: TrainingState
     """Where the run stands."""
     loader: State
     """Where the loader stands."""
+    frozen_checksum: int = 0
+    """Of the weights that are not trained; 0 where all are."""
 
     @classmethod
     def of(cls, model: nn.Module, optimizer: ModelOptimizer, training: TrainingState, loader: State) -> Self:
@@ -69,10 +72,16 @@ class Snapshot:
         Only the first process keeps what it gathered; the others return empty mappings.
         """
         tensors = []
-        for live in (model.state_dict(), optimizer.state_dict()):
+        for live in (trained_state(model), optimizer.state_dict()):
             whole = ((name, gathered(tensor)) for name, tensor in live.items())
             tensors.append({name: tensor for name, tensor in whole if is_first()})
-        return cls(model=tensors[0], optimizer=tensors[1], training=training, loader=loader)
+        return cls(
+            model=tensors[0],
+            optimizer=tensors[1],
+            training=training,
+            loader=loader,
+            frozen_checksum=frozen_checksum(model),
+        )
 
     def put_into(self, model: nn.Module, optimizer: ModelOptimizer) -> None:
         """Give a model and its optimizer these values, in place. A collective call.
@@ -80,7 +89,23 @@ class Snapshot:
         Raises: CheckpointError if a tensor is missing, unknown, or of another shape or dtype; the model is then as it
         was.
         """
-        live = model.state_dict()
+        self._check(model)
+        optimizer.load_state_dict(self.optimizer)
+        self.put_model_into(model)
+
+    def put_model_into(self, model: nn.Module) -> None:
+        """Give a model these weights. A collective call. Raises: as `put_into`."""
+        self._check(model)
+        for name, tensor in trained_state(model).items():
+            copy_whole(tensor, self.model[name])
+
+    def _check(self, model: nn.Module) -> None:
+        live = trained_state(model)
+        if frozen_checksum(model) != self.frozen_checksum:
+            raise CheckpointError(
+                "the weights that are not trained are not those this run was started with. Put the start's folder back "
+                "as it was, or start a run in another folder."
+            )
         if live.keys() != self.model.keys():
             name = min(live.keys() ^ self.model.keys())
             raise CheckpointError(f"the checkpoint and the model do not have the same parameters: only one has {name}.")
@@ -91,9 +116,6 @@ class Snapshot:
                     f"the checkpoint's {name} is {saved.dtype} {list(saved.shape)}; the model's is {tensor.dtype} "
                     f"{list(tensor.shape)}."
                 )
-        optimizer.load_state_dict(self.optimizer)
-        for name, tensor in live.items():
-            copy_whole(tensor, self.model[name])
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -110,7 +132,11 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
     with atomic_folder(path, overwrite=True) as unfinished:
         for name, tensors in ((MODEL_FILE, snapshot.model), (OPTIMIZER_FILE, snapshot.optimizer)):
             write_safetensors(unfinished / name, [_view(key, tensor) for key, tensor in tensors.items()])
-        state = {"training": snapshot.training.to_plain(), "loader": snapshot.loader}
+        state = {
+            "training": snapshot.training.to_plain(),
+            "loader": snapshot.loader,
+            "frozen_checksum": snapshot.frozen_checksum,
+        }
         (unfinished / STATE_FILE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
         files = {name: _fingerprint(unfinished / name) for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)}
         manifest = {"format": FORMAT, "step": snapshot.training.step, "files": files}
@@ -155,7 +181,16 @@ def read_checkpoint(path: Path) -> Snapshot:
     if not isinstance(training, dict) or not isinstance(loader, dict):
         raise CheckpointError(f"{path / STATE_FILE} must have the objects training and loader.")
     model, optimizer = (_read_tensors(path / name) for name in (MODEL_FILE, OPTIMIZER_FILE))
-    return Snapshot(model=model, optimizer=optimizer, training=TrainingState.from_plain(training), loader=loader)
+    checksum = state.get("frozen_checksum", 0)
+    if not isinstance(checksum, int):
+        raise CheckpointError(f"{path / STATE_FILE} has the frozen_checksum {checksum!r}; expected an integer.")
+    return Snapshot(
+        model=model,
+        optimizer=optimizer,
+        training=TrainingState.from_plain(training),
+        loader=loader,
+        frozen_checksum=checksum,
+    )
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:

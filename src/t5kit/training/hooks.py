@@ -89,6 +89,8 @@ class TrainingRun:
     """Those that watch."""
     save_tokenizer: Callable[[Path], None] | None = None
     """Puts the vocabulary files into the final model's folder."""
+    write_adapter: Callable[[Path], None] | None = None
+    """Writes what an adaptation trained, as the model has it, into a folder in peft's format; None without one."""
     generation: Mapping[str, object] | None = None
     """Generation defaults of the final model's folder, such as {"max_new_tokens": 64}."""
 
@@ -110,4 +112,4 @@ class TrainingResult:
     model_step: int
     """Updates behind the weights of the final model."""
     model_path: Path
-    """The final model's folder: Hugging Face layout."""
+    """The final model's folder: Hugging Face layout, or an adapter's for a prompt, which no model folder can hold."""

@@ -33,7 +33,8 @@ def write_report(run_folder: Path) -> Path:
     """Write report.html into a run folder from what else is in it, finished or not, and return its path.
 
     Read are metrics.jsonl, recipe.toml, resolved.toml, environment.json, result.json, data.json (statistics of the
-    data) and samples.jsonl (objects with texts, such as prompt, target and prediction); only the first must be there.
+    data, findings, choices), scores.json (of the finished model) and samples.jsonl (objects with texts, such as prompt,
+    target and prediction); only the first must be there.
     An older report is replaced in one step.
     Raises: DataError if the folder holds no run or cannot be written to.
     """
@@ -76,10 +77,13 @@ class RunReport:
 def report_page(run: RunHistory) -> str:
     """Return the report of a run as an HTML document."""
     sections = [
+        section("Scores", _scores(run)),
+        section("Findings", _findings(run)),
+        section("Choices", _choices(run)),
         section("Curves", _curves(run)),
         section("Evaluations", _evaluations(run)),
         section("Samples", _samples(run)),
-        section("Data", _facts_table(run.data, "Statistics of the data")),
+        section("Data", _facts_table(_statistics(run), "Statistics of the data")),
         section("Recipe", _recipe(run)),
         section("Environment", _facts_table(run.environment, "Machine and versions")),
     ]
@@ -194,6 +198,51 @@ def _samples(run: RunHistory) -> str:
     names = list(dict.fromkeys(key for sample in run.samples for key in sample))
     rows = (tuple(_plain(sample.get(name, "")) for name in names) for sample in run.samples)
     return table("Predictions on dev examples", names, rows)
+
+
+def _scores(run: RunHistory) -> str:
+    """Return the finished model's scores on each split, those of labels behind them, and how to use the model."""
+    parts = []
+    for split, report in run.scores.items():
+        scores = report.get("scores") if isinstance(report, Mapping) else None
+        if not isinstance(scores, Mapping):
+            continue
+        rows = []
+        for name, score in scores.items():
+            has_interval = "low" in score
+            interval = f"{number_text(score['low'])} … {number_text(score['high'])}" if has_interval else ""
+            rows.append((str(name), number_text(score["value"]), interval))
+        caption = f"{split}: {report.get('num_examples', 0):,} examples"
+        parts.append(table(caption, ("score", "value", "95 % interval"), rows, is_numeric=True))
+        labels = (report.get("classification") or {}).get("labels", ())
+        rows = [
+            (label["label"], *(f"{label[key]:.2f}" for key in ("f1", "precision", "recall")), f"{label['support']:,}")
+            for label in labels
+        ]
+        if rows:
+            names = ("label", "F1", "precision", "recall", "examples")
+            parts.append(table(f"{split}, by label", names, rows, is_numeric=True))
+    if not parts:
+        return ""
+    command = escape(_plain(run.scores.get("command", "")))
+    parts.append(f"<p>Answered by the engine {escape(_plain(run.scores.get('engine', '')))}. Use the model:</p>")
+    return "".join(parts) + f'<pre tabindex="0" aria-label="command">{command}</pre>'
+
+
+def _findings(run: RunHistory) -> str:
+    findings = run.data.get("findings", ())
+    return f"<ul>{''.join(f'<li>{escape(_plain(finding))}</li>' for finding in findings)}</ul>" if findings else ""
+
+
+def _choices(run: RunHistory) -> str:
+    choices = run.data.get("choices", ())
+    names = ("what", "value", "reason")
+    rows = [tuple(_plain(choice.get(name, "")) for name in names) for choice in choices]
+    return table("What was chosen, and why", names, rows) if rows else ""
+
+
+def _statistics(run: RunHistory) -> dict[str, Any]:
+    return {name: value for name, value in run.data.items() if name not in ("findings", "choices")}
 
 
 def _recipe(run: RunHistory) -> str:

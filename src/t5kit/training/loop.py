@@ -19,6 +19,7 @@ import torch
 from t5kit.checkpoint.folder import write_folder
 from t5kit.checkpoint.safetensors_file import open_safetensors
 from t5kit.errors import CheckpointError
+from t5kit.model.adaptation import is_adapted, plain_tensors, soft_prompt
 from t5kit.training.checkpoints import (
     MODEL_FILE,
     Snapshot,
@@ -89,7 +90,7 @@ def finished_result(folder: RunFolder) -> TrainingResult | None:
     if plain is None:
         return None
     try:
-        result = _result_of(plain, folder.model)
+        result = _result_of(plain, folder)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder.path / RESULT} is damaged ({type(error).__name__}: {error}). Remove it: the run then goes on "
@@ -99,7 +100,7 @@ def finished_result(folder: RunFolder) -> TrainingResult | None:
     return result
 
 
-def _result_of(plain: Mapping[str, Any], model_path: Path) -> TrainingResult:
+def _result_of(plain: Mapping[str, Any], folder: RunFolder) -> TrainingResult:
     """Return what `_finish` wrote. Raises: KeyError or TypeError where a value is missing or of another type."""
     best = plain["best"]
     if best is not None:
@@ -119,7 +120,7 @@ def _result_of(plain: Mapping[str, Any], model_path: Path) -> TrainingResult:
         stopped_early=_value(plain, "stopped_early", bool),
         ran_out_of_data=_value(plain, "ran_out_of_data", bool),
         model_step=_value(plain, "model_step", int),
-        model_path=model_path,
+        model_path=folder.adapter if plain["model_path"] == folder.adapter.name else folder.model,
     )
 
 
@@ -227,13 +228,13 @@ def _finish(run: TrainingRun, state: TrainingState, watchers: "_Watchers") -> Tr
         stopped_early=state.step < config.num_steps and state.has_data,
         ran_out_of_data=not state.has_data,
         model_step=decided_by_first(model_step),
-        model_path=folder.model,
+        model_path=folder.adapter if soft_prompt(run.model) is not None else folder.model,
     )
     watchers.finish(result)
-    plain = dataclasses.asdict(dataclasses.replace(result, model_path=Path(folder.model.name)))
+    plain = dataclasses.asdict(dataclasses.replace(result, model_path=Path(result.model_path.name)))
     if result.best is not None:
         plain["best"]["metrics"] = plain_metrics(result.best.metrics)
-    folder.write_result(plain | {"model_path": folder.model.name})
+    folder.write_result(plain | {"model_path": result.model_path.name})
     return result
 
 
@@ -250,10 +251,19 @@ def _write_model(run: TrainingRun, state: TrainingState) -> int:
         warnings.warn(f"{error} The final model has the last weights, not the best ones.", UserWarning, stacklevel=2)
         verify_checkpoint(last)
         chosen = last
+    tensors: Any = open_safetensors(chosen / MODEL_FILE).views
+    if is_adapted(run.model):
+        snapshot = read_checkpoint(chosen)
+        snapshot.put_model_into(run.model)
+        if run.write_adapter is not None:
+            run.write_adapter(run.folder.adapter)
+        if soft_prompt(run.model) is not None:
+            return snapshot.training.step
+        tensors = plain_tensors(run.model)
     write_folder(
         run.folder.model,
         run.model.config,
-        open_safetensors(chosen / MODEL_FILE).views,
+        tensors,
         generation=run.generation,
         save_tokenizer=run.save_tokenizer,
         overwrite=True,

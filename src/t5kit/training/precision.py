@@ -26,10 +26,10 @@ class ComputeCopies:
             for master in masters.parameters()
         }
         self.model: T5 = copy.deepcopy(masters, dict(copies))
-        self._pairs = [(master, copies[id(master)]) for master in masters.parameters()]
+        # Frozen masters are what they were when they were copied.
+        self._pairs = [(master, copies[id(master)]) for master in masters.parameters() if master.requires_grad]
         for master, copied in self._pairs:
-            if master.requires_grad:
-                copied.register_post_accumulate_grad_hook(_HandOver(master))
+            copied.register_post_accumulate_grad_hook(_HandOver(master))
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -7,6 +7,7 @@
     tensorboard/        the same for TensorBoard
     checkpoints/        step-00001000/ and so on (checkpoints.py)
     model/              the finished run's model, in the Hugging Face layout
+    adapter/            what an adaptation trained, in peft's format; model/ has it merged
     result.json         what the finished run came to; a run that has one is finished
     report.html         the finished run's report
     .lock               held while a process works in the folder
@@ -48,6 +49,7 @@ ENVIRONMENT: Final = "environment.json"
 METRICS: Final = "metrics.jsonl"
 CHECKPOINTS: Final = "checkpoints"
 MODEL: Final = "model"
+ADAPTER: Final = "adapter"
 RESULT: Final = "result.json"
 LOCK: Final = ".lock"
 
@@ -191,6 +193,11 @@ class RunFolder:
     def model(self) -> Path:
         """The finished run's model folder."""
         return self.path / MODEL
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of what an adaptation trained."""
+        return self.path / ADAPTER
 
     def result(self) -> dict[str, Any] | None:
         """Return what `write_result` was given, or None if the run is not finished."""

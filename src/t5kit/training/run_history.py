@@ -48,6 +48,8 @@ class RunHistory:
     """result.json; empty until the run is finished."""
     data: Mapping[str, Any]
     """data.json: statistics of the data."""
+    scores: Mapping[str, Any]
+    """scores.json: what the finished model scored, by split; empty without one."""
     samples: tuple[Mapping[str, Any], ...]
     """samples.jsonl: objects with texts, such as prompt, target and prediction; the last ones."""
 
@@ -78,7 +80,7 @@ class RunHistory:
         return steps if isinstance(steps, int) else None
 
     def best(self) -> BestEvaluation | None:
-        """Return the best evaluation by training.best_metric and best_is; the first among equals."""
+        """Return the best evaluation by training.best_metric and best_is; of equals that with the lower loss."""
         training = _section(self.resolved, "training")
         metric = str(training.get("best_metric", "loss"))
         series = self.evaluation_series(metric)
@@ -86,7 +88,8 @@ class RunHistory:
         if not found:
             return None
         sign = -1.0 if training.get("best_is") == "highest" else 1.0
-        value, step = min(found, key=lambda pair: (sign * pair[0], pair[1]))
+        losses = {line["step"]: line.get("loss", math.inf) for line in self.evaluations}
+        value, step = min(found, key=lambda pair: (sign * pair[0], losses[pair[1]], pair[1]))
         return BestEvaluation(step, metric, value)
 
 
@@ -120,6 +123,7 @@ def read_run(folder: Path) -> RunHistory:
         num_starts=len(starts),
         result=_object(folder / "result.json"),
         data=_object(folder / "data.json"),
+        scores=_object(folder / "scores.json"),
         samples=tuple(_read_lines(samples)[0][-MAX_SAMPLES:]) if samples.is_file() else (),
     )
 

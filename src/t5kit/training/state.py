@@ -160,6 +160,8 @@ class TrainingState:
     def after_evaluation(self, metrics: Mapping[str, float], config: TrainingConfig) -> Self:
         """Return the state after an evaluation and its line; a value that is not finite is never the best.
 
+        Of equal values the one with the lower "loss" is better: on few records, scores move in steps and stand still
+        while the model still learns.
         Raises: ConfigError if config.best_metric is none of the metrics.
         """
         if config.best_metric not in metrics:
@@ -168,7 +170,11 @@ class TrainingState:
                 f"{', '.join(metrics)}."
             )
         value, sign = metrics[config.best_metric], 1 if config.best_is == "highest" else -1
-        is_best = math.isfinite(value) and (self.best is None or sign * value > sign * self.best.value)
+        is_best = math.isfinite(value) and (
+            self.best is None
+            or sign * value > sign * self.best.value
+            or (value == self.best.value and metrics.get("loss", math.inf) < self.best.metrics.get("loss", math.inf))
+        )
         new = Best(step=self.step, metric=config.best_metric, value=value, metrics=dict(metrics))
         return dataclasses.replace(
             self,

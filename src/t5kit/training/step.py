@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from t5kit.data import Batch
 from t5kit.errors import DataError
+from t5kit.model.adaptation import draws_freely, num_encoder_ids
 from t5kit.model.dropout import Dropout
 from t5kit.model.passes import PLAIN, compiled_passes
 from t5kit.model.ragged import NO_DROPOUT, TextDropout, ragged_hidden
@@ -94,6 +95,7 @@ class TrainingStep:
         on_processor = model.shared.weight.device.type == "cpu"
         draws_by_text = compute.dropout_broadcast == "length"
         self._is_ragged = on_processor and draws_by_text and not isinstance(model, FSDPModule)
+        self._draws_freely = draws_freely(model)
         self._passes = compiled_passes() if compute.is_compiled and self._is_ragged else PLAIN
         if compute.is_compiled and not self._is_ragged:
             for block in (*self._model.encoder.block, *self._model.decoder.block):
@@ -155,8 +157,10 @@ class TrainingStep:
         """Yield this process's rows, so many at a time as are computed together."""
         if not len(batch.labels):
             raise DataError("the batch has no rows. Leave such batches out.")
-        vocab_size = self._model.config.vocab_size
-        for name in ("encoder_input_ids", "decoder_input_ids"):
+        for name, vocab_size in (
+            ("encoder_input_ids", num_encoder_ids(self._model)),
+            ("decoder_input_ids", self._model.config.vocab_size),
+        ):
             ids = getattr(batch, name)
             low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
             if low < 0 or high >= vocab_size:
@@ -176,9 +180,10 @@ class TrainingStep:
         if self._is_ragged:
             ragged = RaggedBatch.of(rows, num_heads=model.config.num_heads, device=device)
             dropout = NO_DROPOUT if seeds is None else TextDropout(model.config.dropout_rate, seeds)
-            hidden_ND = ragged_hidden(
-                model, ragged, dropout=dropout, recomputes_layers=self._recomputes_layers, passes=self._passes
-            )
+            with _seeded(seeds if self._draws_freely else None, device):
+                hidden_ND = ragged_hidden(
+                    model, ragged, dropout=dropout, recomputes_layers=self._recomputes_layers, passes=self._passes
+                )
             return language_model_loss(model, hidden_ND, ragged.labels, ragged.loss_weights, config=self._loss)
         with _seeded(seeds, device):
             hidden_BTD = model.hidden(

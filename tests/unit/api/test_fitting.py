@@ -34,7 +34,7 @@ def test_the_run_s_folder_trains_the_same_again(torch_model: Model, tmp_path: Pa
     assert result.model_path == tmp_path / "run" / "model"
     rows = [json.loads(line) for line in (tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()]
     dev = (tmp_path / "run" / "data" / "dev.jsonl").read_text("utf-8").splitlines()
-    assert len(rows) + len(dev) == len(PAIRS) and len(dev) == 3
+    assert len(rows) + len(dev) == len(PAIRS) and len(dev) == 5
     assert set(rows[0]) == {"input", "target"}
     config = read_recipe(tmp_path / "run" / "resolved.toml")
     assert config == bind_recipe(read_settings(tmp_path / "run" / "recipe.toml"))
@@ -153,3 +153,68 @@ def test_lines_and_texts_that_pre_training_cannot_use_are_counted_and_told(torch
         torch_model.train(tmp_path / "a.jsonl", run_folder=tmp_path / "run", **QUICK)
     said = "\n".join(str(warning.message) for warning in caught)
     assert "a.jsonl:46: not valid JSON" in said and "a.jsonl:47: has no field 'text'" in said
+
+
+def test_paraphrases_synonyms_and_noise_are_learned_too(torch_model: Model, tmp_path: Path) -> None:
+    rows = [{"text": f"film {n}", "label": "good" if n % 2 else "bad"} for n in range(10)]
+    (tmp_path / "words.txt").write_text("film, movie\n")
+    torch_model.fit(
+        rows, rows[:2], input="review: {text}", target="{label}", run_folder=tmp_path / "run",
+        paraphrase=lambda texts: [text.upper() for text in texts], synonyms=tmp_path / "words.txt", noise_rate=0.1,
+        **QUICK,
+    )  # fmt: skip
+    lines = (tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["input"] for line in lines][8:12] == [
+        "review: film 8", "review: film 9", "review: FILM 0", "review: FILM 1",
+    ]  # fmt: skip
+    config = read_recipe(tmp_path / "run" / "resolved.toml").data.tasks["data"]
+    assert config.augmentation is not None and config.augmentation.kept_prefix == "review: "
+    from t5kit.api.training import train_config
+
+    train_config(read_recipe(tmp_path / "run" / "resolved.toml"), tmp_path / "again")  # the word list is in the run
+
+
+def test_the_instruction_that_the_model_knows_best_is_taken(torch_model: Model, tmp_path: Path) -> None:
+    rows = [{"text": f"f{n}", "label": "w" if n % 2 else "x"} for n in range(6)]
+    tried = ["a: {text}", "{text}", "tell me: {text}"]
+    with pytest.warns(UserWarning, match="too few"):
+        torch_model.fit(rows, target="label", instructions=tried, run_folder=tmp_path / "run", **QUICK)
+    facts = json.loads((tmp_path / "run" / "data.json").read_text("utf-8"))
+    (chosen,) = [choice for choice in facts["choices"] if choice["what"] == "instruction"]
+    assert chosen["value"] in tried and "best of 3 untrained" in chosen["reason"]
+    first = json.loads((tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()[0])["input"]
+    assert first == chosen["value"].replace("{text}", "f0")
+    with pytest.raises(RequestError, match="input and instructions say the same"):
+        torch_model.fit(rows, input="text", target="label", instructions=tried, **QUICK)
+
+
+def test_instructions_are_scored_by_how_likely_the_right_label_is(torch_model: Model, tmp_path: Path) -> None:
+    from t5kit.api.instructions import score_instructions
+    from t5kit.sources import table_of
+    from t5kit.tasks.target_profile import TargetProfile
+
+    rows = [("p: a", "w"), ("p: b", "x")]
+    tables = {"p: {text}": table_of([{"input": source, "target": target} for source, target in rows])}
+    profile = TargetProfile.of(["w", "x"] * 4)
+    (score,) = score_instructions(torch_model.folder.path, tables, profile, threads=1, seed=0)
+    with Model.from_pretrained(torch_model.folder.path, threads=1) as model:
+        import numpy as np
+
+        odds = np.array([[model.score(source, label) for label in ("w", "x")] for source, _ in rows])
+    expected = float(np.mean(np.log(np.exp(odds).sum(1)) - odds[[0, 1], [0, 1]]))
+    assert score.nats == pytest.approx(expected, rel=1e-4)
+    assert score.accuracy == 100 * np.mean(odds.argmax(1) == [0, 1])
+
+
+def test_one_endless_record_does_not_make_an_endless_run(tiny_folder: Path, tmp_path: Path) -> None:
+    from t5kit.api.fitting import plan_fit
+    from t5kit.api.fitting_settings import FitSettings
+    from t5kit.text import ByteTokenizer
+
+    plans = [
+        plan_fit(tiny_folder, ByteTokenizer(), [*PAIRS, *more], None, tmp_path, settings=FitSettings())
+        for more in ([], [("word " * 100_000, "W")])
+    ]
+    assert plans[1].config.training.num_steps <= 3 * plans[0].config.training.num_steps
+    assert plans[1].config.data.encoder_length == 1024 == plans[1].config.evaluation.max_input_tokens
+    assert any("the longest input has 500,001 tokens" in finding for finding in plans[1].findings)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from t5kit.checkpoint import open_folder, resolve
-from t5kit.checkpoint.hub import wanted_files
+from t5kit.checkpoint.hub import hub_id_of, wanted_files
 from t5kit.errors import ModelNotFoundError
 
 COMMITS = {"main": "1" * 40, "v2": "2" * 40}
@@ -309,3 +309,9 @@ def test_malformed_names_are_refused_without_asking_anybody(name: str) -> None:
 def test_a_file_is_no_folder(saved: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="is a file"):
         resolve(str(saved / "config.json"))
+
+
+def test_a_folder_of_the_hub_s_cache_tells_its_id() -> None:
+    cached = Path("/cache/hub/models--google--flan-t5-small/snapshots/0fc9ddf")
+    assert hub_id_of(cached) == "google/flan-t5-small"
+    assert hub_id_of(Path("/models/flan-t5-small")) is None

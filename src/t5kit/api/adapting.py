@@ -1,0 +1,121 @@
+"""What a loaded model can put on and take off: LoRA adapters and soft prompts, several beside each other."""
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from t5kit.api.arguments import GenerationArguments
+from t5kit.api.trainable import Trainable
+from t5kit.checkpoint import CheckpointFolder, write_folder
+from t5kit.checkpoint.adapters import Adapter, SoftPrompt, merged_tensors, open_any_adapter
+from t5kit.errors import RequestError
+from t5kit.runtime import Runtime
+from t5kit.runtime.adapters import AdaptingRuntime, with_adapter
+from t5kit.text import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """One adapter of a model, ready to answer."""
+
+    adapter: Adapter | SoftPrompt
+    runtime: Runtime
+    """The model's own with the adapter, or one of its own over merged weights."""
+
+
+class Adaptable(Trainable):
+    """A model that knows adapters by names of its user's."""
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        tokenizer: Tokenizer,
+        runtime: Runtime,
+        reopen: Callable[..., Runtime],
+    ) -> None:
+        super().__init__(folder, tokenizer, runtime, reopen)
+        self._adapters: dict[str, LoadedAdapter] = {}
+        self._is_view = False
+        """Whether this is a model with an adapter put on, whose weights are another's to free."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the loaded adapters."""
+        return tuple(self._adapters)
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Load an adapter in peft's format (LoRA, or a prompt of vectors) under a name; an older one of it goes.
+
+        `generate(…, adapter=name)` then answers with it, and so does all of `adapted(name)`. The native and the
+        reference engine keep one copy of the weights for all LoRA adapters; the torch engine takes another copy for
+        each. Prompts need the torch or the reference engine.
+        Raises: RequestError for no name; CheckpointError for a folder that is no adapter of this model; EngineError.
+        """
+        if not isinstance(name, str) or not name:
+            raise RequestError(f"name = {name!r} must be a text that is not empty, such as 'sentiment'.")
+        path = Path(folder).expanduser()
+        adapter = open_any_adapter(path, self.folder.config)
+        if isinstance(adapter, SoftPrompt) or isinstance(self.runtime, AdaptingRuntime):
+            runtime: Runtime = with_adapter(self.runtime, adapter)
+        else:
+            runtime = self._reopen(self.folder.with_tensors(merged_tensors(self.folder.tensors(), adapter)))
+        if name in self._adapters:
+            self.unload_adapter(name)
+        self._adapters[name] = LoadedAdapter(adapter, runtime)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises: RequestError if none of this name is loaded."""
+        self._loaded(name).runtime.close()
+        del self._adapters[name]
+
+    def adapted(self, name: str) -> Self:
+        """Return this model with an adapter put on: all its calls answer with it. The weights stay this model's.
+
+        Raises: RequestError if none of this name is loaded.
+        """
+        view = copy.copy(self)
+        view.runtime = self._loaded(name).runtime
+        view._is_view, view._adapters = True, {}
+        return view
+
+    def merge_adapter(self, name: str) -> None:
+        """Add a LoRA adapter to the weights for good; all loaded adapters go. `save_pretrained` then writes the sum.
+
+        Raises: RequestError if none of this name is loaded, or it is a prompt; CheckpointError for int8 folders.
+        """
+        adapter = self._loaded(name).adapter
+        if isinstance(adapter, SoftPrompt):
+            raise RequestError(f"adapter {name!r} is a prompt of vectors, which cannot become part of the weights.")
+        path = Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-merged-"))) / "model"
+        write_folder(
+            path,
+            self.folder.config,
+            merged_tensors(self.folder.tensors(), adapter),
+            generation=self.folder.generation,
+            save_tokenizer=self.tokenizer.save,
+        )
+        self._take_weights(path)
+
+    def _chosen(self, options: GenerationArguments) -> tuple[Self, GenerationArguments]:
+        """Return the model with the adapter that a call's options name, and the other options."""
+        rest = copy.copy(options)
+        name = rest.pop("adapter", None)
+        return (self if name is None else self.adapted(name)), rest
+
+    def _loaded(self, name: str) -> LoadedAdapter:
+        if name not in self._adapters:
+            known = ", ".join(map(repr, self._adapters)) or "none; load_adapter loads one"
+            raise RequestError(f"adapter = {name!r} is not loaded. Loaded: {known}.")
+        return self._adapters[name]
+
+    def _take_weights(self, path: Path) -> None:
+        self._close_adapters()
+        super()._take_weights(path)
+
+    def _close_adapters(self) -> None:
+        for loaded in self._adapters.values():
+            loaded.runtime.close()
+        self._adapters = {}

@@ -1,0 +1,196 @@
+"""`t5kit finetune`, whole: a model and a person's files in; a trained folder, its scores and a report out.
+
+The run is that of `Model.fit`. Around it stand what is told before (what was found, what was chosen and why) and what
+is told after: scores of the finished folder on dev and test, by the engine that will answer with it.
+"""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t5kit.api.fitting import FitPlan, plan_fit
+from t5kit.api.fitting_data import FitData
+from t5kit.api.fitting_settings import FitSettings
+from t5kit.api.training import require_torch, run_hooks
+from t5kit.checkpoint import open_folder, resolve
+from t5kit.checkpoint.atomic import write_file
+from t5kit.errors import RequestError, T5kitError
+from t5kit.evaluation.report import EvaluationReport
+from t5kit.sources import RecordTable
+from t5kit.sources.records import Format
+from t5kit.tasks.augmentation import Paraphrase
+from t5kit.tasks.configured import DEV, TEST
+from t5kit.text import load_tokenizer
+
+if TYPE_CHECKING:
+    from t5kit.training.hooks import TrainingResult
+
+SCORES = "scores.json"
+"""Of the run folder: what the finished model scored."""
+SHOWN_LABELS = 12
+"""Labels whose scores are printed; the report has all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Finetuned:
+    """What came of it."""
+
+    result: "TrainingResult"
+    plan: FitPlan
+    reports: Mapping[str, EvaluationReport]
+    """The finished model's scores on dev and test, as far as there are such."""
+    engine: str
+    """What answered for them."""
+    example: str
+    """A prompt as the model was trained on it."""
+
+    def command(self) -> str:
+        """Return the command that answers with the model."""
+        return f"t5kit generate --model {shlex.quote(str(self.result.model_path))} {shlex.quote(self.example)}"
+
+    def lines(self) -> list[str]:
+        """Return the scores in lines for a person."""
+        lines = []
+        for split, report in self.reports.items():
+            scores = [
+                f"{name} {value:.2f}" + (f" ({found.low:.1f} … {found.high:.1f})" if found else "")
+                for name, value in report.scores.items()
+                for found in [report.intervals.get(name)]
+            ]
+            lines.append(f"{split}: {', '.join(scores)}; {report.counts()}")
+        last = self.reports.get(TEST) or self.reports.get(DEV)
+        if last is not None and last.classification is not None:
+            labels = sorted(last.classification.labels, key=lambda scores: -scores.support)
+            lines += [
+                f"  {label.label:<24.24} F1 {label.f1:6.2f}  precision {label.precision:6.2f}  "
+                f"recall {label.recall:6.2f}  of {label.support:,}"
+                for label in labels[:SHOWN_LABELS]
+            ]
+            if len(labels) > SHOWN_LABELS:
+                lines.append(f"  … and {len(labels) - SHOWN_LABELS} labels more, in report.html")
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        best = self.result.best
+        return {
+            "model_path": str(self.result.model_path),
+            "num_steps": self.result.num_steps,
+            "stopped_early": self.result.stopped_early,
+            "best_step": best.step if best else None,
+            "best_metrics": dict(best.metrics) if best else None,
+            "scores": {split: report.to_json() for split, report in self.reports.items()},
+            "engine": self.engine,
+            "choices": [dataclasses.asdict(choice) for choice in self.plan.choices],
+            "findings": list(self.plan.findings),
+            "command": self.command(),
+        }
+
+
+def plan_finetuning(
+    model: str,
+    data: FitData,
+    run_folder: Path,
+    *,
+    settings: FitSettings,
+    dev: FitData | None = None,
+    test: FitData | None = None,
+    input: str = "",
+    target: str = "",
+    format: Format | None = None,
+    encoding: str | None = None,
+    metrics: Sequence[str] = (),
+    instructions: Sequence[str] = (),
+    paraphrase: Paraphrase | None = None,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> FitPlan:
+    """Return what would be trained. model: a folder or a Hub id. Raises: what `plan_fit` and opening a model raise."""
+    require_torch()
+    start = resolve(model, revision=revision, offline=offline)
+    open_folder(start)  # a folder that is none is said before the data is read
+    return plan_fit(
+        start, load_tokenizer(start), data, dev, run_folder, settings=settings, test=test, input=input, target=target,
+        format=format, encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
+    )  # fmt: skip
+
+
+def finetune(plan: FitPlan, run_folder: Path, *, shows: bool, tell: Callable[[str], None]) -> Finetuned:
+    """Train a plan, or go on with it, score what came out and write the report. tell: takes the lines for a person."""
+    from t5kit.training.html_report import write_report
+
+    result = plan.train(run_folder, run_hooks(plan.config.compute.precision, shows=shows))
+    tell("scoring the finished model …")
+    reports, engine = scores_of(plan, result.model_path)
+    train = plan.given.tasks[0].task.splits["train"]
+    finetuned = Finetuned(
+        result=result,
+        plan=plan,
+        reports=reports,
+        engine=engine,
+        example=_shortened(str(train[0].fields["input"])),
+    )
+    scores = {"engine": engine, "command": finetuned.command()} | {
+        split: report.to_json() for split, report in reports.items()
+    }
+    write_file(run_folder / SCORES, (json.dumps(scores, ensure_ascii=False, indent=1) + "\n").encode())
+    write_report(run_folder)
+    return finetuned
+
+
+def scores_of(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationReport], str]:
+    """Return the finished folder's reports on dev and test, and what answered."""
+    from t5kit.api.model import Model
+
+    tables: dict[str, RecordTable] = dict(plan.given.tasks[0].task.splits)
+    if plan.test is not None:
+        tables[TEST] = plan.test
+    if plan.dev is not None:
+        tables[DEV] = plan.dev
+    reports = {}
+    with Model.from_pretrained(model_path, threads=plan.config.compute.num_threads or None) as model:
+        engine = f"{model.runtime.description.engine}, {model.runtime.description.weights}"
+        for split in (DEV, TEST):
+            if split in tables:
+                rows = [dict(tables[split][index].fields) for index in range(len(tables[split]))]
+                reports[split] = model.evaluate(rows, list(plan.metrics), truncate=True)
+    return reports, engine
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else line[:99] + "…"
+
+
+def back_translation(
+    models: Sequence[str], there: str, back: str, *, threads: int | None = None, offline: bool | None = None
+) -> Paraphrase:
+    """Return a callable that puts texts into another language and back, by one model or one for each way.
+
+    models: one or two folders or Hub ids, opened when it is called. there, back: templates with {text} in them, such as
+    "translate English to German: {text}". Texts that a model cannot take come back as they are.
+    Raises: RequestError for another number of models, or a template without {text}.
+    """
+    if not 1 <= len(models) <= 2:
+        raise RequestError(f"back-translation takes one or two models, got {len(models)}.")
+    for template in (there, back):
+        if "{text}" not in template:
+            raise RequestError(f"the back-translation template {template!r} has no {{text}} in it.")
+
+    def translated(name: str, template: str, texts: list[str]) -> list[str]:
+        from t5kit.api.model import Model
+
+        with Model.from_pretrained(name, threads=threads, offline=offline) as model:
+            answers = model.try_generate([template.replace("{text}", text) for text in texts])
+        return [
+            text if isinstance(answer, T5kitError) else answer[0].text
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+
+    def paraphrase(texts: list[str]) -> list[str]:
+        return translated(models[-1], back, translated(models[0], there, texts))
+
+    return paraphrase

@@ -1,0 +1,284 @@
+"""The run that fits the data: lengths, rows, batch, passes, learning rate and stopping, each with its reason."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from t5kit.api.fitting_settings import FitSettings, Method
+from t5kit.data.config import DataConfig
+from t5kit.data.vocabulary import training_pairs
+from t5kit.errors import DataError
+from t5kit.evaluation.config import EvaluationConfig
+from t5kit.metrics.named import LOWER_IS_BETTER, numbers_of
+from t5kit.model.config import ModelConfig
+from t5kit.recipe import RunConfig
+from t5kit.sources import table_of
+from t5kit.tasks.config import TaskConfig
+from t5kit.tasks.configured import TRAIN, OpenedTask
+from t5kit.tasks.objectives import SpanCorruption
+from t5kit.tasks.target_profile import TargetProfile
+from t5kit.text import Tokenizer
+from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+
+TASK = "data"
+"""What the one task of such a run is called."""
+LEAST_ROW = 256
+"""Short examples are packed into rows of at least so many encoder positions."""
+LONGEST_ROW = 1024
+"""Longer examples are cut, unless max_input_tokens says otherwise."""
+SAMPLED = 20_000
+"""Records whose lengths are measured; of more, so many at even distances."""
+FILL = 0.95
+"""Share of packed rows that holds tokens, for the number of steps; packing reaches 0.95 to 0.99."""
+
+MOST_EPOCHS, EPOCHS_AT, EPOCHS_EXPONENT, FEWEST_EPOCHS = 20.0, 500, 0.4, 2.0
+"""Passes: 20 over up to 500 records, then as records^-0.4 (10,000: 6; 100,000: 2.4), never below 2."""
+LEAST_BATCH, MOST_BATCH = 512, 4096
+"""Encoder tokens of a batch; between the two, a fiftieth of the records."""
+BATCHES_A_PASS = 50
+OPTIMIZERS: Mapping[Method, tuple[OptimizerConfig, float]] = {
+    "full": (OptimizerConfig(name="adafactor"), 3e-3),
+    "lora": (OptimizerConfig(name="adamw", max_gradient_norm=1.0), 1e-3),
+    "prompt": (OptimizerConfig(name="adamw_rms"), 3e-2),
+    "head": (OptimizerConfig(name="adafactor"), 1e-2),
+}
+"""Method -> optimizer and highest learning rate. full, head and prompt step by a share of each weight's size, so that
+one number serves models whose weights differ a hundredfold; LoRA's B begins at 0, which has no size."""
+PRETRAINING_LR = 1e-3
+PROMPT_EPOCHS = 2.0
+"""A prompt learns slowly (Lester et al. 2021): so many times the passes."""
+WARMUP_SHARE = 0.06
+EVALUATIONS = (5, 12)
+"""Fewest and most evaluations of a run; between the two, one a pass."""
+PATIENCE_SHARE = 0.35
+"""Share of the evaluations that may bring nothing better before the run stops."""
+MOST_ANSWERED = {"labels": 1000, "numbers": 1000, "answers": 500, "texts": 200}
+"""Dev records that are answered at an evaluation, by the kind of targets: long answers take long."""
+ANSWER_ROOM = 1.25
+"""Answers may be so much longer than the longest target seen, where targets are texts."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One thing that was decided for the person, with the reason."""
+
+    what: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataLengths:
+    """Of all train examples: the longest sides, and all ids of each (by a sample of the records)."""
+
+    longest_encoder: int
+    longest_target: int
+    encoder_ids: float
+    target_ids: float
+    num_records: int
+
+
+def measure(task: OpenedTask, tokenizer: Tokenizer, settings: FitSettings) -> DataLengths:
+    """Return how long the examples are; of those that will be cut, only what stays counts among all ids.
+
+    Running text is cut to any length, so there its whole number of ids counts.
+    """
+    table = task.task.split(TRAIN)
+    step = -(-len(table) // SAMPLED)
+    sample = dataclasses.replace(
+        task,
+        task=dataclasses.replace(
+            task.task, splits={TRAIN: table_of([table[n].fields for n in range(0, len(table), step)])}
+        ),
+    )
+    if task.objective is not None:
+        texts = [str(sample.task.split(TRAIN)[n].fields["text"]) for n in range(len(sample.task.split(TRAIN)))]
+        ids = float(sum(len(ids) for ids in tokenizer.encode_batch(texts, add_eos=False)) * step)
+        return DataLengths(
+            longest_encoder=0, longest_target=114, encoder_ids=0.9 * ids, target_ids=0.2 * ids, num_records=len(table)
+        )
+    pairs = list(training_pairs([sample]))
+    if not pairs:
+        raise DataError("no record of the data gives an input and a target.")
+    prompts = [pair.prompt for pair in pairs]
+    encoder = np.array([len(ids) for ids in tokenizer.encode_batch(prompts)])
+    target = np.array([len(ids) for ids in tokenizer.encode_targets([pair.target for pair in pairs], prompts)])
+    return DataLengths(
+        longest_encoder=int(encoder.max()),
+        longest_target=int(target.max()),
+        encoder_ids=float(np.minimum(encoder, settings.max_input_tokens or LONGEST_ROW).sum() * step),
+        target_ids=float(np.minimum(target, settings.max_target_tokens or LONGEST_ROW).sum() * step),
+        num_records=len(table),
+    )
+
+
+def run_config(
+    start: Path,
+    task: TaskConfig,
+    lengths: DataLengths,
+    settings: FitSettings,
+    profile: TargetProfile | None,
+    *,
+    data_folder: Path,
+) -> tuple[RunConfig, tuple[Choice, ...], float]:
+    """Return the run (rows that both sides fill alike, as many steps as passes are asked for), what was chosen, and the
+    passes that its steps make."""
+    most_input, most_target = settings.max_input_tokens or LONGEST_ROW, settings.max_target_tokens or LONGEST_ROW
+    if settings.method == "prompt":  # its ids stand before every input
+        more = settings.num_prompt_tokens
+        most_input += more
+        lengths = dataclasses.replace(
+            lengths,
+            longest_encoder=lengths.longest_encoder + more,
+            encoder_ids=lengths.encoder_ids + more * lengths.num_records,
+        )
+    longest_target = min(lengths.longest_target, most_target)
+    if task.objective is not None:
+        encoder_length = settings.max_input_tokens or 512
+        target_length = encoder_length  # of most objectives, all of the text may stand on both sides
+        if task.objective.name == "span_corruption":
+            spans = SpanCorruption(task.objective.noise_density, task.objective.mean_span_length)
+            _, target_length = spans.lengths(spans.raw_length(encoder_length))
+    else:
+        # A row's lengths are an example's limits too: where something is to be cut, the rows are no longer than that.
+        encoder_length, target_length = most_input, most_target
+        if lengths.longest_encoder <= most_input:
+            encoder_length = max(LEAST_ROW, _multiple_of_8(lengths.longest_encoder))
+        if lengths.longest_target <= most_target:
+            balanced = math.ceil(encoder_length * lengths.target_ids / max(lengths.encoder_ids, 1.0))
+            target_length = _multiple_of_8(max(longest_target, min(balanced, LONGEST_ROW)))
+    rows = max(lengths.encoder_ids / encoder_length, lengths.target_ids / target_length) / FILL
+    batch_tokens = settings.batch_tokens or _batch_tokens(lengths, profile)
+    batch_rows = max(1, round(batch_tokens / encoder_length))
+    num_epochs = settings.num_epochs or _num_epochs(lengths, profile, settings.method)
+    num_steps = settings.num_steps or max(1, math.ceil(num_epochs * rows / batch_rows))
+    num_epochs = num_steps * batch_rows / rows
+    has_dev = bool(task.dev)
+    is_watched = profile is not None and has_dev
+    num_evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], round(num_epochs))) if is_watched else 5
+    evaluate_every = max(1, math.ceil(num_steps / num_evaluations))
+    best_metric = _best_metric(task, profile) if is_watched else "loss"
+    patience = 0
+    if is_watched:
+        patience = max(2, round(PATIENCE_SHARE * num_evaluations)) if settings.patience is None else settings.patience
+    optimizer, usual_lr = OPTIMIZERS[settings.method]
+    lr = settings.lr or (usual_lr if profile is not None else PRETRAINING_LR)
+    # Running text is met once: the learning rate stays, for there will be more of it.
+    schedule = ScheduleConfig(name="constant", peak_lr=lr)
+    if profile is not None:
+        schedule = ScheduleConfig(name="linear", peak_lr=lr, warmup_steps=int(WARMUP_SHARE * num_steps))
+    longest_answer = longest_target
+    if profile is not None and profile.kind in ("answers", "texts"):
+        longest_answer = min(most_target, math.ceil(ANSWER_ROOM * longest_target))
+    config = RunConfig(
+        model=ModelConfig(start=str(start)),
+        adaptation=settings.adaptation,
+        data=DataConfig(
+            dir=str(data_folder),
+            tasks={TASK: task},
+            batch_rows=batch_rows,
+            encoder_length=encoder_length,
+            target_length=target_length,
+        ),
+        loss=LossConfig(),
+        optimizer=optimizer,
+        schedule=schedule,
+        compute=ComputeConfig(precision=settings.precision or "float32", num_threads=settings.threads or 0),
+        training=TrainingConfig(
+            num_steps=num_steps,
+            seed=settings.seed,
+            log_every=max(1, min(10, num_steps // 20)),
+            evaluate_every=evaluate_every if has_dev else 0,
+            checkpoint_every=evaluate_every,
+            keep_checkpoints=1,
+            patience=patience,
+            best_metric=best_metric,
+            best_is="lowest" if best_metric == "loss" or best_metric in LOWER_IS_BETTER else "highest",
+        ),
+        evaluation=EvaluationConfig(
+            max_new_tokens=longest_answer,
+            max_input_tokens=encoder_length,  # a text of a million tokens would take all memory to answer
+            max_examples=MOST_ANSWERED[profile.kind] if is_watched and profile is not None else 0,
+            seed=settings.seed,
+        ),
+    )
+    num_tokens = batch_rows * encoder_length
+    num_together = num_tokens * FILL / max(1.0, lengths.encoder_ids / max(1, lengths.num_records))
+    longest = "running text"
+    if lengths.longest_encoder:
+        longest = (
+            f"the longest input has {lengths.longest_encoder:,} tokens, the longest target {lengths.longest_target:,}"
+        )
+    is_said = settings.num_steps is not None or settings.num_epochs is not None
+    choices = [
+        Choice("lengths", longest, f"packed into rows of {encoder_length:,} and {target_length:,}"),
+        Choice("batch", f"{num_tokens:,} tokens, some {num_together:,.0f} records", ""),
+        Choice(
+            "learning rate",
+            f"{lr:g}, " + ("rising at first, then falling to 0" if profile else "constant"),
+            f"{optimizer.name}, {_TRAINED[settings.method]}",
+        ),
+        Choice(
+            "steps",
+            f"{num_steps:,}: {num_epochs:.3g} passes",
+            "" if is_said else f"for {lengths.num_records:,} records",
+        ),
+        Choice("precision", config.compute.precision, ""),
+    ]
+    if task.augmentation is not None:
+        words = task.augmentation
+        kinds = (["other words"] if words.synonyms else []) + (["mistyped letters"] if words.noise_rate else [])
+        choices.append(Choice("augmentation", " and ".join(kinds), f"in {words.probability:.0%} of the train inputs"))
+    if is_watched:
+        stop = f"stops after {patience} without a better one" if patience else "never stops early"
+        choices.append(Choice("dev", f"scored every {evaluate_every:,} steps; the best {best_metric} is kept", stop))
+    return config, tuple(choices), num_epochs
+
+
+def _num_epochs(lengths: DataLengths, profile: TargetProfile | None, method: Method) -> float:
+    if profile is None:
+        return 1.0
+    scale = max(1.0, lengths.num_records / EPOCHS_AT)
+    num_epochs = max(FEWEST_EPOCHS, MOST_EPOCHS * scale**-EPOCHS_EXPONENT)
+    return PROMPT_EPOCHS * num_epochs if method == "prompt" else num_epochs
+
+
+def _batch_tokens(lengths: DataLengths, profile: TargetProfile | None) -> float:
+    if profile is None:
+        return MOST_BATCH
+    return min(MOST_BATCH, max(LEAST_BATCH, lengths.encoder_ids / BATCHES_A_PASS))
+
+
+_TRAINED: Mapping[Method, str] = {
+    "full": "on all weights",
+    "lora": "on low-rank additions",
+    "prompt": "on vectors before every input",
+    "head": "on the output head alone",
+}
+
+
+def _best_metric(task: TaskConfig, profile: TargetProfile | None) -> str:
+    """Return the number that weights are chosen by: the profile's where it is among those asked for, else the first."""
+    numbers = [number for name in task.metrics for number in numbers_of(name)]
+    return profile.best_metric if profile is not None and profile.best_metric in numbers else numbers[0]
+
+
+def cuts(lengths: DataLengths, config: RunConfig) -> list[str]:
+    """Return what is to be said of examples that are longer than they may be."""
+    if lengths.longest_encoder <= config.data.encoder_length and lengths.longest_target <= config.data.target_length:
+        return []
+    return [
+        f"the longest input has {lengths.longest_encoder:,} tokens and the longest target {lengths.longest_target:,}; "
+        f"what is over {config.data.encoder_length:,} and {config.data.target_length:,} is cut (max_input_tokens, "
+        "max_target_tokens)."
+    ]
+
+
+def _multiple_of_8(length: int) -> int:
+    return -(-length // 8) * 8

@@ -1,0 +1,365 @@
+"""What a person brings to train on, made into tables of pairs, and all that is strange about it said in sentences.
+
+Nothing is lost in silence: a record that gives no pair is counted with its place, and what looks wrong but can be
+trained on (doubled inputs, mistyped labels, a held-out record that is in the train data too) is a finding.
+"""
+
+import collections
+import dataclasses
+import difflib
+import math
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5kit.errors import DataError, RequestError
+from t5kit.evaluation.pair_form import PairColumns
+from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
+from t5kit.sources.records import Format
+from t5kit.sources.tables import NUM_SHOWN
+from t5kit.tasks.augmentation import Paraphrase, paraphrased
+from t5kit.tasks.configured import DEV, TEST, TRAIN, JoinedTable, SelectedTable
+from t5kit.tasks.target_profile import TargetProfile
+from t5kit.text import Tokenizer
+
+FitData = str | Path | Sequence[str | Path] | Iterable[Mapping[str, object]] | Iterable[tuple[str, str]]
+"""Files, globs and folders, or rows: mappings of fields, or pairs of input and target."""
+
+FEWEST_TO_HOLD_OUT = 40
+"""Of fewer records nothing is held out, for it would say little."""
+MOST_HELD_OUT = 1000
+MOST_NOT_UTF_8 = 0.01
+"""Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
+_NOT_UTF_8 = "not UTF-8"
+"""What a reader says of such a line (t5kit.sources.lines)."""
+NUM_TARGETS_TRIED = 500
+"""Targets that are written in the vocabulary and read back, to see what it cannot write."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FitTables:
+    """The pairs of a run by split, with what was found out about them."""
+
+    tables: Mapping[str, RecordTable]
+    """train, and dev and test where there are such; fields "input" and "target"."""
+    reports: Mapping[str, ReadReport]
+    """What reading each given split found."""
+    profile: TargetProfile
+    """Of the train targets."""
+    findings: tuple[str, ...]
+    """What a person should know, a sentence each."""
+    num_held_out: int
+    """Records of train that became dev; 0 where dev was given, or there are too few."""
+    whole_dev: RecordTable | None = None
+    """dev before it was cut; None without one."""
+
+
+def fit_tables(
+    given: Mapping[str, MemoryTable], tokenizer: Tokenizer, *, seed: int, most_watched: int = MOST_HELD_OUT
+) -> FitTables:
+    """Return the tables of a run: a part of train held out where no dev is given, labels as the vocabulary writes them.
+
+    most_watched: a larger dev is cut to so many records, drawn by the seed, for it is looked at again and again.
+    """
+    findings: list[str] = []
+    targets = _texts(given[TRAIN], "target")
+    profile = TargetProfile.of(targets)
+    written, said = _as_written(profile, targets, tokenizer)
+    findings += said
+    tables: dict[str, RecordTable] = {split: _rewritten(table, written) for split, table in given.items()}
+    profile = TargetProfile.of(_texts(tables[TRAIN], "target"))
+    findings += profile.findings() + _of_train(tables[TRAIN]) + _across(tables, profile)
+    num_held_out, whole_dev = 0, tables.get(DEV)
+    if DEV not in tables:
+        num_held_out = num_to_hold_out(len(tables[TRAIN]))
+        if num_held_out:
+            tables[TRAIN], tables[DEV] = split_off(tables[TRAIN], num_held_out, profile=profile, seed=seed)
+            num_held_out, whole_dev = len(tables[DEV]), tables[DEV]
+        else:
+            findings.append(
+                f"{len(targets):,} record(s) are too few to hold some out: nothing tells how good the model is on what "
+                f"it has not seen. Bring {FEWEST_TO_HOLD_OUT} or more, or dev records."
+            )
+    elif len(tables[DEV]) > most_watched:
+        findings.append(
+            f"dev has {len(tables[DEV]):,} records; {most_watched:,} of them, drawn by the seed, are looked at during "
+            "training."
+        )
+        tables[DEV] = _drawn(tables[DEV], most_watched, seed=seed)
+    return FitTables(
+        tables=tables,
+        reports={split: table.report for split, table in given.items()},
+        profile=profile,
+        findings=tuple(findings),
+        num_held_out=num_held_out,
+        whole_dev=whole_dev,
+    )
+
+
+def num_to_hold_out(num_records: int) -> int:
+    """Return how many of so many records are held out: a tenth up to 200, then a twentieth up to 1,000, or none."""
+    if num_records < FEWEST_TO_HOLD_OUT:
+        return 0
+    return min(MOST_HELD_OUT, max(math.ceil(0.05 * num_records), min(200, math.ceil(0.1 * num_records))))
+
+
+def split_off(
+    table: RecordTable, num_held_out: int, *, profile: TargetProfile, seed: int
+) -> tuple[RecordTable, RecordTable]:
+    """Return the table without and with only about num_held_out records, drawn by the seed, both in their order.
+
+    Records of one input go together, so that none of those held out was trained on. Labels keep their proportions, and
+    a label that comes with one input only stays in train.
+    """
+    groups: dict[str, list[int]] = {}
+    for index in range(len(table)):
+        groups.setdefault(str(table[index].fields["input"]), []).append(index)
+    strata: dict[str, list[list[int]]] = {}
+    for members in groups.values():
+        label = str(table[members[0]].fields["target"]) if profile.kind == "labels" else ""
+        strata.setdefault(label, []).append(members)
+    rng = np.random.Generator(np.random.Philox(seed))
+    share = num_held_out / len(table)
+    held_out: list[int] = []
+    owed = 0.0  # what rounding took from the strata before, so that many small ones give their part too
+    for label in sorted(strata):
+        stratum = strata[label]
+        owed += share * sum(map(len, stratum))
+        last = len(stratum) - 1  # at least one input of every label is learned
+        for place in rng.permutation(len(stratum))[:last]:
+            members = stratum[int(place)]
+            if len(members) > owed + 0.5:
+                continue
+            held_out += members
+            owed -= len(members)
+            if owed < 0.5:
+                break
+    is_held_out = np.zeros(len(table), np.bool_)
+    is_held_out[held_out] = True
+    if not held_out:  # one input a thousand times, say
+        is_held_out[int(rng.integers(len(table)))] = True
+    return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
+
+
+def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str) -> RecordTable:
+    """Return the table with every input once more in the callable's words, where those are others."""
+    rows = list(_pairs(table))
+    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix)
+    more = [
+        {"input": other, "target": target} for other, (_, target) in zip(new, rows, strict=True) if other is not None
+    ]
+    return JoinedTable((table, table_of(more, name="paraphrase"))) if more else table
+
+
+def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
+    """Return {"input", "target"} of every record that has both, outer spaces of targets dropped; the others are bad.
+
+    Raises: DataError if no record has both; RequestError for a column that is not there, with the nearest one.
+    """
+    _check_columns(table, columns)
+    rows: list[Mapping[str, object]] = []
+    bad: list[BadRecord] = []
+    for index in range(len(table)):
+        record = table[index]
+        try:
+            fields = columns(record.fields)
+            prompt, target = str(fields["prompt"]), str(fields["target"]).strip()
+            for name, word, text in (("input", columns.input, prompt), ("target", columns.target, target)):
+                if _is_empty(word, record.fields, text):
+                    raise DataError(f"its {name} is empty.")
+        except DataError as error:
+            bad.append(BadRecord(place=record.place, error=f"{record.place}: {error}"))
+            continue
+        rows.append({"input": prompt, "target": target})
+    if not rows:
+        raise DataError(f"no record has an input and a target; {bad[0].error}")
+    return with_report(table_of(rows), table.report, bad)
+
+
+def with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -> MemoryTable:
+    """Return what was kept of a table with the report of all that was not: unreadable lines, then unusable records."""
+    shown = (*read.bad, *bad)[:NUM_SHOWN]
+    report = ReadReport(len(kept), read.num_bad + len(bad), shown, read.num_by_file)
+    return dataclasses.replace(kept, report=report)
+
+
+def read_rows(data: FitData, format: Format | None, encoding: str | None = None) -> MemoryTable:
+    """Return the records of files, or of mappings and pairs given in Python.
+
+    encoding: of files; None: UTF-8. Raises: DataError if nothing can be read, or a file is in another encoding.
+    """
+    if isinstance(data, str | Path):
+        return _read_files(data, format, encoding)
+    rows: list[Any] = list(data)
+    if rows and all(isinstance(row, str | Path) for row in rows):
+        return _read_files(rows, format, encoding)
+    if rows and all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+        return table_of([{"input": source, "target": target} for source, target in rows], name="row")
+    return checked_rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
+
+
+def checked_rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) -> MemoryTable:
+    """Return rows given in Python as a table. Raises: RequestError for a row of another kind."""
+    for number, row in enumerate(rows):
+        if not isinstance(row, kinds):
+            raise RequestError(f"row {number} of the data is {row!r:.60}; expected {expected}.")
+    return table_of(rows, name="row")
+
+
+def _read_files(names: str | Path | Sequence[str | Path], format: Format | None, encoding: str | None) -> MemoryTable:
+    """Return the records of files. Raises: DataError where so many lines are not UTF-8 that it is another encoding."""
+    hint = (
+        "The file seems to be in another encoding than UTF-8. Name it, such as --encoding cp1252 (encoding='cp1252' in "
+        "Python) for one that Windows wrote in Western Europe."
+    )
+    try:
+        table = read_table(names, format=format, encoding=encoding)
+    except DataError as error:
+        first = next((line.strip() for line in str(error).splitlines() if _NOT_UTF_8 in line), None)
+        if first is None:
+            raise
+        raise DataError(f"no line can be read, first {first} {hint}") from error
+    report = table.report
+    wrong = [bad for bad in report.bad if _NOT_UTF_8 in bad.error]
+    if wrong and report.num_bad >= MOST_NOT_UTF_8 * (report.num_records + report.num_bad):
+        raise DataError(
+            f"{report.num_bad:,} of {report.num_records + report.num_bad:,} lines cannot be read, first "
+            f"{wrong[0].error} {hint}"
+        )
+    return table
+
+
+def _check_columns(table: RecordTable, columns: PairColumns) -> None:
+    """Raise RequestError if the first record lacks a column that is asked for by name."""
+    fields = table[0].fields
+    if "0" in fields:
+        fields = {**fields, "input": "", "target": ""}
+    for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
+        names = _template_fields(word) if "{" in word else [word] if word else []
+        there = ", ".join(list(fields)[:20])
+        for name in names:
+            if name not in fields:
+                near = difflib.get_close_matches(name, list(fields), n=2, cutoff=0.5)
+                hint = f" Did you mean {' or '.join(near)}?" if near else ""
+                raise RequestError(f"{option} names the column {name!r}, but the data has: {there}.{hint}")
+        if not word and not any(name in fields for name in usual) and isinstance(fields, Mapping) and "0" not in fields:
+            example = "{" + next(iter(fields), "text") + "}"
+            raise DataError(
+                f"no record has an input and a target; {table[0].place}: has no field {usual[0]!r}; it has: {there}. "
+                f'Say which column or template is the {option}, such as {option}="{example}".'
+            )
+
+
+def _template_fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def _is_empty(word: str, fields: Mapping[str, object], text: str) -> bool:
+    """Say whether there is nothing in a record's text, or in any field that its template names."""
+    names = _template_fields(word) if "{" in word else []
+    values = [fields[name] for name in names if name in fields]
+    if values:
+        return all((isinstance(value, float) and math.isnan(value)) or not str(value).strip() for value in values)
+    value = fields.get(word)
+    return not text.strip() or (isinstance(value, float) and math.isnan(value))
+
+
+def _as_written(
+    profile: TargetProfile, targets: Sequence[str], tokenizer: Tokenizer
+) -> tuple[Mapping[str, str], list[str]]:
+    """Return label -> what the vocabulary makes of it, where that is another text, and what is to be said of it.
+
+    T5's vocabularies know no line breaks, doubled spaces or braces: a model can never answer with them, and every
+    answer would count as wrong.
+    """
+    distinct = list(profile.labels) or list(dict.fromkeys(targets))
+    step = -(-len(distinct) // NUM_TARGETS_TRIED)
+    tried = distinct[::step]
+    try:
+        read_back = [tokenizer.decode(ids).strip() for ids in tokenizer.encode_batch(tried)]
+    except (DataError, RequestError):
+        return {}, []  # a text that cannot be encoded is a bad record later, with its place
+    changed = {target: back for target, back in zip(tried, read_back, strict=True) if target != back}
+    if not changed:
+        return {}, []
+    first, back = next(iter(changed.items()))
+    words = f"the model's vocabulary cannot write {len(changed):,} of {len(tried):,} targets as they are: {first!r:.60}"
+    if profile.kind != "labels":
+        return {}, [f"{words} is read back as {back!r:.60}. Answers will never equal them letter for letter."]
+    new = [changed.get(label, label) for label in distinct]
+    if len(set(new)) < len(new) or not all(new):
+        return {}, [
+            f"{words} is read back as {back!r:.60}, and so some labels cannot be told apart or written at all. Rename "
+            "them in words of letters."
+        ]
+    return changed, [f"{words} becomes {back!r:.60}. The model is trained on, and answers, what it can write."]
+
+
+def _rewritten(table: MemoryTable, written: Mapping[str, str]) -> MemoryTable:
+    if not written:
+        return table
+    records = [
+        dataclasses.replace(record, fields={**record.fields, "target": written.get(target, target)})
+        for record in table.records
+        for target in [str(record.fields["target"])]
+    ]
+    return dataclasses.replace(table, records=records)
+
+
+def _of_train(table: RecordTable) -> list[str]:
+    """Return what is to be said of inputs that come more than once."""
+    by_input: dict[str, set[str]] = collections.defaultdict(set)
+    for source, target in _pairs(table):
+        by_input[source].add(target)
+    found = []
+    num_repeated = len(table) - sum(map(len, by_input.values()))
+    if num_repeated:
+        found.append(f"{num_repeated:,} train record(s) repeat an earlier one word for word; they weigh double.")
+    if torn := [source for source, targets in by_input.items() if len(targets) > 1]:
+        found.append(
+            f"{len(torn):,} input(s) come with different targets, such as {torn[0]!r:.60} with "
+            f"{' and '.join(repr(t[:30]) for t in sorted(by_input[torn[0]])[:2])}: no model can be right about both."
+        )
+    return found
+
+
+def _across(tables: Mapping[str, RecordTable], profile: TargetProfile) -> list[str]:
+    """Return what is to be said of dev and test beside train."""
+    found = []
+    seen: dict[str, str] = {}
+    for split in (TRAIN, DEV, TEST):
+        if split not in tables:
+            continue
+        inputs = _texts(tables[split], "input")
+        both = collections.Counter(seen[source] for source in inputs if source in seen)
+        for other, count in both.items():
+            found.append(
+                f"{count:,} of {len(inputs):,} {split} inputs are in {other} too: their scores say what was learned by "
+                "heart. Remove them from one of the two."
+            )
+        if split != TRAIN and profile.kind == "labels":
+            unknown = sorted(set(_texts(tables[split], "target")) - set(profile.labels))
+            if unknown:
+                names = ", ".join(map(repr, unknown[:5]))
+                found.append(f"{split} has {len(unknown)} label(s) that train never shows ({names}): always wrong.")
+        for source in inputs:
+            seen.setdefault(source, split)
+    return found
+
+
+def _drawn(table: RecordTable, number: int, *, seed: int) -> SelectedTable:
+    rng = np.random.Generator(np.random.Philox(seed))
+    return SelectedTable(table, np.sort(rng.choice(len(table), number, replace=False)))
+
+
+def _pairs(table: RecordTable) -> Iterator[tuple[str, str]]:
+    for index in range(len(table)):
+        fields = table[index].fields
+        yield str(fields["input"]), str(fields["target"])
+
+
+def _texts(table: RecordTable, name: str) -> list[str]:
+    return [str(table[index].fields[name]) for index in range(len(table))]

@@ -1,0 +1,184 @@
+"""What kind of answers a data set asks for, told by its targets alone: labels, numbers, answers of a few words, texts.
+
+The kind decides the metric, and shows what is likely to be wrong with labels before anything is trained on them.
+"""
+
+import collections
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, Self
+
+from t5kit.metrics.error_rates import edit_distance
+
+TargetKind = Literal["labels", "numbers", "answers", "texts"]
+
+MOST_LABELS: Final = 500
+RECORDS_A_LABEL: Final = 4
+"""Targets are labels if there are at most a label to so many records: fewer repeat too seldom to be a set."""
+LONGEST_LABEL: Final = 80
+"""Characters; what is longer is a sentence, however often it comes."""
+MOST_RATINGS: Final = 20
+"""So many different whole numbers may be ratings or classes; more are quantities."""
+LONGEST_ANSWER: Final = 40
+"""Characters of nearly all (90 %) targets that are answers, not texts."""
+IMBALANCE: Final = 10.0
+"""The most frequent label beside the least frequent one, from which on it is said."""
+MAJORITY: Final = 0.8
+"""Share of one label from which on accuracy says little, and macro F1 chooses the best weights."""
+RARE: Final = 0.1
+"""A label at most so frequent as one that is written nearly alike may be a mistyped one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetProfile:
+    """The targets of a data set, summed up."""
+
+    kind: TargetKind
+    num_targets: int
+    labels: Mapping[str, int]
+    """Label -> how often it comes, the most frequent first; empty for other kinds."""
+    is_latin: bool
+    """Whether the letters are ASCII's for the most part: the only ones that ROUGE's words are made of."""
+
+    @classmethod
+    def of(cls, targets: Sequence[str]) -> Self:
+        """Return the profile of at least one target.
+
+        Examples: ["good", "bad", "good"] -> labels; 0.2, 3.8 … -> numbers; ["Paris", "a whale", …] -> answers.
+        """
+        counts = collections.Counter(targets)
+        letters = [letter for target in counts for letter in target if letter.isalpha()]
+        is_latin = sum(letter.isascii() for letter in letters) * 2 >= len(letters)
+        kind = _kind(targets, counts)
+        labels = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))) if kind == "labels" else {}
+        return cls(kind, len(targets), labels, is_latin)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that fit, by their names in t5kit.metrics."""
+        match self.kind:
+            case "labels":
+                return ("classification_f1",)
+            case "numbers":
+                return ("correlations", "exact_match")
+            case "answers":
+                return ("exact_match", "chrf")
+            case "texts":
+                return ("rouge", "chrf") if self.is_latin else ("chrf",)
+
+    @property
+    def best_metric(self) -> str:
+        """The number among those metrics by which weights are chosen; the highest is the best."""
+        match self.kind:
+            case "labels":
+                return "macro_f1" if len(self.labels) > 1 and self.majority >= MAJORITY else "accuracy"
+            case "numbers":
+                return "pearson"
+            case "answers":
+                return "exact_match"
+            case "texts":
+                return "rougeL" if self.is_latin else "chrf"
+
+    @property
+    def majority(self) -> float:
+        """The share of the most frequent label, in [0, 1]."""
+        return max(self.labels.values()) / self.num_targets
+
+    def __str__(self) -> str:
+        if self.kind == "labels":
+            shown = ", ".join(
+                f"{label} {count / self.num_targets:.1%}" for label, count in list(self.labels.items())[:6]
+            )
+            more = f", … ({len(self.labels) - 6} more)" if len(self.labels) > 6 else ""
+            return f"{len(self.labels)} label{'s' * (len(self.labels) > 1)}: {shown}{more}"
+        return {"numbers": "numbers", "answers": "answers of a few words", "texts": "free text"}[self.kind]
+
+    def findings(self) -> list[str]:
+        """Return, in a sentence each, what a person should know of labels before training on them."""
+        if self.kind != "labels":
+            return []
+        if len(self.labels) == 1:
+            (label,) = self.labels
+            return [
+                f"every target is {label!r}: there is nothing to tell apart, and the model will learn to say it "
+                "always. Is it the right column?"
+            ]
+        near = near_labels(self.labels)
+        found = [
+            f"label {rare!r} ({self._times(rare)}) looks like {frequent!r} ({self._times(frequent)}) mistyped. If it "
+            "is, mend the data: they are two labels now."
+            for rare, frequent in near
+        ]
+        mistyped = {rare for rare, _ in near}
+        meant = [(label, count) for label, count in self.labels.items() if label not in mistyped]
+        (most, num_most), (least, num_least) = meant[0], meant[-1]
+        if num_most >= IMBALANCE * num_least:
+            found.append(
+                f"the labels are unbalanced: {most!r} comes {num_most:,} times and {least!r} {num_least:,}. Answering "
+                f"{most!r} always is right in {self.majority:.1%}; look at macro F1 beside accuracy."
+            )
+        once = [label for label, count in meant if count == 1]
+        if once:
+            names = ", ".join(map(repr, once[:5])) + (", …" if len(once) > 5 else "")
+            found.append(f"{len(once)} label(s) come once only ({names}): too seldom to be learned or checked.")
+        return found
+
+    def _times(self, label: str) -> str:
+        count = self.labels[label]
+        return "once" if count == 1 else f"{count:,} times"
+
+
+def near_labels(labels: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return (rare label, the frequent one it is written nearly like), the most frequent first.
+
+    Nearly: equal but for case, spaces and punctuation, or one edit (two letters changing places counts as one) apart
+    from 4 letters on, two from 12 on. Labels that differ in a digit ("class 1", "class 2") or by what stands before
+    ("related", "unrelated") are not.
+    """
+    found = []
+    names = sorted(labels, key=lambda label: (-labels[label], label))
+    for place, rare in enumerate(names):
+        for frequent in names[:place]:
+            if labels[rare] <= max(1.0, RARE * labels[frequent]) < labels[frequent] and _is_near(rare, frequent):
+                found.append((rare, frequent))
+                break
+    return found
+
+
+def _is_near(left: str, right: str) -> bool:
+    left, right = (" ".join(label.split()).casefold() for label in (left, right))
+    letters = ["".join(letter for letter in label if letter.isalnum()) for label in (left, right)]
+    if letters[0] == letters[1]:
+        return bool(letters[0])
+    digits = ["".join(letter for letter in label if letter.isdigit()) for label in (left, right)]
+    if digits[0] != digits[1] or abs(len(left) - len(right)) > 2 or left.endswith(right) or right.endswith(left):
+        return False
+    longest = max(len(left), len(right))
+    allowed = 2 if longest >= 12 else 1 if longest >= 4 else 0
+    distance = edit_distance(left, right)
+    return distance - (distance == 2 and sorted(left) == sorted(right)) <= allowed
+
+
+def _kind(targets: Sequence[str], counts: Mapping[str, int]) -> TargetKind:
+    numbers = [_number(target) for target in counts]
+    if not any(math.isnan(number) for number in numbers):
+        has_fractions = any(number != int(number) for number in numbers)
+        if len(counts) > (2 if has_fractions else MOST_RATINGS):
+            return "numbers"
+    most_labels = max(2, min(MOST_LABELS, len(targets) // RECORDS_A_LABEL))
+    if len(counts) <= most_labels and max(map(len, counts)) <= LONGEST_LABEL:
+        return "labels"
+    lengths = sorted(len(target) for target in targets)
+    num_words = statistics.median(len(target.split()) for target in targets)
+    is_short = lengths[(9 * (len(lengths) - 1)) // 10] <= LONGEST_ANSWER and num_words <= 3
+    return "answers" if is_short else "texts"
+
+
+def _number(target: str) -> float:
+    try:
+        number = float(target)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan

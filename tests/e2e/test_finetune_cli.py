@@ -1,0 +1,108 @@
+"""`t5kit finetune`, as a person types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from t5kit.cli.app import app
+from t5kit.testing.folders import write_tiny_folder
+
+QUICK = ["--num-steps", "4", "--batch-tokens", "256", "--threads", "1", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_folder(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "train.csv"
+    rows = [f"film {n},{'good' if n % 2 else 'bad'}" for n in range(60)]
+    path.write_text("\n".join(["text,label", *rows, "odd one,godo", "empty,"]) + "\n", encoding="utf-8")
+    return path
+
+
+def run(*words: str | Path, verb: str = "finetune") -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [verb, *map(str, words)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_one_command_from_a_csv_to_a_scored_model(tiny: str, reviews: Path, tmp_path: Path) -> None:
+    words = ["--data", reviews, "--input", "review: {text}", "--target", "{label}", "--model", tiny, *QUICK]
+    out = tmp_path / "out"
+    with pytest.warns(UserWarning, match="61 records from 1 file.*, 1 bad"):
+        exit_code, stdout, stderr = run(*words, "--test", reviews, "--out", out)
+    assert exit_code == 0 and stdout == f"{out / 'model'}\n"
+    said = " ".join(stderr.split())
+    for fact in (
+        "records: 54 to learn from, 7 dev (dev: held out of the data",
+        "targets: 3 labels: bad 49.2%, good 49.2%, godo 1.6%",
+        "metrics: classification_f1 (they fit the targets)",
+        "the best accuracy is kept",
+        "label 'godo' (once) looks like 'good' (30 times) mistyped",
+        "61 of 61 test inputs are in train too",
+        "test: accuracy",
+        f"use it: t5kit generate --model {out / 'model'} 'review: film",
+    ):
+        assert fact in said, fact
+    scores = json.loads((out / "scores.json").read_text("utf-8"))
+    assert set(scores) == {"engine", "command", "dev", "test"} and scores["test"]["num_examples"] == 61
+    page = (out / "report.html").read_text("utf-8")
+    for fact in ("test, by label", "What was chosen, and why", "looks like", "t5kit generate"):
+        assert fact in page, fact
+    with pytest.warns(UserWarning, match="nothing is left to train"):
+        again = run(*words, "--test", reviews, "--out", out, "--json")
+    assert again[0] == 0 and json.loads(again[1])["scores"]["dev"] == scores["dev"]
+
+
+def test_a_dry_run_says_all_and_leaves_nothing(tiny: str, reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", out, "--dry-run"]
+    exit_code, stdout, stderr = run(*words)
+    assert (exit_code, stdout) == (0, "") and not out.exists()
+    assert "learning rate:" in stderr and "mistyped" in stderr and "its target is empty" in stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--target", "labl"], "target names the column 'labl'.*Did you mean label"),
+        (["--precision", "float8"], "--precision 'float8' must be one of"),
+        (["--metrics", "acuracy"], "There is no metric 'acuracy'"),
+        (["--encoding", "klingon"], "is not known; usual ones are"),
+        (["--lr", "-1"], "lr = -1.0 must be a number above 0"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(tiny: str, reviews: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run("-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", tmp_path / "out", *words)
+
+
+def test_lora_is_trained_and_its_folder_answers(tiny: str, reviews: Path, tmp_path: Path) -> None:
+    words = ["-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", tmp_path / "out", *QUICK]
+    with pytest.warns(UserWarning, match="its target is empty"):
+        exit_code, stdout, stderr = run(*words, "--method", "lora", "--rank", "2", "--targets", "q,v")
+    assert exit_code == 0 and stdout == f"{tmp_path / 'out' / 'model'}\n" and "on low-rank additions" in stderr
+    answer = ["film 3", "--engine", "reference", "--max-new-tokens", "3"]
+    merged = run(*answer, "-m", tmp_path / "out" / "model", verb="generate")
+    assert run(*answer, "-m", tmp_path / "out" / "adapter", verb="generate") == merged and merged[0] == 0
+    with pytest.raises(ValueError, match="rank = 2 has no effect without method = 'lora'"):
+        run(*words, "--rank", "2")
+
+
+def test_a_search_prints_the_best_model(tiny: str, reviews: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    out = tmp_path / "out"
+    words = ["-d", reviews, "--input", "text", "--target", "{label}", "-m", tiny, "-o", out, "--threads", "1"]
+    words += ["--num-epochs", "1", "--batch-tokens", "512", "--num-trials", "1", "--precision", "float32", "--quiet"]
+    with pytest.warns(UserWarning, match="its target is empty"):
+        exit_code, stdout, stderr = run(*words, verb="tune")
+    assert exit_code == 0 and stdout == f"{out / 'model'}\n" and (out / "tuning.html").is_file()
+    assert (
+        f"the best settings again: t5kit finetune --model {tiny} --data {reviews}" in stderr and "--lr 0.003" in stderr
+    )

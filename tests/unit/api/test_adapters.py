@@ -1,0 +1,243 @@
+"""Adapters trained, saved, loaded, switched and merged through the public face, and beside peft."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from t5kit import Model
+from t5kit.errors import CheckpointError, EngineError, RequestError
+from t5kit.testing.folders import write_tiny_folder
+
+PAIRS = [(letter * number, letter.upper()) for letter in "wxyz" for number in range(1, 13)]
+QUICK: dict[str, Any] = dict(num_steps=4, batch_tokens=256, threads=1, progress=False, precision="float32", lr=0.05)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("models") / "base", seed=3)
+
+
+@pytest.fixture(scope="module")
+def lora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that trained LoRA."""
+    folder = tmp_path_factory.mktemp("runs") / "lora"
+    with Model.from_pretrained(base, engine="reference") as model:
+        model.fit(PAIRS, run_folder=folder, method="lora", rank=3, alpha=6.0, dropout=0.1, **QUICK)
+    return folder
+
+
+@pytest.fixture
+def model(base: Path) -> Iterator[Model]:
+    with Model.from_pretrained(base, engine="reference") as model:
+        yield model
+
+
+@pytest.mark.parametrize("engine", ["reference", "native", "torch"])
+def test_applied_equals_merged_on_every_engine(base: Path, lora: Path, engine: Any) -> None:
+    weights: Any = "float32"
+    texts, targets = ["wwww", "xyz", "a"], ["W", "XYZ", "bcd"]
+    with Model.from_pretrained(base, engine=engine, weights=weights) as model:
+        plain = model.score(texts, targets)
+        model.load_adapter("upper", lora / "adapter")
+        applied = model.adapted("upper").score(texts, targets)
+        answers = model.generate(texts, adapter="upper", max_new_tokens=8)
+        assert model.score(texts, targets) == plain  # the model itself stays as it is
+        assert model.adapters == ("upper",)
+        model.merge_adapter("upper")
+        assert model.generate(texts, max_new_tokens=8) == answers
+        merged = model.score(texts, targets)
+    with Model.from_pretrained(lora / "model", engine=engine, weights=weights) as saved:
+        np.testing.assert_allclose(saved.score(texts, targets), merged, rtol=1e-5)
+    np.testing.assert_allclose(applied, merged, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(applied, plain, atol=1e-2)
+
+
+def test_several_adapters_are_switched_at_generation(model: Model, lora: Path, tmp_path: Path) -> None:
+    with Model.from_pretrained(model.folder.path, engine="reference") as other:
+        other.fit(
+            [(a, b * 3) for a, b in PAIRS], run_folder=tmp_path / "b", method="lora", targets=("q", "wo"), **QUICK
+        )
+    model.load_adapter("a", lora / "adapter")
+    model.load_adapter("b", tmp_path / "b" / "adapter")
+    options: dict[str, Any] = dict(max_new_tokens=5)
+    by_name = {name: model.generate(["xx", "zzz"], adapter=name, **options) for name in ("a", "b")}
+    assert by_name["a"] == model.adapted("a").generate(["xx", "zzz"], **options)
+    assert len({str(model.adapted(name).score("xx", "X")) for name in ("a", "b")} | {str(model.score("xx", "X"))}) == 3
+    assert "".join(model.stream("xx", adapter="a", **options)) == by_name["a"][0]
+    view = model.adapted("b")
+    view.close()  # frees nothing: the weights are the model's
+    assert model.generate(["xx", "zzz"], adapter="b", **options) == by_name["b"]
+    model.unload_adapter("a")
+    with pytest.raises(RequestError, match="adapter = 'a' is not loaded"):
+        model.generate("xx", adapter="a")
+
+
+def test_an_adapter_s_folder_loads_as_a_model(lora: Path, model: Model) -> None:
+    model.load_adapter("a", lora / "adapter")
+    with Model.from_pretrained(lora / "adapter", engine="reference") as loaded:
+        assert loaded.score("xx", "X") == model.adapted("a").score("xx", "X")
+
+
+def test_a_lora_run_is_resumed_to_the_bit(base: Path, tmp_path: Path) -> None:
+    from t5kit.api.training import train_config
+    from t5kit.recipe import read_recipe
+
+    options = {**QUICK, "num_steps": 6}
+    with Model.from_pretrained(base, engine="reference") as model:
+        model.fit(PAIRS, run_folder=tmp_path / "whole", method="lora", dropout=0.2, rank=2, **options)
+    whole = tmp_path / "whole"
+
+    class Stop:
+        def saved(self, step: int, path: Path) -> None:
+            if step >= 2:
+                raise KeyboardInterrupt
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    config = read_recipe(whole / "resolved.toml")
+    with pytest.raises(KeyboardInterrupt):
+        train_config(config, tmp_path / "torn", hooks=[Stop()])
+    assert not (tmp_path / "torn" / "result.json").exists()
+    train_config(config, tmp_path / "torn")
+    for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        assert (whole / name).read_bytes() == (tmp_path / "torn" / name).read_bytes()
+    checkpoint = next((whole / "checkpoints").iterdir())
+    assert (checkpoint / "model.safetensors").stat().st_size < (
+        whole / "model" / "model.safetensors"
+    ).stat().st_size / 2
+
+
+def test_a_changed_start_is_not_gone_on_with(tmp_path: Path) -> None:
+    start = write_tiny_folder(tmp_path / "start", seed=1)
+    with Model.from_pretrained(start, engine="reference") as model:
+        model.fit(PAIRS, run_folder=tmp_path / "run", method="lora", **QUICK)
+    (tmp_path / "run" / "result.json").unlink()
+    from t5kit.checkpoint.atomic import remove_folder
+
+    remove_folder(start)
+    write_tiny_folder(start, seed=2)
+    with (
+        Model.from_pretrained(start, engine="reference") as model,
+        pytest.raises(CheckpointError, match="not those this run was started with"),
+    ):
+        model.fit(PAIRS, run_folder=tmp_path / "run", method="lora", **QUICK)
+
+
+def test_a_prompt_is_trained_and_answers_where_engines_take_it(base: Path, tmp_path: Path) -> None:
+    with Model.from_pretrained(base, engine="torch") as model:
+        before = model.score("xx", "X")
+        result = model.fit(PAIRS, run_folder=tmp_path / "run", method="prompt", num_prompt_tokens=5, **QUICK)
+        assert result.model_path == tmp_path / "run" / "adapter" and not (tmp_path / "run" / "model").exists()
+        after = model.score("xx", "X")
+        assert after != pytest.approx(before, abs=1e-3)
+    with Model.from_pretrained(result.model_path, engine="reference") as loaded:
+        assert loaded.score("xx", "X") == pytest.approx(after, rel=1e-4)
+        assert loaded.embed("xx").shape == (32,)
+    with Model.from_pretrained(base, engine="reference") as plain:
+        plain.load_adapter("p", result.model_path)
+        assert plain.adapted("p").score("xx", "X") == pytest.approx(after, rel=1e-4)
+        assert plain.score("xx", "X") == pytest.approx(before, rel=1e-4)
+        with pytest.raises(RequestError, match="cannot become part of the weights"):
+            plain.merge_adapter("p")
+    with (
+        Model.from_pretrained(base, engine="native") as native,
+        pytest.raises(EngineError, match=r"which the native .* engine does not take. Use engine='torch'"),
+    ):
+        native.load_adapter("p", result.model_path)
+    with Model.from_pretrained(result.model_path) as chosen:  # auto takes one that can
+        assert chosen.runtime.description.engine == "torch"
+
+
+@pytest.mark.parametrize("family", ["t5", "byt5"])
+def test_head_only_training_changes_the_head_alone(tmp_path: Path, family: str) -> None:
+    import dataclasses
+
+    from t5kit.testing.tiny import TINY_CONFIGS
+
+    config = dataclasses.replace(TINY_CONFIGS[family], vocab_size=384)
+    start = write_tiny_folder(tmp_path / "start", config=config)
+    with Model.from_pretrained(start, engine="reference", weights="float32") as model:
+        before = {view.name: view.to_float32().copy() for view in model.folder.tensors()}
+        model.fit(PAIRS, run_folder=tmp_path / "run", method="head", **QUICK)
+        after = {view.name: view.to_float32() for view in model.folder.tensors()}
+        assert not model.folder.config.is_tied
+    assert {name for name in after if name not in before or not np.array_equal(after[name], before[name])} == {
+        "lm_head.weight"
+    }
+
+
+def test_what_peft_writes_loads_and_what_is_trained_here_loads_in_peft(base: Path, lora: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is a test dependency: pip install 't5kit[test]'")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    ids, targets = torch.tensor([[120, 121, 1]]), torch.tensor([[88, 1]])
+
+    def likelihood(hf: Any) -> float:
+        with torch.no_grad():
+            logits = hf(input_ids=ids, labels=targets).logits
+        return float(logits.log_softmax(-1).gather(-1, targets[..., None]).sum())
+
+    source, target = bytes([117, 118]).decode(), bytes([85]).decode()  # ByT5: id - 3
+    with Model.from_pretrained(base, engine="reference") as model:
+        model.load_adapter("ours", lora / "adapter")
+        hf = transformers.T5ForConditionalGeneration.from_pretrained(base)
+        assert likelihood(hf) == pytest.approx(model.score(source, target), rel=1e-4)
+        adapted = peft.PeftModel.from_pretrained(hf, lora / "adapter").eval()
+        assert likelihood(adapted) == pytest.approx(model.adapted("ours").score(source, target), rel=1e-4)
+        hf = transformers.T5ForConditionalGeneration.from_pretrained(base)
+        config = peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, lora_alpha=8, target_modules=["q", "v", "wi_0"])
+        theirs = peft.get_peft_model(hf, config).eval()
+        with torch.no_grad():
+            for name, parameter in theirs.named_parameters():
+                if "lora_B" in name:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        theirs.save_pretrained(tmp_path / "theirs")
+        model.load_adapter("theirs", tmp_path / "theirs")
+        assert likelihood(theirs) == pytest.approx(model.adapted("theirs").score(source, target), rel=1e-4)
+        hf = transformers.T5ForConditionalGeneration.from_pretrained(base)
+        prompted = peft.get_peft_model(
+            hf,
+            peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3, num_transformer_submodules=1),
+        ).eval()
+        prompted.save_pretrained(tmp_path / "prompt")
+        model.load_adapter("prompt", tmp_path / "prompt")
+        assert likelihood(prompted) == pytest.approx(model.adapted("prompt").score(source, target), rel=1e-4)
+
+
+def test_hostile_prompt_folders_are_refused(base: Path, tmp_path: Path) -> None:
+    from t5kit.checkpoint.adapters import open_any_adapter, write_soft_prompt
+    from t5kit.testing.tiny import TINY_CONFIGS
+
+    config = TINY_CONFIGS["byt5"]
+    write_soft_prompt(tmp_path / "p", np.zeros((3, 31), np.float32), base="x", config=config)
+    with pytest.raises(CheckpointError, match=r"expected float32 \[P, 32\]"):
+        open_any_adapter(tmp_path / "p", config)
+    write_soft_prompt(tmp_path / "p", np.full((3, 32), np.nan, np.float32), base="x", config=config)
+    with pytest.raises(CheckpointError, match="infinities or NaN"):
+        open_any_adapter(tmp_path / "p", config)
+    settings = json.loads((tmp_path / "p" / "adapter_config.json").read_text())
+    settings["num_transformer_submodules"] = 2
+    (tmp_path / "p" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="for the encoder alone"):
+        open_any_adapter(tmp_path / "p", config)
+
+
+def test_convert_merges_an_adapter_into_the_model_it_names(lora: Path, base: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from t5kit.checkpoint import open_folder
+    from t5kit.cli.app import app
+
+    run = CliRunner().invoke(app, ["convert", str(lora / "adapter"), str(tmp_path / "a")])
+    assert run.exit_code == 0, run.output
+    named = ["convert", str(base), str(tmp_path / "b"), "--adapter", str(lora / "adapter")]
+    assert CliRunner().invoke(app, named).exit_code == 0
+    expected = {view.name: view.to_float32() for view in open_folder(lora / "model").tensors()}
+    for name in ("a", "b"):
+        for view in open_folder(tmp_path / name).tensors():
+            np.testing.assert_allclose(view.to_float32(), expected[view.name], rtol=0, atol=1e-6)

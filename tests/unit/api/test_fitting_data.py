@@ -1,0 +1,133 @@
+"""What a person brings to train on: every odd thing is a sentence, and nothing is lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5kit.api.fitting_data import FitTables, fit_tables, num_to_hold_out, read_pairs, read_rows
+from t5kit.errors import DataError, RequestError
+from t5kit.evaluation.pair_form import PairColumns
+from t5kit.tasks.configured import DEV, TEST, TRAIN
+from t5kit.text import ByteTokenizer, Tokenizer
+
+REVIEWS = [(f"film number {n}", "good" if n % 3 else "bad") for n in range(120)]
+
+
+def tables_of(
+    train: list[Any], *, dev: list[Any] | None = None, test: list[Any] | None = None, tokenizer: Tokenizer | None = None
+) -> FitTables:
+    given = {TRAIN: train, DEV: dev, TEST: test}
+    pairs = {
+        split: read_pairs(read_rows(rows, None), PairColumns()) for split, rows in given.items() if rows is not None
+    }
+    return fit_tables(pairs, tokenizer or ByteTokenizer(), seed=3)
+
+
+def rows_of(tables: FitTables, split: str) -> list[tuple[str, str]]:
+    table = tables.tables[split]
+    return [(str(table[n].fields["input"]), str(table[n].fields["target"])) for n in range(len(table))]
+
+
+@pytest.mark.parametrize(
+    ("number", "held_out"), [(3, 0), (39, 0), (40, 4), (500, 50), (3000, 200), (10_000, 500), (10**6, 1000)]
+)
+def test_how_much_is_held_out(number: int, held_out: int) -> None:
+    assert num_to_hold_out(number) == held_out
+
+
+def test_what_is_held_out_and_what_is_left_are_the_data_again() -> None:
+    tables = tables_of(REVIEWS)
+    train, dev = rows_of(tables, TRAIN), rows_of(tables, DEV)
+    assert sorted(train + dev) == sorted(REVIEWS) and len(dev) == tables.num_held_out == 12
+    assert sum(target == "bad" for _, target in dev) == 4  # labels keep their proportions
+    assert rows_of(tables_of(REVIEWS), DEV) == dev
+
+
+def test_equal_inputs_stay_together_and_rare_labels_are_learned() -> None:
+    rows = [(f"text {n % 30}", "a" if n % 2 else "b") for n in range(90)] + [("once", "rare")]
+    tables = tables_of(rows)
+    train, dev = rows_of(tables, TRAIN), rows_of(tables, DEV)
+    assert dev and not {source for source, _ in train} & {source for source, _ in dev}
+    assert ("once", "rare") in train
+
+
+def test_one_input_many_times_still_leaves_something_to_learn() -> None:
+    tables = tables_of([("same", "x")] * 50)
+    assert len(rows_of(tables, TRAIN)) == 49 and len(rows_of(tables, DEV)) == 1
+
+
+def test_three_records_are_taken_and_told_of() -> None:
+    tables = tables_of(REVIEWS[:3])
+    assert len(rows_of(tables, TRAIN)) == 3 and DEV not in tables.tables
+    assert any("3 record(s) are too few to hold some out" in finding for finding in tables.findings)
+
+
+def test_duplicates_and_contradictions_are_told() -> None:
+    rows = [*REVIEWS, REVIEWS[0], (REVIEWS[0][0], "good"), (REVIEWS[1][0], "bad")]
+    said = "\n".join(tables_of(rows, dev=[REVIEWS[5], ("new", "fine")], test=REVIEWS[4:6]).findings)
+    assert "1 train record(s) repeat an earlier one" in said
+    assert "2 input(s) come with different targets, such as 'film number 0' with 'bad' and 'good'" in said
+    assert "1 of 2 dev inputs are in train too" in said and "2 of 2 test inputs are in train too" in said
+    assert "dev has 1 label(s) that train never shows ('fine')" in said
+
+
+def test_what_the_vocabulary_cannot_write_becomes_what_it_can() -> None:
+    class Spaceless(ByteTokenizer):
+        def decode(self, ids: Any) -> str:
+            return super().decode(ids).replace("_", " ")
+
+    tables = tables_of([(f"t{n}", "so_so" if n % 2 else "good") for n in range(60)], tokenizer=Spaceless())
+    assert {target for _, target in rows_of(tables, TRAIN)} == {"so so", "good"}
+    assert any("cannot write 1 of 2 targets as they are: 'so_so' becomes 'so so'" in words for words in tables.findings)
+    torn = tables_of([(f"t{n}", "so_so" if n % 2 else "so so") for n in range(60)], tokenizer=Spaceless())
+    assert any("cannot be told apart" in words for words in torn.findings)
+
+
+def test_a_file_in_another_encoding_is_not_read_in_part(tmp_path: Path) -> None:
+    lines = ["text,label"] + [f"film {'schön' if n % 4 == 0 else 'gut'} {n},x" for n in range(40)]
+    (tmp_path / "a.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    with pytest.raises(
+        DataError, match=r"10 of 40 lines cannot be read, first .*a.csv:2: not UTF-8.*--encoding cp1252"
+    ):
+        read_rows(tmp_path / "a.csv", None)
+    assert len(read_rows(tmp_path / "a.csv", None, "cp1252")) == 40
+    (tmp_path / "b.csv").write_bytes("text,label\nschön,x\nübel,y\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"no line can be read, first .*b.csv:2: not UTF-8.*--encoding cp1252"):
+        read_rows(tmp_path / "b.csv", None)
+    (tmp_path / "c.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"c.csv: empty, or a header and nothing else"):
+        read_rows(tmp_path / "c.csv", None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "said"),
+    [
+        (PairColumns("go: {txt}", "label"), RequestError, "names the column 'txt', .*: text, label. Did you mean text"),
+        (PairColumns("text", "labels"), RequestError, "target names the column 'labels'.*Did you mean label"),
+        (PairColumns(), DataError, 'has no field \'input\'; it has: text, label.*such as input="{text}"'),
+    ],
+)  # fmt: skip
+def test_a_missing_column_is_named_with_the_nearest(
+    tmp_path: Path, columns: PairColumns, error: type[Exception], said: str
+) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    with pytest.raises(error, match=said):
+        read_pairs(read_rows(tmp_path / "a.csv", None), columns)
+
+
+def test_records_without_a_text_are_counted_with_their_places() -> None:
+    rows = [{"text": "a", "label": " x "}, {"text": " ", "label": "x"}, {"text": "b", "label": ""}, {"text": "c"}]
+    rows += [{"text": float("nan"), "label": "x"}, {"text": "d", "label": None}, {"text": "e", "label": 3}]
+    table = read_pairs(read_rows(rows, None), PairColumns("review: {text}", "{label}"))
+    assert [dict(record.fields) for record in table.records] == [
+        {"input": "review: a", "target": "x"},
+        {"input": "review: e", "target": "3"},
+    ]
+    assert [bad.error for bad in table.report.bad] == [
+        "row:2: its input is empty.",
+        "row:3: its target is empty.",
+        "row:4: has no field 'label'; it has: text.",
+        "row:5: its input is empty.",
+        "row:6: field 'label' is NoneType, expected text or a number.",
+    ]

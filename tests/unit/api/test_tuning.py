@@ -1,0 +1,101 @@
+"""A search for settings: chosen, stopped, gone on with, reported."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5kit.api.finetuning import plan_finetuning
+from t5kit.api.fitting import FitPlan
+from t5kit.api.fitting_settings import FitSettings
+from t5kit.errors import ConfigError, RequestError
+from t5kit.training.tuning_report import Search, TriedSettings, tuning_page
+
+ROWS = [{"text": letter * number, "label": letter.upper()} for letter in "wxyz" for number in range(1, 13)]
+
+
+def search(start: Path, folder: Path, num_trials: int, rows: list[Any] = ROWS, **settings: Any) -> Any:
+    from t5kit.api.tuning import tune
+
+    common = FitSettings(threads=1, precision="float32", **{"num_steps": 2, "batch_tokens": 256, **settings})
+    told: list[str] = []
+
+    def make_plan(chosen: FitSettings, run_folder: Path) -> FitPlan:
+        return plan_finetuning(str(start), rows, run_folder, settings=chosen, input="{text}", target="{label}")
+
+    tuned = tune(
+        make_plan, common, folder, num_trials=num_trials, command="t5kit finetune", shows=False, tell=told.append
+    )
+    return tuned, told
+
+
+def test_a_search_keeps_the_best_and_goes_on_as_if_it_had_not_stopped(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    whole, told = search(tiny_folder, tmp_path / "whole", 3)
+    tried = [run.settings for run in whole.search.tried]
+    assert len(tried) == 3 and tried[0] == {"lr": 3e-3}  # first what finetune would do
+    assert len({run["lr"] for run in tried}) == 3 and any(line.startswith("run 3 of 3: lr") for line in told)
+    assert whole.model_path == tmp_path / "whole" / "model" and (whole.model_path / "config.json").is_file()
+    best = whole.search.best()
+    assert best is not None and f"--lr {best.settings['lr']!r}" in whole.search.command
+    kept = [path.name for path in (tmp_path / "whole" / "runs").iterdir() if (path / "model").is_dir()]
+    assert kept == [f"{best.number:04d}"]
+    search(tiny_folder, tmp_path / "torn", 1)
+    torn, told = search(tiny_folder, tmp_path / "torn", 3)
+    assert [run.settings for run in torn.search.tried] == tried and told[0].startswith("run 2 of 3")
+    assert [run.value for run in torn.search.tried] == [run.value for run in whole.search.tried]
+    page = (tmp_path / "torn" / "tuning.html").read_text("utf-8")
+    assert page.count("<svg") >= 2 and "://" not in page.replace("http://www.w3.org/2000/svg", "")
+    with pytest.raises(ConfigError, match="holds a search on other data"):
+        search(tiny_folder, tmp_path / "torn", 4, rows=ROWS[:44])
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    from t5kit.api import tuning
+
+    usual = tuning._run
+
+    def stopped(*words: Any, **named: Any) -> float | None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "_run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search(tiny_folder, tmp_path / "s", 1)
+    monkeypatch.setattr(tuning, "_run", usual)
+    tuned, told = search(tiny_folder, tmp_path / "s", 1)
+    assert len(tuned.search.tried) == 1 and told[0].startswith("run 1 of 1")
+
+
+def test_a_search_with_nothing_to_search_or_to_choose_by_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    with pytest.raises(RequestError, match="nothing to search"):
+        search(tiny_folder, tmp_path / "a", 1, lr=1e-3)
+    with pytest.raises(RequestError, match="nothing to choose by"):
+        search(tiny_folder, tmp_path / "b", 1, rows=ROWS[:10])
+
+
+def test_the_page_draws_numbers_choices_failures_and_hostile_names() -> None:
+    tried = tuple(
+        TriedSettings(
+            number=n, settings={"lr": 10.0**-n, "rank": 4 * (n % 3), "method": "<b>lora" if n % 2 else "full"},
+            value=math.nan if n == 3 else 50.0 + n, seconds=7.0 * n,
+        )
+        for n in range(1, 6)
+    )  # fmt: skip
+    found = Search(
+        name="<script>", metric="accuracy", is_highest_best=True, tried=tried, importances={"lr": 0.9, "rank": 0.1},
+        findings=("a & b",), command="t5kit finetune --lr 1e-05",
+    )  # fmt: skip
+    best = found.best()
+    assert best is not None and best.number == 5
+    page = tuning_page(found)
+    assert page.count("<svg") == 5 and page.count('class="dot s1"') == 4 and "failed" in page and "5 (best)" in page
+    assert "<script>" not in page and "<b>" not in page and "a &amp; b" in page and "90%" in page
+    empty = Search(name="x", metric="loss", is_highest_best=False, tried=(), importances={}, findings=(), command="c")
+    assert empty.best() is None and "no run is finished yet" in tuning_page(empty)
+    assert json.dumps(page)
