@@ -43,6 +43,19 @@ class EngineError(T5kitError, RuntimeError):
     """A runtime cannot run this model here: its backend is missing or lacks what the model needs."""
 
 
+class BusyError(T5kitError, RuntimeError):
+    """Not now: a service has as much to do as it can hold, or is starting or stopping. Nothing was begun."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        """retry_after_s: when it is worth asking again."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(T5kitError, TimeoutError):
+    """A request was not answered within the time it was given."""
+
+
 class DependencyError(T5kitError, ImportError):
     """An optional library is missing; the message names the extra that brings it."""
 

@@ -26,11 +26,10 @@ from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.runtime import Runtime
+from t5kit.runtime.pooling import Pooling, pool
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
 from t5kit.sources.records import Format
 from t5kit.text import Tokenizer, load_tokenizer
-
-Pooling = Literal["mean", "first", "last", "max"]
 
 DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
@@ -305,7 +304,7 @@ class Model(Trainable):
         ids = self._encode(many, truncate=truncate)
         for start in range(0, len(ids), _EMBED_CHUNK):
             for row, states_SD in enumerate(self.runtime.encoder_states(ids[start : start + _EMBED_CHUNK]), start):
-                vectors_ND[row] = _pool(states_SD, pooling)
+                vectors_ND[row] = pool(states_SD, pooling)
         _check_finite(vectors_ND, "vectors")
         if normalize:
             vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)
@@ -493,18 +492,6 @@ class Model(Trainable):
 _SCORE_CHUNK = 64
 """Pairs scored at once: bounds memory, lets neighbouring pairs share an encoded source."""
 _EMBED_CHUNK = 256
-
-
-def _pool(states_SD: np.ndarray, pooling: Pooling) -> np.ndarray:
-    match pooling:
-        case "mean":
-            return states_SD.mean(axis=0)
-        case "max":
-            return states_SD.max(axis=0)
-        case "first":
-            return states_SD[0]
-        case "last":
-            return states_SD[-1]
 
 
 def _as_list(name: str, texts: object) -> list[str]:
