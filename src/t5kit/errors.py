@@ -44,7 +44,7 @@ class EngineError(T5kitError, RuntimeError):
 
 
 class BusyError(T5kitError, RuntimeError):
-    """Not now: a service has as much to do as it can hold, or is starting or stopping. Nothing was begun."""
+    """Not now: a service is starting, restarting or stopping. Nothing was begun."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         """retry_after_s: when it is worth asking again."""
@@ -52,8 +52,16 @@ class BusyError(T5kitError, RuntimeError):
         self.retry_after_s = retry_after_s
 
 
+class OverloadedError(BusyError):
+    """Not now: a service holds as many requests as it can, or a client asks too often. Nothing was begun."""
+
+
 class DeadlineError(T5kitError, TimeoutError):
     """A request was not answered within the time it was given."""
+
+
+class EngineGoneError(EngineError):
+    """The engine process ended while it worked on a request. Whether the request was the cause is not known."""
 
 
 class DependencyError(T5kitError, ImportError):

@@ -170,8 +170,8 @@ class ContinuousScheduler:
         self._encoded: dict[bytes, _Encoded] = {}
         """Prompts that jobs alive use, and the unused ones."""
         self._unused: collections.OrderedDict[bytes, None] = collections.OrderedDict()
-        """Encoded prompts without a user, the least recently used first; beside what max_kept_bytes allows, only that of
-        the next waiting request outlives a step."""
+        """Encoded prompts without a user, the least recently used first; beside what max_kept_bytes allows, only that
+        of the next waiting request outlives a step."""
         self._used = _Used()
         """By jobs alive."""
         self._kept = _Used()

@@ -1,8 +1,8 @@
 """Whose turn it is: self-clocked fair queueing (Golestani 1994) over flows of unequal weight.
 
 A flow is what is to be treated fairly, such as one client's requests of one priority. Each item has a cost; a flow of
-weight w may spend w times what a flow of weight 1 may, while both have something waiting, and what a flow did not use is
-not saved up. No item waits forever: its tag is fixed when it comes, and every later tag of its competitors grows.
+weight w may spend w times what a flow of weight 1 may, while both have something waiting, and what a flow did not use
+is not saved up. No item waits forever: its tag is fixed when it comes, and every later tag of its competitors grows.
 """
 
 import dataclasses

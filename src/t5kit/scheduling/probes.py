@@ -137,7 +137,7 @@ def _answer(runtime: Runtime, probes: Sequence[Probe]) -> list[ProbeEvent]:
 
 def _scores(runtime: Runtime, probes: Sequence[ScoreRequest]) -> list[ScoreFinished]:
     keys = [(probe.adapter, probe.encoder_input_ids.tobytes()) for probe in probes]
-    distinct = {key: probe for key, probe in zip(keys, probes, strict=True)}
+    distinct = dict(zip(keys, probes, strict=True))
     handles = dict(
         zip(
             distinct,
