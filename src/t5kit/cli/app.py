@@ -3,7 +3,7 @@
 import typer
 
 import t5kit
-from t5kit.cli import bench, config, convert, embed, evaluate, generate, inspect, score, tokenizer, train
+from t5kit.cli import bench, config, convert, embed, evaluate, generate, inspect, score, serve, tokenizer, train
 
 app = typer.Typer(
     name="t5kit",
@@ -22,6 +22,7 @@ app.command("inspect", short_help="What a model folder is, or what a recipe will
 app.command("convert", short_help="Any readable folder into the home layout.")(convert.convert)
 app.command("train", short_help="A recipe to a trained model; resumes what was stopped.")(train.train)
 app.command("bench", short_help="Engines compared on your model, texts and machine.")(bench.bench)
+app.command("serve", short_help="Models over HTTP, with a page to look at.")(serve.serve)
 app.add_typer(config.app, name="config")
 app.add_typer(tokenizer.app, name="tokenizer")
 

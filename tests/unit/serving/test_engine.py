@@ -192,7 +192,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(source: ModelSource) ->
 def test_a_folder_that_cannot_be_loaded_is_told_at_the_start(tmp_path: Path) -> None:
     async def main() -> None:
         engine = Engine("none", FolderLoader(ModelSource(name="none", path=tmp_path)), ServiceLimits())
-        with pytest.raises(CheckpointError, match="config.json"):
+        with pytest.raises(CheckpointError, match=r"config\.json"):
             await engine.start()
         await engine.close()
 
