@@ -85,7 +85,7 @@ class RequestBorder:
                 await self._app(scope, receive_bounded, send_on)
         finally:
             seconds = time.perf_counter() - started_s
-            if not is_complete:
+            if not is_complete or status == CLIENT_GONE:
                 status = CLIENT_GONE
                 self._metrics.disconnects.inc()
             fields.pop("has_body", None)

@@ -58,11 +58,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        yield  # the handlers stay: a signal while the engines are stopped must not cut that short
 
     def _stop(self) -> None:
         if self._draining is None:

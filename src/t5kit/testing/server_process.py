@@ -143,6 +143,12 @@ class ServerProcess:
                 total += float(value)
         return total
 
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Wait until it has ended by itself and return the exit code."""
+        code = self._process.wait(timeout_s)
+        self._reader.join(5)
+        return code
+
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 30.0) -> int:
         """Send a signal and return the exit code."""
         if self._process.poll() is None:
