@@ -94,7 +94,7 @@ def test_words_tell_their_alternatives_and_where_the_model_looked(page: Page) ->
         "all => all.map(each => Number(each.style.getPropertyValue('--weight')))"
     )
     assert page.locator("#read").inner_text().split() == ["one", "two", "three"]
-    assert max(weights) == 0.55 and all(0 <= weight <= 0.55 for weight in weights)
+    assert max(weights) == 1 and all(0 <= weight <= 1 for weight in weights)
 
 
 def test_escape_and_the_button_stop_an_answer(page: Page, server: ServerProcess) -> None:

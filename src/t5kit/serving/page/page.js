@@ -232,14 +232,11 @@ async function look(body, output, signal) {
     return;  // the answer stands; it is only not explained (too long, say)
   }
   const reading = words(trace.input_tokens);
-  const marks = reading.map(({ text }) => {
-    const mark = document.createElement("span");
-    mark.textContent = text;
-    return mark;
-  });
-  $("read").replaceChildren(...marks);
+  const marks = reading.map(() => document.createElement("span"));
+  $("read").replaceChildren(...reading.flatMap(({ text }, place) => spaced(text, marks[place])));
   const written = words(trace.tokens);
   const buttons = [];
+  const nodes = [];
   const wanted = shown;
   let used = "";
   for (const word of written) {
@@ -247,7 +244,7 @@ async function look(body, output, signal) {
     used += word.text;
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = word.text;
+    nodes.push(...spaced(word.text, button));
     button.setAttribute("aria-pressed", "false");
     const probability = Math.min(...word.places.map((place) => Math.exp(trace.tokens[place].log_prob)));
     button.classList.toggle("unsure", probability < 0.5);
@@ -262,9 +259,15 @@ async function look(body, output, signal) {
     buttons.push(button);
   }
   if (used !== wanted) return;  // a vocabulary that does not spell the answer token by token
-  $("answer").replaceChildren(...buttons);
+  $("answer").replaceChildren(...nodes);
   $("alternatives").replaceChildren();
   $("inside").hidden = false;
+}
+
+// A word's leading space, and the element that holds the rest of it.
+function spaced(text, element) {
+  element.textContent = text.trimStart() || text;
+  return [text.slice(0, text.length - element.textContent.length), element];
 }
 
 // Tokens grouped to words: a word begins with a space, or with the vocabulary's mark for one.
@@ -313,7 +316,7 @@ function showAlternatives(word, tokens) {
 }
 
 function name({ text, piece }) {
-  return text.trim() ? text : piece;
+  return text.trim() || piece;
 }
 
 function percent(logProb) {
@@ -327,7 +330,7 @@ function showAttention(word, tokens, reading, marks) {
   const most = Math.max(...weights, 1e-9);
   marks.forEach((mark, place) => {
     const share = weights[place] / most;
-    mark.style.setProperty("--weight", (0.55 * share).toFixed(3));
+    mark.style.setProperty("--weight", share.toFixed(3));
     mark.title = reading[place].text ? `${(100 * weights[place] / word.places.length).toFixed(1)} % of the attention` : "";
   });
 }
