@@ -167,12 +167,6 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
 
-    @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> JSONResponse:
-        request_id = request.state.request_id
-        _log.error("defect", exc_info=error, extra={"fields": {"request_id": request_id}})
-        return reply(500, f"Internal error, please report it with the request id {request_id}.", "server_error")
-
 
 def error_words(error: Exception) -> tuple[int, str, str | None]:
     """Return the HTTP status, type and code of an error."""

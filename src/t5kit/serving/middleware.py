@@ -83,6 +83,11 @@ class RequestBorder:
                 await _refuse(send_on, 413, self._too_large())
             else:
                 await self._app(scope, receive_bounded, send_on)
+        except Exception as error:  # a defect of ours: told here, where it has its id
+            _log.error("defect", exc_info=error, extra={"fields": {"request_id": request_id}})
+            if not status:
+                told = f"Internal error, please report it with the request id {request_id}."
+                await _refuse(send_on, 500, told, "server_error")
         finally:
             seconds = time.perf_counter() - started_s
             if not is_complete or status == CLIENT_GONE:
@@ -113,8 +118,8 @@ def _given_id(headers: dict[bytes, bytes]) -> str | None:
     return given if _REQUEST_ID.fullmatch(given) else None
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+async def _refuse(send: Send, status: int, message: str, kind: str = "invalid_request_error") -> None:
+    error = {"message": message, "type": kind, "param": None, "code": None}
     body = json.dumps({"error": error}).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -94,6 +94,7 @@ def serve(config: ServingConfig, listening: Listening) -> None:
         timeout_graceful_shutdown=max(1, round(listening.drain_timeout_s)),
         lifespan="off",  # it is entered here, where what it raises can be told
         ws="none",
+        timeout_keep_alive=65,  # longer than balancers keep idle connections, or they would meet closed ones
     )
     _check_tls(options)
     with _listening_socket(listening) as listener:

@@ -135,7 +135,7 @@ def test_a_killed_engine_answers_what_it_had_with_errors_and_comes_back(folder: 
 
 def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(folder: Path) -> None:
     with ServerProcess(["-m", f"tiny={folder}", "--threads", "1", "--drain-delay", "0.3"]) as server:
-        body = {"text": "a", "max_new_tokens": 1000, "min_new_tokens": 1000, "num_beams": 4}
+        body = {"text": "a", "max_new_tokens": 300, "min_new_tokens": 300, "num_beams": 4}
         counts: collections.Counter[str] = collections.Counter()
         has_stopped = threading.Event()
 
@@ -215,3 +215,15 @@ def test_misuse_is_told_in_a_sentence(
         main()
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert left.value.code == code and told.startswith("t5kit: ") and words in told
+
+
+def test_a_missing_extra_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("server", "app", "state"):
+        monkeypatch.delitem(sys.modules, f"t5kit.serving.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "fastapi", None)  # as if it were not installed
+    monkeypatch.setattr(sys, "argv", ["t5kit", "serve", "-m", str(folder)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1 and "pip install 't5kit[serve]'" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from schemathesis.checks import (
 
 from t5kit.testing.server_process import ServerProcess
 
-EXAMPLES = 12
+EXAMPLES = 6
 """For each operation and mode; by hand, T5KIT_HYPOTHESIS=search takes a thousand."""
 
 
