@@ -8,19 +8,21 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class ServerMetrics:
-    """Counters of one server in a registry of its own."""
+    """Counters of one server, apart from those of any other."""
 
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
+        self._collectors = CollectorRegistry()
+        # The empty texts: Prometheus' namespace, subsystem and unit, which stand in the names here.
+        beside = ("", "", "", self._collectors)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"t5kit_{name}", text, labels, registry=registry)
+            return Counter(f"t5kit_{name}", text, labels, *beside)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"t5kit_{name}", text, labels, registry=registry)
+            return Gauge(f"t5kit_{name}", text, labels, *beside)
 
         def seconds(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"t5kit_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
+            return Histogram(f"t5kit_{name}_seconds", text, labels, *beside, buckets=_SECONDS)
 
         self.http_requests = counter("http_requests", "HTTP requests answered.", "route", "status")
         self.http_seconds = seconds("http_request", "HTTP request to the end of its response.", "route")
@@ -68,4 +70,4 @@ class ServerMetrics:
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._collectors)
