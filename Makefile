@@ -9,6 +9,7 @@
 #   make sanitize   the native engine's tests under AddressSanitizer, UBSan and ThreadSanitizer (GCC, Linux)
 #   make docs       the documentation, in site/
 #   make weights    the real model files of tests and benchmarks, in .cache/t5kit-test-files
+#   make page-tools axe-core for the page's tests, in .cache/axe-core (npm); they also need Chromium
 #   make format     rewrite the sources in the house format
 #   make constraints  newest versions of all dependencies into constraints.txt
 #   make clean      back to a fresh clone
@@ -42,7 +43,7 @@ define venv
 	@touch $@
 endef
 
-.PHONY: setup demo test check bench sanitize docs weights format constraints clean
+.PHONY: setup demo test check bench sanitize docs weights page-tools format constraints clean
 
 setup: .venv/ready
 
@@ -58,6 +59,15 @@ weights: $(FILES)/.fetched
 $(FILES)/.fetched: $(WEIGHTS) | .venv-demo/ready
 	.venv-demo/bin/python scripts/fetch_weights.py $(FILES)
 	@touch $@
+
+# Checks accessibility; MPL-licensed, so fetched and not committed.
+AXE_VERSION := 4.14.1
+
+page-tools: .cache/axe-core/axe.min.js
+
+.cache/axe-core/axe.min.js:
+	@mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzf axe-core-$(AXE_VERSION).tgz --strip-components=1 package/axe.min.js && rm axe-core-$(AXE_VERSION).tgz
 
 demo: .venv-demo/ready $(FILES)/.fetched
 	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv-demo/bin/python demo/run.py $(ARGS)

@@ -43,6 +43,27 @@ class EngineError(T5kitError, RuntimeError):
     """A runtime cannot run this model here: its backend is missing or lacks what the model needs."""
 
 
+class BusyError(T5kitError, RuntimeError):
+    """Not now: a service is starting, restarting or stopping. Nothing was begun."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        """retry_after_s: when it is worth asking again."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(BusyError):
+    """Not now: a service holds as many requests as it can, or a client asks too often. Nothing was begun."""
+
+
+class DeadlineError(T5kitError, TimeoutError):
+    """A request was not answered within the time it was given."""
+
+
+class EngineGoneError(EngineError):
+    """The engine process ended while it worked on a request. Whether the request was the cause is not known."""
+
+
 class DependencyError(T5kitError, ImportError):
     """An optional library is missing; the message names the extra that brings it."""
 

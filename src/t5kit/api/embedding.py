@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from t5kit.checkpoint.sentence_modules import Activation, PoolingMode, SentenceModules
+from t5kit.checkpoint.sentence_modules import Activation, SentenceModules
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import Runtime
-
-Pooling = Literal["mean", "first", "last", "max"]
-"""What a caller can ask for by name; a folder's own modules may ask for more."""
+from t5kit.runtime.pooling import Pooling, pool
 
 _TEXTS_AT_ONCE = 256
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -41,7 +39,7 @@ def embedded(runtime: Runtime, ids: Sequence[np.ndarray], modules: SentenceModul
     vectors_NW = np.zeros((len(ids), modules.width(runtime.config.d_model)), np.float32)
     for start in range(0, len(ids), _TEXTS_AT_ONCE):
         states = runtime.encoder_states(ids[start : start + _TEXTS_AT_ONCE])
-        pooled = np.stack([np.concatenate([pool(each, mode) for mode in modules.pooling]) for each in states])
+        pooled = np.stack([pool(each, modules.pooling) for each in states])
         vectors_NW[start : start + len(states)] = stepped(pooled, modules)
     if not np.isfinite(vectors_NW).all():
         raise EngineError(
@@ -49,25 +47,6 @@ def embedded(runtime: Runtime, ids: Sequence[np.ndarray], modules: SentenceModul
             "weights=float32."
         )
     return vectors_NW
-
-
-def pool(states_SD: np.ndarray, mode: PoolingMode) -> np.ndarray:
-    """Return one vector [D] for the states of a text's tokens."""
-    match mode:
-        case "mean":
-            vector = states_SD.mean(axis=0)
-        case "max":
-            vector = states_SD.max(axis=0)
-        case "first":
-            vector = states_SD[0]
-        case "last":
-            vector = states_SD[-1]
-        case "mean_sqrt_len":
-            vector = states_SD.sum(axis=0) / np.sqrt(np.float32(len(states_SD)))
-        case "weighted_mean":
-            weights_S = np.arange(1, len(states_SD) + 1, dtype=np.float32)
-            vector = weights_S @ states_SD / weights_S.sum()
-    return np.asarray(vector)
 
 
 def stepped(vectors_NW: np.ndarray, modules: SentenceModules) -> np.ndarray:

@@ -1,9 +1,7 @@
 """t5kit.Model: text in, text out. It owns the tokenizer and the runtime and joins the stages."""
 
 import collections
-import dataclasses
 import functools
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
@@ -11,15 +9,15 @@ from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 
-import t5kit.errors
 from t5kit.api.adapting import Adaptable
-from t5kit.api.arguments import Asked, GenerationArguments, check_folder_defaults, translate
+from t5kit.api.arguments import Asked, GenerationArguments
 from t5kit.api.asking import Asking
 from t5kit.api.completion import Completion, to_completion
-from t5kit.api.embedding import Pooling, asked_modules, embedded
+from t5kit.api.embedding import asked_modules, embedded
 from t5kit.api.engines import Engine, Weights, open_adapted, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
 from t5kit.api.explaining import Explainable
+from t5kit.api.prompting import asked_of, check_tokenizer, encode_each, error_of, is_known_by_tokens, requests_of
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.checkpoint.adapters import base_of, is_adapter_folder
 from t5kit.checkpoint.sentence_modules import write_sentence_modules
@@ -99,19 +97,7 @@ class Model(Adaptable, Asking, Explainable):
             adapter_path, path = path, resolve(base_of(path), offline=offline, cache_dir=cache)
         folder = open_folder(path)
         tokenizer = load_tokenizer(path)
-        if tokenizer.vocab_size > folder.config.vocab_size:
-            raise t5kit.errors.TokenizerError(
-                f"{path}: the tokenizer knows {tokenizer.vocab_size} ids, but the model has only "
-                f"{folder.config.vocab_size} embedding rows. The tokenizer files belong to another model."
-            )
-        for word in ("eos_id", "pad_id"):
-            ours, theirs = getattr(tokenizer, word), getattr(folder.config, word)
-            if ours != theirs:
-                raise t5kit.errors.TokenizerError(
-                    f"{path}: {word} is {ours} in the tokenizer and {theirs} in config.json; they must be the same. "
-                    "Mend config.json, or put the model's own tokenizer files there."
-                )
-        check_folder_defaults(folder.generation, tokenizer, folder.config.vocab_size)
+        check_tokenizer(tokenizer, folder)
         reopen = functools.partial(open_runtime, engine=engine, weights=weights, threads=threads, device=device)
         runtime = reopen(folder) if adapter_path is None else open_adapted(folder, adapter_path, reopen, engine=engine)
         return cls(
@@ -213,7 +199,7 @@ class Model(Adaptable, Asking, Explainable):
         )
         for answer in self._answer(requests):
             if isinstance(answer, RequestFailed):
-                results[answer.request_id] = _error_of(answer)
+                results[answer.request_id] = error_of(answer)
             else:
                 results[answer.request_id] = self._completions(answer, asked)
         return results
@@ -233,9 +219,7 @@ class Model(Adaptable, Asking, Explainable):
             raise RequestError(
                 f"stream gives one answer; num_return_sequences = {arguments.num_return_sequences} needs generate."
             )
-        # A text that its tokens do not spell letter for letter is known only once it is whole.
-        is_spelled = all(self.tokenizer.decode(output) == label for output, label in asked.labels.items())
-        is_streamed = arguments.num_beams == 1 and is_spelled
+        is_streamed = is_known_by_tokens(asked, self.tokenizer)
         ids = dict(enumerate(self._encode([text], truncate=truncate)))
         (request,) = self._requests(ids, arguments, is_streamed=is_streamed)
         return self._stream(request, asked)
@@ -248,7 +232,7 @@ class Model(Adaptable, Asking, Explainable):
             while scheduler.has_work:
                 for event in scheduler.step():
                     if isinstance(event, RequestFailed):
-                        raise _error_of(event)
+                        raise error_of(event)
                     if isinstance(event, TokensGenerated):
                         piece = pieces.push(event.token_ids)
                     elif request.is_streamed:
@@ -416,37 +400,18 @@ class Model(Adaptable, Asking, Explainable):
     # From texts to requests to answers
 
     def _asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
-        """Return the options translated; the folder's num_return_sequences is not meant for a stream.
-
-        Drafts are looked up by default where the rows of a draft are sure to have the bits of plain steps: on native.
-        """
-        defaults = dict(self.folder.generation)
-        if is_streamed:
-            defaults.pop("num_return_sequences", None)
-        asked = translate(options, defaults, self.tokenizer, vocab_size=self.config.vocab_size)
-        if options.get("speculate") is None and self.runtime.description.engine.startswith("native"):
-            asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, speculate="auto"))
-        return asked
+        """Return the options translated."""
+        return asked_of(
+            options, self.folder, self.tokenizer, engine=self.runtime.description.engine, is_streamed=is_streamed
+        )
 
     def _encode_each(
         self, texts: Sequence[str], *, truncate: bool, prompts: Sequence[str] | None = None
     ) -> list[np.ndarray | RequestError]:
         """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken; with prompts, as their targets."""
-        refusals = [_refusal(number, text) for number, text in enumerate(texts)]
-        usable = [text if refusal is None else "" for text, refusal in zip(texts, refusals, strict=True)]
-        tokenizer = self.tokenizer
-        usable_ids = tokenizer.encode_batch(usable) if prompts is None else tokenizer.encode_targets(usable, prompts)
-        encoded: list[np.ndarray | RequestError] = []
-        for number, (refusal, ids) in enumerate(zip(refusals, usable_ids, strict=True)):
-            if refusal is not None:
-                encoded.append(refusal)
-            elif len(ids) <= self.max_input_tokens:
-                encoded.append(ids)
-            elif truncate:
-                encoded.append(np.append(ids[: self.max_input_tokens - 1], ids[-1:]))  # EOS stays
-            else:
-                encoded.append(_too_long(number, len(ids), self.max_input_tokens))
-        return encoded
+        return encode_each(
+            texts, self.tokenizer, max_input_tokens=self.max_input_tokens, truncate=truncate, prompts=prompts
+        )
 
     def _encode(
         self, texts: Sequence[str], *, truncate: bool, prompts: Sequence[str] | None = None
@@ -467,27 +432,8 @@ class Model(Adaptable, Asking, Explainable):
         is_streamed: bool = False,
         repeats: collections.Counter[bytes] | None = None,
     ) -> list[GenerationRequest]:
-        """Return a request for each id -> prompt ids [S] under the same options.
-
-        The same prompt twice gets two sample streams, so that it gives two different samples under one seed.
-        """
-        if options.does_sample and options.seed is None:
-            options = dataclasses.replace(options, seed=secrets.randbits(64))
-        repeats = collections.Counter() if repeats is None else repeats
-        requests = []
-        for request_id, ids in encoded.items():
-            key = ids.tobytes()
-            requests.append(
-                GenerationRequest(
-                    request_id=request_id,
-                    encoder_input_ids=ids,
-                    options=options,
-                    sample_stream=repeats[key],
-                    is_streamed=is_streamed,
-                )
-            )
-            repeats[key] += 1
-        return requests
+        """Return a request for each id -> prompt ids [S] under the same options."""
+        return requests_of(encoded, options, is_streamed=is_streamed, repeats=repeats)
 
     def _scheduler(self) -> ContinuousScheduler:
         return ContinuousScheduler(
@@ -516,7 +462,7 @@ class Model(Adaptable, Asking, Explainable):
         answers = []
         for result in self._answer(requests):
             if isinstance(result, RequestFailed):
-                raise _error_of(result)
+                raise error_of(result)
             answers.append(result)
         return answers
 
@@ -549,30 +495,3 @@ def _check_finite(values: np.ndarray | list[float], what: str) -> None:
             f"The model produced NaN or infinite {what}. Its weights are damaged, or overflow in this precision: try "
             "weights=float32."
         )
-
-
-def _refusal(number: int, text: object) -> RequestError | None:
-    """Return why `text` is no text, or None."""
-    if not isinstance(text, str):
-        return RequestError(f"Text {number} is {type(text).__name__}, expected str.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return RequestError(
-            f"Text {number} holds {text[error.start]!r} at position {error.start}: half of a surrogate pair, "
-            "no character. Mend the text where it was decoded."
-        )
-    return None
-
-
-def _too_long(number: int, num_tokens: int, most: int) -> RequestError:
-    return RequestError(
-        f"Text {number} has {num_tokens:,} tokens, more than max_input_tokens = {most:,}. "
-        "Raise the limit (T5 takes any length; memory grows with its square), or allow cutting with "
-        "truncate=True (--truncate)."
-    )
-
-
-def _error_of(failure: RequestFailed) -> T5kitError:
-    error_class = getattr(t5kit.errors, failure.error_type, T5kitError)
-    return error_class(failure.error)

@@ -17,6 +17,7 @@ from t5kit.cli import (
     inspect,
     rank,
     score,
+    serve,
     tokenizer,
     train,
     tune,
@@ -45,6 +46,7 @@ app.command("train", short_help="A recipe to a trained model; resumes what was s
 app.command("finetune", short_help="A model adapted to your own records by one command.")(finetune.finetune)
 app.command("tune", short_help="Settings for fine-tuning searched by trying them.")(tune.tune)
 app.command("bench", short_help="Engines compared on your model, texts and machine.")(bench.bench)
+app.command("serve", short_help="Models over HTTP, with a page to look at.")(serve.serve)
 app.add_typer(config.app, name="config")
 app.add_typer(tokenizer.app, name="tokenizer")
 

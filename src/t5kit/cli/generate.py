@@ -1,9 +1,12 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
 import collections
+import contextlib
 import itertools
 import math
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,11 +14,13 @@ import typer
 from t5kit.cli import options
 from t5kit.cli.inputs import chunks, json_argument, records_of, texts_of
 from t5kit.cli.outputs import Output, at_place, json_line, one_line, open_output, progress
+from t5kit.cli.resuming import file_stamp, open_resumable
 from t5kit.errors import DataError, EngineError, RequestError
 from t5kit.sources import BadRecord
 
 if TYPE_CHECKING:
     from t5kit.api import Completion, Model
+    from t5kit.decoding import DecodingOptions
 
 
 def generate(
@@ -31,6 +36,9 @@ def generate(
     ] = None,
     output: options.OutputOption = None,
     json: options.JsonOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what was written if stopped, and go on there the next time.")
+    ] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer to one text as it is generated.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.", show_default="128")] = None,
     max_length: Annotated[
@@ -147,23 +155,39 @@ def generate(
     }  # fmt: skip
     if stream and json:
         raise RequestError("--stream writes the text as it comes and --json the finished answer; give one of the two.")
+    if resume and (output is None or input is None or str(input) == "-" or stream):
+        raise RequestError("--resume needs --input and --output files, and no --stream.")
     records = records_of(texts or [], input, format)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens, max_cache_bytes=max_cache_bytes,
     )  # fmt: skip
-    num_answers = _num_answers(loaded, arguments)
+    asked = _decoding_options(loaded, arguments)
+    num_answers = asked.num_return_sequences
     if stream and num_answers > 1:
         raise RequestError(f"--stream gives one answer, but --num-return-sequences is {num_answers}.")
-    with open_output(output) as out:
+    # So that samples do not depend on --batch-size; not kept where nothing is drawn, a file may be long.
+    repeats: collections.Counter[bytes] | None = collections.Counter() if asked.does_sample else None
+    items = texts_of(records, field)
+    with contextlib.ExitStack() as opened:
+        if resume:
+            out, num_done = opened.enter_context(
+                open_resumable(
+                    output or Path(),
+                    _asked_for(loaded, input, arguments, json=json, field=field, truncate=truncate),
+                    lines_per_record=1 if json else num_answers,
+                )
+            )
+            _pass_over(loaded, items, num_done, repeats, batch_size, truncate=truncate)
+        else:
+            out = opened.enter_context(open_output(output))
         if stream:
-            first_two = list(itertools.islice(texts_of(records, field), 2))
+            first_two = list(itertools.islice(items, 2))
             _stream(loaded, first_two, out, arguments, truncate=truncate)
             return
         num_failed = 0
-        repeats: collections.Counter[bytes] = collections.Counter()  # so that samples do not depend on --batch-size
         with progress("texts answered") as count:
-            for chunk in chunks(texts_of(records, field), batch_size):
+            for chunk in chunks(items, batch_size):
                 num_failed += _answer_chunk(
                     loaded,
                     chunk,
@@ -180,18 +204,63 @@ def generate(
         raise typer.Exit(1)
 
 
-def _num_answers(model: "Model", arguments: dict[str, Any]) -> int:
-    """Return how many answers each text gets; a wrong option is refused here, even if no text comes."""
+def _asked_for(model: "Model", input: Path | None, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what must be the same for a stopped run to go on."""
+    assert input is not None
+    description = model.runtime.description
+    said = {name: value for name, value in arguments.items() if value is not None}
+    return {
+        "input": file_stamp(input),
+        "model": [file_stamp(path) for path in model.folder.weight_files],
+        "engine": [description.engine, description.weights],
+        "max_input_tokens": model.max_input_tokens,
+        **more,
+        **said,
+    }
+
+
+def _pass_over(
+    model: "Model",
+    items: Iterator[tuple[str, str | BadRecord]],
+    num_done: int,
+    repeats: "collections.Counter[bytes] | None",
+    batch_size: int,
+    *,
+    truncate: bool,
+) -> None:
+    """Read past the texts that are answered already, counting how often each came where that matters.
+
+    Raises: RequestError if there are fewer.
+    """
+    from t5kit.api.prompting import encode_each
+
+    if num_done:
+        print(f"t5kit: {num_done} texts were answered before; going on after them.", file=sys.stderr)
+    left = num_done
+    for chunk in chunks(itertools.islice(items, num_done), batch_size):
+        left -= len(chunk)
+        if repeats is None:
+            continue
+        texts = [text for _, text in chunk if isinstance(text, str)]
+        limit = model.max_input_tokens
+        for ids in encode_each(texts, model.tokenizer, max_input_tokens=limit, truncate=truncate):
+            if not isinstance(ids, RequestError):
+                repeats[ids.tobytes()] += 1
+    if left:
+        raise RequestError(f"There are {num_done} answers already, but {left} texts fewer. Is it the same input?")
+
+
+def _decoding_options(model: "Model", arguments: dict[str, Any]) -> "DecodingOptions":
+    """Return what is asked of each text; a wrong option is refused here, even if no text comes."""
     from t5kit.api.arguments import decoding_options
 
     model.check_options(**arguments)
-    asked = decoding_options(
+    return decoding_options(
         arguments,  # type: ignore[arg-type]
         model.folder.generation,
         model.tokenizer,
         vocab_size=model.config.vocab_size,
     )
-    return asked.num_return_sequences
 
 
 def _answer_chunk(
@@ -203,7 +272,7 @@ def _answer_chunk(
     truncate: bool,
     as_json: bool,
     num_answers: int,
-    repeats: "collections.Counter[bytes]",
+    repeats: "collections.Counter[bytes] | None",
 ) -> int:
     """Answer one chunk of a file and write it; return how many texts failed."""
     good = [text for _, text in chunk if isinstance(text, str)]

@@ -172,3 +172,31 @@ def check_adapter_count(num_sequences: int, adapters: Sequence[int] | None) -> l
     if len(adapters) != num_sequences:
         raise EngineError(f"Got {len(adapters)} adapters for {num_sequences} sequences; expected one for each.")
     return [int(name) for name in adapters]
+
+
+def encode_adapted(runtime: Runtime, sequences: Sequence[np.ndarray], adapters: Sequence[int]) -> list[int]:
+    """Return `runtime.encode` of ids [S_i], each with the adapter named for it; any runtime will do where none is.
+
+    Raises: EngineError for an adapter on a runtime that has none, or a name it does not know.
+    """
+    if not any(adapters):
+        return runtime.encode(sequences)
+    return adapting(runtime).encode(sequences, adapters)
+
+
+def encoder_states_adapted(
+    runtime: Runtime, sequences: Sequence[np.ndarray], adapters: Sequence[int]
+) -> list[np.ndarray]:
+    """Return `runtime.encoder_states` of ids [S_i], as `encode_adapted`."""
+    if not any(adapters):
+        return runtime.encoder_states(sequences)
+    return adapting(runtime).encoder_states(sequences, adapters)
+
+
+def adapting(runtime: Runtime) -> AdaptingRuntime:
+    """Return a runtime that knows adapters as one. Raises: EngineError if it does not."""
+    if not isinstance(runtime, AdaptingRuntime):
+        raise EngineError(
+            f"The {runtime.description.engine} engine has no adapters yet; use engine='native' or 'reference'."
+        )
+    return runtime

@@ -2,7 +2,9 @@
 
 Every step does two things at most: it encodes one chunk of waiting prompts into the rows that are free, and feeds all
 rows alive once. A chunk is bounded, so that running answers never wait for a long encoder run; and it is not made for
-two short prompts, because an encoder run reads all of the encoder's weights.
+two short prompts, because an encoder run reads all of the encoder's weights. A prompt longer than a chunk cannot be cut
+(its tokens see each other), so what its run takes too long is given back: the next such prompt waits until the answers
+that run have had as much time, and shorter prompts pass it meanwhile.
 
 Results do not depend on any of this: a row's arithmetic is the same in any company (the runtime protocol), and a
 search's answer depends on its own request only.
@@ -11,7 +13,7 @@ search's answer depends on its own request only.
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from t5kit.decoding import (
 )
 from t5kit.errors import RequestError, T5kitError
 from t5kit.runtime import Runtime, StepInput
+from t5kit.runtime.adapters import encode_adapted
 from t5kit.runtime.validation import check_ids
 from t5kit.scheduling.memory import answer_bytes, prompt_bytes
 from t5kit.scheduling.merging import merge_steps, split_output
@@ -61,7 +64,7 @@ class _Job:
     prompt: np.ndarray
     """[S] int32."""
     key: bytes
-    """Equal for equal prompts."""
+    """Equal for equal prompts under the same adapter."""
     strategy: Strategy
     num_rows: int
     answer_bytes: int
@@ -82,6 +85,27 @@ class _Encoded:
     """Jobs alive that decode from it."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerCounts:
+    """What a scheduler holds now, and what it has done since it was made."""
+
+    num_waiting: int
+    """Requests not encoded yet."""
+    num_alive: int
+    """Requests being answered."""
+    num_rows: int
+    """Rows they take; a step feeds so many."""
+    cache_bytes: int
+    """Caches that are taken or promised, kept prompts among them."""
+    num_steps: int
+    num_stepped_rows: int
+    """Rows fed, summed over the steps: over num_steps it is the mean batch."""
+    num_encoded_prompts: int
+    num_encoded_tokens: int
+    num_shared_prompts: int
+    """Requests that found their prompt encoded already."""
+
+
 @dataclasses.dataclass(slots=True)
 class _Used:
     """What is taken of each limit."""
@@ -96,13 +120,15 @@ class ContinuousScheduler:
 
     Requests submitted together are sorted by length, longest first, so that an encoder run holds prompts of like length
     and equal prompts stand together; those submitted later come later, and no request overtakes another that waits for
-    room. Equal prompts alive at the same time are encoded once. Greedy, sampled and beam requests, with any options,
-    run side by side.
+    room (but a prompt longer than an encoder run may wait while answers run, see above). Equal prompts alive at the
+    same time are encoded once, and so are those that come back while they are kept. Greedy, sampled and beam requests,
+    with any options and adapters, run side by side.
 
     Limits: max_batch_rows rows at a time (a beam or a sample is one); max_encoder_tokens an encoder run (count times
     longest; a longer prompt goes alone); max_prompt_tokens of encoded prompts alive together (a longer one goes alone);
     max_cache_bytes of caches (`t5kit.scheduling.memory` tells beforehand what a request takes at most; one that alone
-    takes more is refused; None: no limit). `clock` gives seconds.
+    takes more is refused; None: no limit); max_kept_bytes of encoded prompts that no request uses any more, the least
+    recently used ones dropped first; they give way to requests. `clock` gives seconds.
     """
 
     def __init__(
@@ -115,6 +141,7 @@ class ContinuousScheduler:
         max_encoder_tokens: int = DEFAULT_MAX_ENCODER_TOKENS,
         max_prompt_tokens: int = DEFAULT_MAX_PROMPT_TOKENS,
         max_cache_bytes: int | None = None,
+        max_kept_bytes: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         limits = {
@@ -126,6 +153,8 @@ class ContinuousScheduler:
         for name, limit in limits.items():
             if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
                 raise RequestError(f"{name} = {limit!r} must be an integer of at least 1.")
+        if not isinstance(max_kept_bytes, int) or isinstance(max_kept_bytes, bool) or max_kept_bytes < 0:
+            raise RequestError(f"max_kept_bytes = {max_kept_bytes!r} must be an integer of at least 0.")
         self._runtime = runtime
         self._detokenizer_factory = detokenizer_factory
         self._constraint_factory = constraint_factory
@@ -133,6 +162,7 @@ class ContinuousScheduler:
         self._max_encoder_tokens = max_encoder_tokens
         self._max_prompt_tokens = max_prompt_tokens
         self._max_cache_bytes = max_cache_bytes
+        self._max_kept_bytes = max_kept_bytes
         self._clock = clock
         self._waiting: collections.OrderedDict[int, _Job] = collections.OrderedDict()
         """In the order of their turn."""
@@ -142,9 +172,17 @@ class ContinuousScheduler:
         self._searches: dict[Strategy, Search] = {}
         self._encoded: dict[bytes, _Encoded] = {}
         """Prompts that jobs alive use, and the unused ones."""
-        self._unused: set[bytes] = set()
-        """Encoded prompts without a user; only that of the next waiting request outlives a step."""
+        self._unused: collections.OrderedDict[bytes, None] = collections.OrderedDict()
+        """Encoded prompts without a user, the least recently used first; beside what max_kept_bytes allows, only that
+        of the next waiting request outlives a step."""
         self._used = _Used()
+        """By jobs alive."""
+        self._kept = _Used()
+        """By unused prompts."""
+        self._debt_s = 0.0
+        """Time that answers have waited for prompts longer than a chunk, and have not been given back."""
+        self._num_steps = self._num_stepped_rows = 0
+        self._num_encoded_prompts = self._num_encoded_tokens = self._num_shared_prompts = 0
         self._refused: list[RequestFailed] = []
         """Failures that no step has reported yet."""
 
@@ -156,6 +194,25 @@ class ContinuousScheduler:
     def alive_ids(self) -> list[int]:
         """The requests that have been encoded and are not done, in the order they were admitted."""
         return list(self._alive)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of the prompts that wait to be encoded."""
+        return sum(len(job.prompt) for job in self._waiting.values())
+
+    def counts(self) -> SchedulerCounts:
+        """Return what is held now and what was done."""
+        return SchedulerCounts(
+            num_waiting=len(self._waiting),
+            num_alive=len(self._alive),
+            num_rows=self._used.rows,
+            cache_bytes=self._used.cache_bytes + self._kept.cache_bytes,
+            num_steps=self._num_steps,
+            num_stepped_rows=self._num_stepped_rows,
+            num_encoded_prompts=self._num_encoded_prompts,
+            num_encoded_tokens=self._num_encoded_tokens,
+            num_shared_prompts=self._num_shared_prompts,
+        )
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         ids = [request.request_id for request in requests]
@@ -203,6 +260,7 @@ class ContinuousScheduler:
     def close(self) -> None:
         for request_id in [*self._waiting, *self._alive]:
             self.cancel(request_id)
+        self._drop_unused(self._unused)
         self._searches.clear()
         self._refused.clear()
 
@@ -214,7 +272,7 @@ class ContinuousScheduler:
         return _Job(
             request,
             prompt,
-            prompt.tobytes(),
+            request.adapter.to_bytes(8, "little") + prompt.tobytes(),
             strategy_of(options),
             num_rows(options),
             answer_bytes(self._runtime.config, options),
@@ -248,6 +306,8 @@ class ContinuousScheduler:
             return error
         if not isinstance(request.sample_stream, int) or not 0 <= request.sample_stream < 2**64:
             return RequestError(f"sample_stream = {request.sample_stream!r} must be an integer in [0, 2^64).")
+        if not isinstance(request.adapter, int) or not 0 <= request.adapter < 2**63:
+            return RequestError(f"adapter = {request.adapter!r} must be a name that the runtime gave, or 0 for none.")
         if self._max_cache_bytes is not None:
             num_tokens = len(request.encoder_input_ids)
             needed = prompt_bytes(config, num_tokens) + answer_bytes(config, request.options)
@@ -267,12 +327,17 @@ class ContinuousScheduler:
         would_use = dataclasses.replace(self._used)
         jobs: list[_Job] = []
         new: dict[bytes, int] = {}
-        longest, is_chunk_full = 0, False
+        revived: set[bytes] = set()
+        longest, is_chunk_full, num_passed = 0, False, 0
         for job in self._waiting.values():
             is_new = job.key not in self._encoded and job.key not in new
+            if is_new and self._debt_s > 0 and self._alive and len(job.prompt) > self._max_encoder_tokens:
+                num_passed += 1
+                continue
             would_use.rows += job.num_rows
             would_use.cache_bytes += job.answer_bytes
-            if is_new:
+            if is_new or (job.key in self._unused and job.key not in revived):
+                revived.add(job.key)
                 would_use.prompt_tokens += len(job.prompt)
                 would_use.cache_bytes += prompt_bytes(self._runtime.config, len(job.prompt))
             if (self._alive or jobs) and not self._has_room(would_use):
@@ -288,7 +353,7 @@ class ContinuousScheduler:
             not self._alive
             or not new
             or is_chunk_full
-            or len(jobs) == len(self._waiting)
+            or len(jobs) + num_passed == len(self._waiting)
             or sum(new.values()) * _WORTHWHILE_SHARE >= self._max_encoder_tokens
             or (self._max_batch_rows - self._used.rows) * _WORTHWHILE_SHARE >= self._max_batch_rows
         )
@@ -322,18 +387,24 @@ class ContinuousScheduler:
     def _try_to_admit(self, jobs: Sequence[_Job]) -> T5kitError | None:
         """Encode what is new of the jobs' prompts and give the jobs to their searches; return why that cannot be."""
         config = self._runtime.config
-        new = {job.key: job.prompt for job in jobs if job.key not in self._encoded}
+        new = {job.key: job for job in jobs if job.key not in self._encoded}
+        num_tokens = sum(len(job.prompt) for job in new.values())
+        self._make_room(jobs, num_tokens)
         started_s = self._clock()
         try:
-            handles = self._runtime.encode(list(new.values())) if new else []
+            prompts, adapters = [job.prompt for job in new.values()], [job.request.adapter for job in new.values()]
+            handles = encode_adapted(self._runtime, prompts, adapters) if new else []
         except T5kitError as error:
             return error
         ended_s = self._clock()
-        for (key, prompt), handle in zip(new.items(), handles, strict=True):
-            self._encoded[key] = _Encoded(handle, len(prompt), prompt_bytes(config, len(prompt)))
-            self._used.prompt_tokens += len(prompt)
-            self._used.cache_bytes += self._encoded[key].num_bytes
-            self._unused.add(key)
+        if self._alive and num_tokens > self._max_encoder_tokens:
+            self._debt_s += (ended_s - started_s) * (1 - self._max_encoder_tokens / num_tokens)
+        self._num_encoded_prompts += len(new)
+        self._num_encoded_tokens += num_tokens
+        self._num_shared_prompts += len(jobs) - len(new)
+        for (key, job), handle in zip(new.items(), handles, strict=True):
+            self._encoded[key] = _Encoded(handle, len(job.prompt), prompt_bytes(config, len(job.prompt)))
+            self._set_unused(key)
         by_strategy: dict[Strategy, list[SearchRequest]] = {}
         for job in jobs:
             self._begin(job)
@@ -354,28 +425,66 @@ class ContinuousScheduler:
         self._alive[job.request.request_id] = job
         self._used.rows += job.num_rows
         self._used.cache_bytes += job.answer_bytes
-        self._encoded[job.key].num_users += 1
-        self._unused.discard(job.key)
+        encoded = self._encoded[job.key]
+        encoded.num_users += 1
+        if encoded.num_users == 1:
+            del self._unused[job.key]
+            _count(self._kept, encoded, -1)
+            _count(self._used, encoded, 1)
 
     def _end(self, job: _Job) -> None:
         """Forget a job that was alive; its prompt may be unused then."""
         del self._alive[job.request.request_id]
         self._used.rows -= job.num_rows
         self._used.cache_bytes -= job.answer_bytes
-        self._encoded[job.key].num_users -= 1
-        if not self._encoded[job.key].num_users:
-            self._unused.add(job.key)
+        encoded = self._encoded[job.key]
+        encoded.num_users -= 1
+        if not encoded.num_users:
+            _count(self._used, encoded, -1)
+            self._set_unused(job.key)
+
+    def _set_unused(self, key: bytes) -> None:
+        """Note that nobody uses an encoded prompt now; it is the most recently used of these."""
+        self._unused[key] = None
+        _count(self._kept, self._encoded[key], 1)
 
     def _release_unused(self) -> None:
-        """Release the encoded prompts that no job alive uses, but not that of the next waiting job."""
-        if not self._unused:
+        """Release the encoded prompts that no job alive uses beyond max_kept_bytes, but not that of the next waiting
+        job."""
+        if self._kept.cache_bytes <= self._max_kept_bytes:
             return
         upcoming = next(iter(self._waiting.values()), None)
-        released = [key for key in self._unused if upcoming is None or key != upcoming.key]
-        self._unused.difference_update(released)
-        gone = [self._encoded.pop(key) for key in released]
-        self._used.prompt_tokens -= sum(each.num_tokens for each in gone)
-        self._used.cache_bytes -= sum(each.num_bytes for each in gone)
+        excess = self._kept.cache_bytes - self._max_kept_bytes
+        released = []
+        for key in self._unused:
+            if excess > 0 and (upcoming is None or key != upcoming.key):
+                released.append(key)
+                excess -= self._encoded[key].num_bytes
+        self._drop_unused(released)
+
+    def _make_room(self, jobs: Sequence[_Job], num_new_tokens: int) -> None:
+        """Let unused prompts that are not the jobs' own give way to them, as far as the limits demand."""
+        if not self._unused:
+            return
+        config = self._runtime.config
+        own = {job.key for job in jobs}
+        new_bytes = sum(job.answer_bytes for job in jobs) + prompt_bytes(config, num_new_tokens)
+        tokens = self._used.prompt_tokens + self._kept.prompt_tokens + num_new_tokens - self._max_prompt_tokens
+        num_bytes = self._used.cache_bytes + self._kept.cache_bytes + new_bytes - (self._max_cache_bytes or 2**62)
+        released = []
+        for key in self._unused:
+            if (tokens > 0 or num_bytes > 0) and key not in own:
+                released.append(key)
+                tokens -= self._encoded[key].num_tokens
+                num_bytes -= self._encoded[key].num_bytes
+        self._drop_unused(released)
+
+    def _drop_unused(self, keys: Iterable[bytes]) -> None:
+        gone = []
+        for key in list(keys):
+            del self._unused[key]
+            gone.append(self._encoded.pop(key))
+            _count(self._kept, gone[-1], -1)
         if gone:
             self._runtime.release([each.handle for each in gone])
 
@@ -412,6 +521,7 @@ class ContinuousScheduler:
 
     def _feed(self, group: Mapping[Strategy, StepInput], events: list[Event]) -> None:
         steps = list(group.values())
+        started_s = self._clock() if self._debt_s > 0 else 0.0
         try:
             output = self._runtime.step(merge_steps(steps))
         except T5kitError as error:
@@ -422,6 +532,10 @@ class ContinuousScheduler:
                     events.append(_failure(request_id, error))
             return
         now = self._clock()
+        if self._debt_s > 0:
+            self._debt_s -= now - started_s
+        self._num_steps += 1
+        self._num_stepped_rows += sum(len(step.slots) for step in steps)
         for job in self._without_token:
             if job.strategy in group:
                 job.first_token_s = now - job.submitted_s
@@ -450,6 +564,11 @@ class ContinuousScheduler:
                 total_s=self._clock() - job.submitted_s,
             ),
         )
+
+
+def _count(used: _Used, encoded: _Encoded, sign: int) -> None:
+    used.prompt_tokens += sign * encoded.num_tokens
+    used.cache_bytes += sign * encoded.num_bytes
 
 
 def _search_request(job: _Job, handle: int) -> SearchRequest:

@@ -6,6 +6,7 @@ import numpy as np
 
 from t5kit.decoding.options import DecodingOptions
 from t5kit.decoding.search import Hypothesis
+from t5kit.runtime.adapters import NO_ADAPTER
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,6 +22,8 @@ class GenerationRequest:
     """Tells apart repeated samplings of one prompt under one seed."""
     is_streamed: bool = False
     """Report tokens as they come."""
+    adapter: int = NO_ADAPTER
+    """The runtime's name of the adapter to answer with (`t5kit.runtime.adapters`)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,79 @@
+"""Whose turn it is: self-clocked fair queueing (Golestani 1994) over flows of unequal weight.
+
+A flow is what is to be treated fairly, such as one client's requests of one priority. Each item has a cost; a flow of
+weight w may spend w times what a flow of weight 1 may, while both have something waiting, and what a flow did not use
+is not saved up. No item waits forever: its tag is fixed when it comes, and every later tag of its competitors grows.
+"""
+
+import dataclasses
+import heapq
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class _Ticket:
+    finish: float
+    """Virtual time at which the item would be through if every flow were served at its weight's rate."""
+    number: int
+    """In order of coming: equal tags are first come, first served."""
+    item_id: int = dataclasses.field(compare=False)
+
+
+class FairQueue(Generic[Item]):
+    """Items that wait, given out in fair order; each is known by an id."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, Item] = {}
+        self._tickets: list[_Ticket] = []
+        """A heap; those of removed items are passed over."""
+        self._flow_ends: dict[Hashable, float] = {}
+        """Flow -> the finish of its last item."""
+        self._virtual_time = 0.0
+        self._num_pushed = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, item_id: int) -> bool:
+        return item_id in self._items
+
+    def push(self, item_id: int, item: Item, *, flow: Hashable, cost: float, weight: float = 1.0) -> None:
+        """Let an item wait; cost > 0 and weight > 0, and the id must not be waiting already."""
+        assert item_id not in self._items and cost > 0 and weight > 0
+        finish = max(self._virtual_time, self._flow_ends.get(flow, 0.0)) + cost / weight
+        self._flow_ends[flow] = finish
+        self._items[item_id] = item
+        heapq.heappush(self._tickets, _Ticket(finish, self._num_pushed, item_id))
+        self._num_pushed += 1
+
+    def pop(self) -> Item:
+        """Take out the item whose turn it is; the queue must hold one."""
+        while True:
+            ticket = heapq.heappop(self._tickets)
+            if ticket.item_id in self._items:
+                break
+        self._virtual_time = ticket.finish
+        item = self._items.pop(ticket.item_id)
+        self._forget()
+        return item
+
+    def remove(self, item_id: int) -> Item | None:
+        """Take out an item out of turn; None if it does not wait."""
+        item = self._items.pop(item_id, None)
+        if item is not None and len(self._tickets) > 2 * len(self._items) + 64:
+            self._tickets = [ticket for ticket in self._tickets if ticket.item_id in self._items]
+            heapq.heapify(self._tickets)
+        self._forget()
+        return item
+
+    def _forget(self) -> None:
+        """Drop what no longer tells anything, so that memory follows what waits and not what ever waited."""
+        if not self._items:
+            self._tickets.clear()
+            self._flow_ends.clear()
+            self._virtual_time = 0.0
+        elif len(self._flow_ends) > 2 * len(self._items) + 64:
+            self._flow_ends = {flow: end for flow, end in self._flow_ends.items() if end > self._virtual_time}

@@ -1,0 +1,219 @@
+"""Questions to a model that generate nothing: scores of given targets, encoder vectors, and a look into one answer.
+
+Plain data in and out, as `t5kit.scheduling.requests`. A probe is one bounded piece of work, done between two decoding
+steps.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from t5kit.checkpoint.sentence_modules import PoolingMode
+from t5kit.errors import EngineError, T5kitError
+from t5kit.runtime import Need, Runtime, StepInput
+from t5kit.runtime.adapters import NO_ADAPTER, encode_adapted, encoder_states_adapted
+from t5kit.runtime.pooling import pool
+from t5kit.runtime.validation import check_encoder_sequences, check_ids
+from t5kit.scheduling.requests import RequestFailed
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreRequest:
+    """How likely are these targets, given one prompt?"""
+
+    request_id: int
+    encoder_input_ids: np.ndarray
+    """[S] int32, EOS in; S at least 1."""
+    targets: tuple[np.ndarray, ...]
+    """Each [T_i] int32, EOS in; at least one."""
+    adapter: int = NO_ADAPTER
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmbedRequest:
+    """Which encoder vector has this text?"""
+
+    request_id: int
+    encoder_input_ids: np.ndarray
+    """[S] int32, EOS in; S at least 1."""
+    pooling: tuple[PoolingMode, ...] = ("mean",)
+    adapter: int = NO_ADAPTER
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TraceRequest:
+    """What else could have stood in this answer, and where did the model look?"""
+
+    request_id: int
+    encoder_input_ids: np.ndarray
+    """[S] int32, EOS in; S at least 1."""
+    target_ids: np.ndarray
+    """[T] int32: the answer; T at least 1."""
+    num_alternatives: int = 5
+    """Likeliest ids told for each position."""
+    adapter: int = NO_ADAPTER
+
+
+Probe = ScoreRequest | EmbedRequest | TraceRequest
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreFinished:
+    """Natural log-probabilities of the targets' tokens."""
+
+    request_id: int
+    token_log_probs: tuple[np.ndarray, ...]
+    """One [T_i] float32 for each target."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmbedFinished:
+    """A text's encoder vector."""
+
+    request_id: int
+    vector: np.ndarray
+    """[D] float32."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TraceFinished:
+    """An answer seen from inside, position by position, with the answer's own tokens before each."""
+
+    request_id: int
+    token_log_probs: np.ndarray
+    """[T] float32: of the answer's tokens."""
+    top_ids: np.ndarray
+    """[T, k] int32, likeliest first."""
+    top_log_probs: np.ndarray
+    """[T, k] float32."""
+    cross_attention: np.ndarray
+    """[T, S] float32: from the position that chose token t to the prompt, the mean over layers and heads; rows sum to
+    1."""
+
+
+ProbeEvent = ScoreFinished | EmbedFinished | TraceFinished | RequestFailed
+
+
+def num_probe_tokens(probe: Probe) -> int:
+    """Return how many tokens the model has to read for a probe."""
+    match probe:
+        case ScoreRequest():
+            return len(probe.encoder_input_ids) + sum(len(target) for target in probe.targets)
+        case EmbedRequest():
+            return len(probe.encoder_input_ids)
+        case TraceRequest():
+            return len(probe.encoder_input_ids) + 2 * len(probe.target_ids)
+
+
+def run_probes(runtime: Runtime, probes: Sequence[Probe]) -> list[ProbeEvent]:
+    """Answer probes; one that cannot be answered fails alone. Nothing is left open in the runtime."""
+    events: list[ProbeEvent] = []
+    for kind in (ScoreRequest, EmbedRequest, TraceRequest):
+        same = [probe for probe in probes if isinstance(probe, kind)]
+        try:
+            events += _answer(runtime, same)
+        except T5kitError:
+            for probe in same:
+                try:
+                    events += _answer(runtime, [probe])
+                except T5kitError as error:
+                    events.append(
+                        RequestFailed(request_id=probe.request_id, error=str(error), error_type=type(error).__name__)
+                    )
+    return events
+
+
+def _answer(runtime: Runtime, probes: Sequence[Probe]) -> list[ProbeEvent]:
+    """Answer probes of one kind together."""
+    check_encoder_sequences([probe.encoder_input_ids for probe in probes], runtime.config)
+    scores = [probe for probe in probes if isinstance(probe, ScoreRequest)]
+    if scores:
+        return list(_scores(runtime, scores))
+    embeds = [probe for probe in probes if isinstance(probe, EmbedRequest)]
+    if embeds:
+        return list(_vectors(runtime, embeds))
+    return [_trace(runtime, probe) for probe in probes if isinstance(probe, TraceRequest)]
+
+
+def _scores(runtime: Runtime, probes: Sequence[ScoreRequest]) -> list[ScoreFinished]:
+    keys = [(probe.adapter, probe.encoder_input_ids.tobytes()) for probe in probes]
+    distinct = dict(zip(keys, probes, strict=True))
+    handles = dict(
+        zip(
+            distinct,
+            encode_adapted(
+                runtime,
+                [probe.encoder_input_ids for probe in distinct.values()],
+                [probe.adapter for probe in distinct.values()],
+            ),
+            strict=True,
+        )
+    )
+    try:
+        rows = runtime.score(
+            [handles[key] for key, probe in zip(keys, probes, strict=True) for _ in probe.targets],
+            [target for probe in probes for target in probe.targets],
+        )
+    finally:
+        runtime.release(list(handles.values()))
+    if not all(np.isfinite(row).all() for row in rows):
+        raise EngineError(_NOT_FINITE.format("scores"))
+    found, start = [], 0
+    for probe in probes:
+        end = start + len(probe.targets)
+        found.append(ScoreFinished(request_id=probe.request_id, token_log_probs=tuple(rows[start:end])))
+        start = end
+    return found
+
+
+def _vectors(runtime: Runtime, probes: Sequence[EmbedRequest]) -> list[EmbedFinished]:
+    every_states = encoder_states_adapted(
+        runtime, [probe.encoder_input_ids for probe in probes], [probe.adapter for probe in probes]
+    )
+    vectors = [pool(states_SD, probe.pooling) for states_SD, probe in zip(every_states, probes, strict=True)]
+    if not all(np.isfinite(vector).all() for vector in vectors):
+        raise EngineError(_NOT_FINITE.format("vectors"))
+    return [
+        EmbedFinished(request_id=probe.request_id, vector=vector) for probe, vector in zip(probes, vectors, strict=True)
+    ]
+
+
+def _trace(runtime: Runtime, probe: TraceRequest) -> TraceFinished:
+    """Feed the answer in one step and read every position; the answer's own log-probabilities come from `score`."""
+    target = np.ascontiguousarray(probe.target_ids, np.int32)
+    check_ids(target, runtime.config, "target_ids")
+    (handle,) = encode_adapted(runtime, [probe.encoder_input_ids], [probe.adapter])
+    try:
+        (log_probs,) = runtime.score([handle], [target])
+        slots = runtime.open_slots([handle])
+        try:
+            output = runtime.step(
+                StepInput(
+                    slots=slots,
+                    tokens=np.concatenate([[runtime.config.decoder_start_id], target[:-1]]).astype(np.int32),
+                    lengths=np.array([len(target)], np.int32),
+                    need=Need(top_k=probe.num_alternatives, all_positions=True, cross_attention=True),
+                )
+            )
+        finally:
+            runtime.close_slots(slots)
+    finally:
+        runtime.release([handle])
+    assert output.cross_attention is not None
+    top_log_probs = output.top_logits - output.log_sum_exp[:, None]
+    if not (np.isfinite(log_probs).all() and np.isfinite(top_log_probs).all()):
+        raise EngineError(_NOT_FINITE.format("scores"))
+    return TraceFinished(
+        request_id=probe.request_id,
+        token_log_probs=log_probs,
+        top_ids=output.top_ids,
+        top_log_probs=top_log_probs,
+        cross_attention=output.cross_attention[0].mean(axis=(0, 1), dtype=np.float32),
+    )
+
+
+_NOT_FINITE = (
+    "The model produced NaN or infinite {}. Its weights are damaged, or overflow in this precision: try "
+    "weights=float32."
+)

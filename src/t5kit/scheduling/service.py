@@ -1,0 +1,256 @@
+"""The scheduler as a service: many clients, one model. Still nothing happens but inside `step`, one caller at a time.
+
+In front of the continuous scheduler stands a fair queue: it hands over only as many prompts as the next encoder run
+takes, so that whose turn it is is decided as late as possible. Requests have deadlines, and probes (scores, vectors)
+are done in bounded pieces between decoding steps.
+"""
+
+import dataclasses
+import heapq
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+from t5kit.decoding import DetokenizerFactory, num_rows
+from t5kit.errors import DeadlineError, RequestError
+from t5kit.runtime import Runtime
+from t5kit.scheduling.continuous import (
+    DEFAULT_MAX_BATCH_ROWS,
+    DEFAULT_MAX_PROMPT_TOKENS,
+    ContinuousScheduler,
+    SchedulerCounts,
+)
+from t5kit.scheduling.fair_queue import FairQueue
+from t5kit.scheduling.probes import Probe, ProbeEvent, num_probe_tokens, run_probes
+from t5kit.scheduling.requests import Event, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
+
+Priority = Literal["high", "normal", "low"]
+PRIORITY_WEIGHTS: Mapping[Priority, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
+"""Shares of the machine while all three wait; even a low request is never starved."""
+
+ServiceEvent = Event | ProbeEvent
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLimits:
+    """How much one model's service takes on; see ContinuousScheduler for what each limit means."""
+
+    max_batch_rows: int = DEFAULT_MAX_BATCH_ROWS
+    max_encoder_tokens: int = 1024
+    """Half the scheduler's own default: an answer that is being read waits at most so long for one encoder run."""
+    max_prompt_tokens: int = DEFAULT_MAX_PROMPT_TOKENS
+    max_cache_bytes: int | None = None
+    max_kept_bytes: int = 64 * 2**20
+    """Encoded prompts kept for the next request with the same text: 2,700 tokens of T5-small."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServiceRequest:
+    """One piece of work with what the service has to know of it."""
+
+    work: GenerationRequest | Probe
+    """Its `adapter` is set by the service."""
+    client: str = ""
+    """Who asks: clients share the machine fairly."""
+    priority: Priority = "normal"
+    timeout_s: float | None = None
+    """Fails if it is not answered so many seconds after it was submitted; None: never."""
+    adapter: str = ""
+    """Name of an adapter the service was given; empty for none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceCounts:
+    """What a service holds now, and what it has done since it was made."""
+
+    num_queued: int
+    """Requests that wait for their turn."""
+    num_generated_tokens: int
+    """Of finished answers and streams."""
+    num_expired: int
+    """Requests that ran into their deadline."""
+    scheduler: SchedulerCounts
+
+
+class SchedulingService:
+    """Requests of many clients in, events out.
+
+    adapters: name -> the runtime's own name for it. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        detokenizer_factory: DetokenizerFactory | None = None,
+        adapters: Mapping[str, int] | None = None,
+        limits: ServiceLimits | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        limits = limits or ServiceLimits()
+        self._runtime = runtime
+        self._adapters = dict(adapters or {})
+        self._clock = clock
+        self._max_encoder_tokens = limits.max_encoder_tokens
+        self._scheduler = ContinuousScheduler(
+            runtime,
+            detokenizer_factory=detokenizer_factory,
+            max_batch_rows=limits.max_batch_rows,
+            max_encoder_tokens=limits.max_encoder_tokens,
+            max_prompt_tokens=limits.max_prompt_tokens,
+            max_cache_bytes=limits.max_cache_bytes,
+            max_kept_bytes=limits.max_kept_bytes,
+            clock=clock,
+        )
+        self._generations: FairQueue[GenerationRequest] = FairQueue()
+        self._probes: FairQueue[Probe] = FairQueue()
+        self._queued_since: dict[int, float] = {}
+        """Requests that are not done -> when they came."""
+        self._waited_s: dict[int, float] = {}
+        """Generations handed to the scheduler -> how long they waited before."""
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of (time, request id); ids that are done are passed over."""
+        self._refused: list[RequestFailed] = []
+        self._num_generated_tokens = self._num_expired = 0
+
+    @property
+    def has_work(self) -> bool:
+        """A request is not done, or an event has not been given yet."""
+        return bool(self._queued_since or self._refused)
+
+    def submit(self, requests: Sequence[ServiceRequest]) -> None:
+        """Take requests in; one that cannot be answered becomes a RequestFailed of the next step."""
+        now = self._clock()
+        for request in requests:
+            request_id = request.work.request_id
+            try:
+                work = self._checked(request)
+            except RequestError as error:
+                self._refused.append(RequestFailed(request_id=request_id, error=str(error), error_type="RequestError"))
+                continue
+            self._queued_since[request_id] = now
+            if request.timeout_s is not None:
+                heapq.heappush(self._deadlines, (now + request.timeout_s, request_id))
+            flow, weight = (request.client, request.priority), PRIORITY_WEIGHTS[request.priority]
+            if isinstance(work, GenerationRequest):
+                cost = len(work.encoder_input_ids) + num_rows(work.options) * work.options.max_new_tokens
+                self._generations.push(request_id, work, flow=flow, cost=cost, weight=weight)
+            else:
+                self._probes.push(request_id, work, flow=flow, cost=num_probe_tokens(work), weight=weight)
+
+    def cancel(self, request_id: int) -> None:
+        """Drop a request, waiting or alive, and free what it holds at once; it gives no more events."""
+        if self._queued_since.pop(request_id, None) is None:
+            return
+        if self._generations.remove(request_id) is None and self._probes.remove(request_id) is None:
+            self._scheduler.cancel(request_id)
+            self._waited_s.pop(request_id, None)
+
+    def step(self) -> list[ServiceEvent]:
+        """Do the next piece of work and return what came of it.
+
+        At most one encoder run, one token for every answer alive, and one piece of probes.
+        """
+        events: list[ServiceEvent] = [*self._refused, *self._expire()]
+        self._refused = []
+        self._hand_over()
+        if self._scheduler.has_work:
+            events += [self._told(event) for event in self._scheduler.step()]
+        events += self._run_probes()
+        return events
+
+    def counts(self) -> ServiceCounts:
+        """Return what is held now and what was done."""
+        return ServiceCounts(
+            num_queued=len(self._generations) + len(self._probes),
+            num_generated_tokens=self._num_generated_tokens,
+            num_expired=self._num_expired,
+            scheduler=self._scheduler.counts(),
+        )
+
+    def close(self) -> None:
+        """Cancel everything."""
+        for request_id in list(self._queued_since):
+            self.cancel(request_id)
+        self._scheduler.close()
+        self._refused = []
+
+    def _checked(self, request: ServiceRequest) -> GenerationRequest | Probe:
+        """Return the work with its adapter named as the runtime does."""
+        if request.work.request_id in self._queued_since:
+            raise RequestError(f"request_id {request.work.request_id} is in use.")
+        if request.priority not in get_args(Priority):
+            raise RequestError(f"priority = {request.priority!r} must be one of: {', '.join(get_args(Priority))}.")
+        if not request.adapter:
+            return request.work
+        if request.adapter not in self._adapters:
+            raise RequestError(
+                f"There is no adapter {request.adapter!r}; known: {', '.join(sorted(self._adapters)) or 'none'}."
+            )
+        return dataclasses.replace(request.work, adapter=self._adapters[request.adapter])
+
+    def _expire(self) -> list[RequestFailed]:
+        """Drop what is past its deadline."""
+        now = self._clock()
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, request_id = heapq.heappop(self._deadlines)
+            if request_id in self._queued_since:
+                waited_s = now - self._queued_since[request_id]
+                self.cancel(request_id)
+                self._num_expired += 1
+                error = (
+                    f"No answer within {waited_s:.1f} s, the request's time limit. Ask for less (max_new_tokens, "
+                    "num_beams), allow more time, or try again when there is less to do."
+                )
+                expired.append(RequestFailed(request_id=request_id, error=error, error_type=DeadlineError.__name__))
+        if not self._queued_since:
+            self._deadlines.clear()
+        return expired
+
+    def _hand_over(self) -> None:
+        """Give the scheduler prompts for its next encoder run, in fair order."""
+        room = self._max_encoder_tokens - self._scheduler.num_waiting_tokens
+        chosen = []
+        while self._generations and room > 0:
+            request = self._generations.pop()
+            room -= len(request.encoder_input_ids)
+            chosen.append(request)
+        if chosen:
+            now = self._clock()
+            for request in chosen:
+                self._waited_s[request.request_id] = now - self._queued_since[request.request_id]
+            self._scheduler.submit(chosen)
+
+    def _told(self, event: Event) -> Event:
+        """Return a scheduler's event as the client is to see it, and forget a request that is done."""
+        if isinstance(event, TokensGenerated):
+            return event
+        del self._queued_since[event.request_id]
+        waited_s = self._waited_s.pop(event.request_id)
+        if isinstance(event, RequestFailed):
+            return event
+        self._num_generated_tokens += sum(len(hypothesis.token_ids) for hypothesis in event.hypotheses)
+        timings = event.timings
+        return RequestFinished(
+            request_id=event.request_id,
+            hypotheses=event.hypotheses,
+            timings=dataclasses.replace(
+                timings,
+                queued_s=timings.queued_s + waited_s,
+                first_token_s=timings.first_token_s + waited_s,
+                total_s=timings.total_s + waited_s,
+            ),
+        )
+
+    def _run_probes(self) -> list[ProbeEvent]:
+        room = self._max_encoder_tokens
+        chosen: list[Probe] = []
+        while self._probes and room > 0:
+            chosen.append(self._probes.pop())
+            room -= num_probe_tokens(chosen[-1])
+        if not chosen:
+            return []
+        for probe in chosen:
+            del self._queued_since[probe.request_id]
+        return run_probes(self._runtime, chosen)

@@ -1,0 +1,98 @@
+"""Who may ask, and how often: API keys and rate limits."""
+
+import collections
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from t5kit.errors import ConfigError, OverloadedError
+
+_MAX_CLIENTS = 10_000
+"""Clients whose rate is remembered; the one not seen for the longest is forgotten first."""
+
+
+class ApiKeys:
+    """Keys by the name of their client. Only digests are kept, and every comparison takes the same time."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._digests = {name: _digest(key) for name, key in keys.items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def client_of(self, key: str) -> str | None:
+        """Return whose key this is, or None. All keys are compared, whichever fits."""
+        given = _digest(key)
+        found = None
+        for name, digest in self._digests.items():
+            if hmac.compare_digest(given, digest):
+                found = name
+        return found
+
+
+class RateLimiter:
+    """A token bucket for each client: so many requests a minute, as many at once."""
+
+    def __init__(self, requests_per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """requests_per_minute: 0 is no limit."""
+        self._rate = requests_per_minute / 60
+        self._burst = float(requests_per_minute)
+        self._clock = clock
+        self._buckets: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
+        """Client -> (requests it may make, at this time)."""
+
+    def take(self, client: str) -> None:
+        """Count a request. Raises: OverloadedError if the client has none left."""
+        if not self._rate:
+            return
+        now = self._clock()
+        left, since = self._buckets.pop(client, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._rate)
+        self._buckets[client] = (max(left - 1, 0.0) if left >= 1 else left, now)
+        if len(self._buckets) > _MAX_CLIENTS:
+            self._buckets.popitem(last=False)
+        if left < 1:
+            raise OverloadedError(
+                f"More than {self._burst:g} requests a minute. Nothing was begun; ask more slowly.",
+                retry_after_s=(1 - left) / self._rate,
+            )
+
+
+def read_api_keys(path: Path | None, variable: str | None) -> dict[str, str]:
+    """Return name -> key of a file and of an environment variable's value.
+
+    The file has one key a line, "name = key" or the key alone; empty lines and those that begin with # are passed over.
+    The variable separates keys by commas, in the same forms.
+    Raises: ConfigError for a file that cannot be read or holds no key, or a name or key that stands twice; no message
+    holds a key.
+    """
+    entries: list[tuple[str, str]] = []
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: the API keys cannot be read ({type(error).__name__}).") from error
+        entries += [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
+    if variable is not None:
+        entries += [(f"T5KIT_API_KEYS[{number}]", part) for number, part in enumerate(variable.split(","), 1)]
+    keys: dict[str, str] = {}
+    for place, entry in entries:
+        entry = entry.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        name, separator, key = entry.partition("=")
+        name, key = (name.strip(), key.strip()) if separator else (f"key {len(keys) + 1}", entry)
+        if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigError(f"{place}: a key must have at least 8 printable ASCII characters without spaces.")
+        if name in keys or key in keys.values():
+            raise ConfigError(f"{place}: the name or key stands there twice; each client needs one of its own.")
+        keys[name] = key
+    if not keys and (path is not None or variable is not None):
+        raise ConfigError(f"{path or 'T5KIT_API_KEYS'} holds no API key; leave it out to let anyone ask.")
+    return keys
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

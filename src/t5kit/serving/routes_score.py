@@ -1,0 +1,93 @@
+"""POST /v1/score, /v1/classify and /v1/rank: how likely given texts are as answers."""
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from t5kit.errors import RequestError
+from t5kit.serving.routes_generate import note
+from t5kit.serving.schemas import (
+    Classification,
+    ClassifyBody,
+    ClassifyReply,
+    LabelScore,
+    RankBody,
+    Ranked,
+    RankReply,
+    ScoreBody,
+    ScoreReply,
+    TargetScore,
+)
+from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, Server
+from t5kit.serving.streams import unless_disconnected
+
+router = APIRouter(tags=["score"], responses=ERROR_RESPONSES)
+
+
+@router.post("/v1/score", response_model=ScoreReply, summary="Log-probabilities of given targets")
+async def score(request: Request, body: ScoreBody, client: AdmittedClient, server: Server) -> ScoreReply:
+    """Score targets given their sources, as `Model.score` does."""
+    model, adapter = server.model_of(body.model)
+    name = body.model or model.name
+    sources = [body.sources] if isinstance(body.sources, str) else body.sources
+    targets = [body.targets] if isinstance(body.targets, str) else body.targets
+    if len(sources) != len(targets):
+        raise RequestError(f"Got {len(sources)} sources and {len(targets)} targets; give one target for each source.")
+    note(request, server, name, sources)
+    prompts = await model.encode(sources, truncate=body.truncate)
+    ids = await model.encode(targets, truncate=body.truncate)
+    work = model.score(prompts, [[each] for each in ids], server.asker(client, body, adapter))
+    found = await unless_disconnected(request, work)
+    return ScoreReply(model=name, scores=[TargetScore(score=total(row), num_tokens=len(row)) for (row,) in found])
+
+
+@router.post("/v1/classify", response_model=ClassifyReply, summary="The likeliest of given labels")
+async def classify(request: Request, body: ClassifyBody, client: AdmittedClient, server: Server) -> ClassifyReply:
+    """Compare labels by the log-probability that the model gives each as the whole answer to the text."""
+    model, adapter = server.model_of(body.model)
+    name = body.model or model.name
+    texts = [body.text] if isinstance(body.text, str) else body.text
+    if len(set(body.labels)) < len(body.labels):
+        raise RequestError("A label stands twice among labels; name each once.")
+    note(request, server, name, texts)
+    prompts = await model.encode(texts, truncate=body.truncate)
+    labels = await model.encode(body.labels)
+    work = model.score(prompts, [labels] * len(prompts), server.asker(client, body, adapter))
+    results = []
+    for index, rows in enumerate(await unless_disconnected(request, work)):
+        scores = np.array([total(row) for row in rows])
+        compared = scores / [len(row) for row in rows] if body.normalize_by_length else scores
+        weights = np.exp(compared - compared.max())
+        probabilities = weights / weights.sum()
+        order = np.argsort(-compared, kind="stable").tolist()
+        found = [
+            LabelScore(label=body.labels[place], score=scores[place], probability=probabilities[place])
+            for place in order
+        ]
+        results.append(Classification(index=index, label=found[0].label, labels=found))
+    return ClassifyReply(model=name, results=results)
+
+
+@router.post("/v1/rank", response_model=RankReply, summary="Candidates in order of likelihood")
+async def rank(request: Request, body: RankBody, client: AdmittedClient, server: Server) -> RankReply:
+    """Order candidates by the log-probability that the model gives each as the whole answer to the text."""
+    model, adapter = server.model_of(body.model)
+    name = body.model or model.name
+    note(request, server, name, [body.text])
+    prompts = await model.encode([body.text], truncate=body.truncate)
+    candidates = await model.encode(body.candidates, truncate=body.truncate)
+    work = model.score(prompts, [candidates], server.asker(client, body, adapter))
+    (rows,) = await unless_disconnected(request, work)
+    scores = [total(row) / (len(row) if body.normalize_by_length else 1) for row in rows]
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    return RankReply(
+        model=name,
+        results=[
+            Ranked(index=place, text=body.candidates[place], score=scores[place], num_tokens=len(rows[place]))
+            for place in order[: body.top_n]
+        ],
+    )
+
+
+def total(log_probs: np.ndarray) -> float:
+    """Return the sum of a target's log-probabilities [T], as `Model.score` takes it."""
+    return float(log_probs.sum(dtype=np.float64))

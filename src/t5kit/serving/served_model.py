@@ -1,0 +1,303 @@
+"""The text side of a served model: texts and words to requests, events to completions. What computes is elsewhere."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from typing import Self
+
+import numpy as np
+
+from t5kit.api.arguments import Asked, GenerationArguments
+from t5kit.api.completion import Completion, to_completion
+from t5kit.api.embedding import stepped
+from t5kit.api.prompting import asked_of, check_tokenizer, encode_each, error_of, is_known_by_tokens, requests_of
+from t5kit.checkpoint import CheckpointFolder, open_folder
+from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
+from t5kit.decoding.checks import check_options
+from t5kit.decoding.stops import StopTextStream
+from t5kit.errors import RequestError
+from t5kit.scheduling import (
+    EmbedFinished,
+    EmbedRequest,
+    GenerationRequest,
+    Priority,
+    RequestFailed,
+    RequestFinished,
+    ScoreFinished,
+    ScoreRequest,
+    ServiceEvent,
+    ServiceRequest,
+    TokensGenerated,
+    TraceFinished,
+    TraceRequest,
+)
+from t5kit.scheduling.probes import Probe
+from t5kit.serving.config import ModelSource, RequestLimits
+from t5kit.serving.engine import Engine, PendingRequest
+from t5kit.text import Tokenizer, load_tokenizer
+
+_LONG_TEXT = 20_000
+"""Characters; turning more than this into ids would hold up the event loop, so a thread does it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """What every request says about itself."""
+
+    client: str = ""
+    priority: Priority = "normal"
+    timeout_s: float = 60.0
+    adapter: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """New text of one streamed answer."""
+
+    index: int
+    """Which of the texts."""
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One text's answers, best first."""
+
+    index: int
+    completions: tuple[Completion, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One text that could not be answered."""
+
+    index: int
+    error: Exception
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One answer seen from inside; see TraceFinished."""
+
+    input_ids: np.ndarray
+    target_ids: np.ndarray
+    found: TraceFinished
+
+
+class ServedModel:
+    """One model folder that is being served."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        folder: CheckpointFolder,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        limits: RequestLimits,
+    ) -> None:
+        self.name = source.name
+        self.adapters = tuple(source.adapters)
+        self.folder = folder
+        self.sentence_modules = read_sentence_modules(folder.path, folder.config.d_model)
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.limits = limits
+
+    @classmethod
+    def open(cls, source: ModelSource, engine: Engine, limits: RequestLimits) -> Self:
+        """Read all of a folder but its weights. Raises: CheckpointError, TokenizerError."""
+        folder = open_folder(source.path)
+        tokenizer = load_tokenizer(source.path)
+        check_tokenizer(tokenizer, folder)
+        return cls(source, folder, tokenizer, engine, limits)
+
+    async def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
+        """Return ids [S_i] int32 with EOS for each text. Raises: RequestError for the first that cannot be taken."""
+        if len(texts) > self.limits.max_texts:
+            raise RequestError(
+                f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
+            )
+        if sum(map(len, texts)) > _LONG_TEXT:
+            return await asyncio.to_thread(self._encode, texts, truncate)
+        return self._encode(texts, truncate)
+
+    def _encode(self, texts: Sequence[str], truncate: bool) -> list[np.ndarray]:
+        taken = []
+        limit = self.limits.max_input_tokens
+        for ids in encode_each(texts, self.tokenizer, max_input_tokens=limit, truncate=truncate):
+            if isinstance(ids, RequestError):
+                raise ids
+            taken.append(ids)
+        return taken
+
+    def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
+        """Return the options translated as `Model.generate` does. Raises: RequestError for a wrong option."""
+        description = self.engine.description
+        engine = "" if description is None else description.engine
+        asked = asked_of(options, self.folder, self.tokenizer, engine=engine, is_streamed=is_streamed)
+        check_options(asked.options, self.folder.config)
+        if asked.options.max_new_tokens > self.limits.max_new_tokens:
+            raise RequestError(
+                f"max_new_tokens = {asked.options.max_new_tokens} is more than this server allows "
+                f"({self.limits.max_new_tokens})."
+            )
+        if is_streamed and asked.options.num_return_sequences > 1:
+            raise RequestError(
+                f"A stream gives one answer; num_return_sequences = {asked.options.num_return_sequences} needs "
+                "stream=false."
+            )
+        return asked
+
+    def generate(
+        self, prompts: Sequence[np.ndarray], asked: Asked, asker: Asker, *, is_streamed: bool = False
+    ) -> "Generation":
+        """Begin to answer prompts, each ids [S_i].
+
+        Raises: BusyError or OverloadedError if nothing can be taken now.
+        """
+        is_streamed = is_streamed and is_known_by_tokens(asked, self.tokenizer)
+        works = requests_of(dict(enumerate(prompts)), asked.options, is_streamed=is_streamed)
+        return Generation(self, asked, self._submit(works, asker))
+
+    async def score(
+        self, prompts: Sequence[np.ndarray], targets: Sequence[Sequence[np.ndarray]], asker: Asker
+    ) -> list[list[np.ndarray]]:
+        """Return log-probabilities [T] of each token of each prompt's targets."""
+        works = [
+            ScoreRequest(request_id=0, encoder_input_ids=ids, targets=tuple(of_one))
+            for ids, of_one in zip(prompts, targets, strict=True)
+        ]
+        found: list[list[np.ndarray]] = []
+        for event in await self._results(works, asker):
+            assert isinstance(event, ScoreFinished)
+            found.append(list(event.token_log_probs))
+        return found
+
+    async def embed(self, prompts: Sequence[np.ndarray], modules: SentenceModules, asker: Asker) -> np.ndarray:
+        """Return vectors [N, width] float32 of texts by what the modules make of the encoder's states."""
+        works = [EmbedRequest(request_id=0, encoder_input_ids=ids, pooling=modules.pooling) for ids in prompts]
+        vectors = []
+        for event in await self._results(works, asker):
+            assert isinstance(event, EmbedFinished)
+            vectors.append(event.vector)
+        return stepped(np.stack(vectors), modules)
+
+    async def trace(
+        self, prompts: Sequence[np.ndarray], targets: Sequence[np.ndarray], num_alternatives: int, asker: Asker
+    ) -> list[Trace]:
+        """Look into answers: what else could have stood there, and where the model looked."""
+        works = [
+            TraceRequest(request_id=0, encoder_input_ids=ids, target_ids=target, num_alternatives=num_alternatives)
+            for ids, target in zip(prompts, targets, strict=True)
+        ]
+        traces = []
+        for ids, target, event in zip(prompts, targets, await self._results(works, asker), strict=True):
+            assert isinstance(event, TraceFinished)
+            traces.append(Trace(input_ids=ids, target_ids=target, found=event))
+        return traces
+
+    def _submit(self, works: Sequence[GenerationRequest | Probe], asker: Asker) -> list[PendingRequest]:
+        return self.engine.submit(
+            [
+                ServiceRequest(
+                    work=work,
+                    client=asker.client,
+                    priority=asker.priority,
+                    timeout_s=asker.timeout_s,
+                    adapter=asker.adapter,
+                )
+                for work in works
+            ]
+        )
+
+    async def _results(self, works: Sequence[Probe], asker: Asker) -> list[ServiceEvent]:
+        """Return the last event of each probe. Raises: what one of them failed of; the others are dropped then."""
+        pending = self._submit(works, asker)
+        events: list[ServiceEvent] = []
+        try:
+            for each in pending:
+                event = await each.result()
+                if isinstance(event, RequestFailed):
+                    raise error_of(event)
+                events.append(event)
+        finally:
+            for each in pending:
+                each.cancel()
+        return events
+
+
+class Generation:
+    """Texts that are being answered; leave it with `cancel`, or read it to its end."""
+
+    def __init__(self, model: ServedModel, asked: Asked, pending: Sequence[PendingRequest]) -> None:
+        self._model, self._asked, self._pending = model, asked, pending
+
+    def cancel(self) -> None:
+        """Drop what is not answered yet."""
+        for each in self._pending:
+            each.cancel()
+
+    async def answers(self) -> list[Answer]:
+        """Return every text's answers. Raises: what one of them failed of; the others are dropped then."""
+        answers = []
+        try:
+            for index, each in enumerate(self._pending):
+                event = await each.result()
+                if isinstance(event, RequestFailed):
+                    raise error_of(event)
+                assert isinstance(event, RequestFinished)
+                answers.append(self._answer(index, event))
+        finally:
+            self.cancel()
+        return answers
+
+    async def stream(self) -> AsyncIterator[Piece | Answer | Failure]:
+        """Yield pieces of text as they come, and each text's Answer or Failure after them, texts interleaved.
+
+        The pieces of a text joined are its answer. A reader that stops reading cancels what is left.
+        """
+        merged: asyncio.Queue[tuple[int, ServiceEvent]] = asyncio.Queue()
+
+        async def hand_on(index: int, each: PendingRequest) -> None:
+            while True:
+                event = await each.next_event()
+                merged.put_nowait((index, event))
+                if not isinstance(event, TokensGenerated):
+                    return
+
+        readers = [asyncio.create_task(hand_on(index, each)) for index, each in enumerate(self._pending)]
+        texts = [StopTextStream(self._model.tokenizer.detokenizer(), self._asked.options.stop_strings) for _ in readers]
+        has_begun = [False] * len(readers)
+        num_left = len(readers)
+        try:
+            while num_left:
+                index, event = await merged.get()
+                if isinstance(event, TokensGenerated):
+                    has_begun[index] = True
+                    if piece := texts[index].push(event.token_ids):
+                        yield Piece(index=index, text=piece)
+                    continue
+                num_left -= 1
+                if isinstance(event, RequestFailed):
+                    yield Failure(index=index, error=error_of(event))
+                    continue
+                assert isinstance(event, RequestFinished)
+                answer = self._answer(index, event)
+                rest = texts[index].finish() if has_begun[index] else answer.completions[0].text
+                if rest:
+                    yield Piece(index=index, text=rest)
+                yield answer
+        finally:
+            for reader in readers:
+                reader.cancel()
+            self.cancel()
+
+    def _answer(self, index: int, event: RequestFinished) -> Answer:
+        stops, labels = self._asked.options.stop_strings, self._asked.labels
+        tokenizer = self._model.tokenizer
+        return Answer(
+            index=index,
+            completions=tuple(
+                to_completion(hypothesis, tokenizer, stops, event.timings, labels) for hypothesis in event.hypotheses
+            ),
+        )

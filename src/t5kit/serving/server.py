@@ -1,0 +1,141 @@
+"""Running the application: sockets, TLS, signals. A first SIGTERM or interrupt lets what was accepted be answered."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from t5kit.errors import ConfigError, EngineError, RequestError
+from t5kit.serving.app import create_app
+from t5kit.serving.config import ServingConfig
+from t5kit.serving.state import ServerState
+
+_log = logging.getLogger("t5kit.serving")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where a server listens, and how it stops."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0: any free one, told on standard error."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses whose X-Forwarded-For is believed."""
+    drain_delay_s: float = 0.0
+    """Seconds between saying "not ready" and taking no more connections: the time a balancer needs to notice."""
+    drain_timeout_s: float = 60.0
+    """Seconds that requests under way are given; then they are dropped."""
+
+    def __post_init__(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigError("TLS needs both files: the certificate and its key.")
+        for path in (self.tls_certificate, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ConfigError(f"{path}: there is no such file.")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, stopping in two stages and without ending in a signal."""
+
+    def __init__(self, config: uvicorn.Config, state: ServerState, listening: Listening) -> None:
+        super().__init__(config)
+        self._state, self._listening = state, listening
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        yield  # the handlers stay: a signal while the engines are stopped must not cut that short
+
+    def _stop(self) -> None:
+        if self._draining is None:
+            self._state.is_draining = self._listening.drain_delay_s == 0
+            self._draining = asyncio.create_task(self._drain())
+        else:
+            self.force_exit = True
+
+    async def _drain(self) -> None:
+        num_pending = sum(model.engine.num_pending for model in self._state.models)
+        _log.info("stopping", extra={"fields": {"pending": num_pending}})
+        self._state.is_leaving = True
+        await asyncio.sleep(self._listening.drain_delay_s)
+        self._state.is_draining = True
+        self.should_exit = True
+
+
+def serve(config: ServingConfig, listening: Listening) -> None:
+    """Serve until told to stop.
+
+    Raises: what keeps a model from being loaded; EngineError where the address cannot be listened at.
+    """
+    app = create_app(config)
+    options = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(listening.trusted_proxies),
+        forwarded_allow_ips=list(listening.trusted_proxies) or None,
+        ssl_certfile=listening.tls_certificate,
+        ssl_keyfile=listening.tls_key,
+        timeout_graceful_shutdown=max(1, round(listening.drain_timeout_s)),
+        lifespan="off",  # it is entered here, where what it raises can be told
+        ws="none",
+        timeout_keep_alive=65,  # longer than balancers keep idle connections, or they would meet closed ones
+    )
+    _check_tls(options)
+    with _listening_socket(listening) as listener:
+        asyncio.run(_serve(app, options, listening, listener))
+
+
+async def _serve(app: FastAPI, options: uvicorn.Config, listening: Listening, listener: socket.socket) -> None:
+    state = app.state.server
+    server = _Server(options, state, listening)
+    async with app.router.lifespan_context(app):
+        host, port = listener.getsockname()[:2]
+        scheme = "http" if listening.tls_certificate is None else "https"
+        shown = f"[{host}]" if ":" in host else host
+        print(
+            f"t5kit: serving {', '.join(model.name for model in state.models)} at {scheme}://{shown}:{port}",
+            file=sys.stderr,
+            flush=True,
+        )
+        await server.serve(sockets=[listener])
+
+
+def _listening_socket(listening: Listening) -> socket.socket:
+    """Return a listening socket, made before anything is loaded, so that a taken port is told at once."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            listening.host, listening.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EngineError(
+            f"Cannot listen at {listening.host}:{listening.port}: {reason}. Choose another --host or --port."
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def _check_tls(options: uvicorn.Config) -> None:
+    try:
+        options.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise RequestError(f"The TLS files cannot be used: {error}.") from error

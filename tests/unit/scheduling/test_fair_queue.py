@@ -1,0 +1,59 @@
+"""Whose turn it is: shares by weight, no flow starved, nothing kept of what is gone."""
+
+from t5kit.scheduling.fair_queue import FairQueue
+
+
+def test_one_flow_is_first_come_first_served() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number, cost in enumerate((5, 1, 3)):
+        queue.push(number, f"item {number}", flow="a", cost=cost)
+    assert [queue.pop() for _ in range(3)] == ["item 0", "item 1", "item 2"]
+
+
+def test_a_newcomer_does_not_wait_for_all_that_another_flow_has_queued() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(100):
+        queue.push(number, "many", flow="a", cost=10)
+    queue.pop()
+    queue.push(100, "one", flow="b", cost=10)
+    assert [queue.pop() for _ in range(2)].count("one") == 1
+
+
+def test_short_items_of_one_flow_pass_long_ones_of_another() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(4):
+        queue.push(number, "long", flow="a", cost=1000)
+        queue.push(10 + number, "short", flow="b", cost=10)
+    assert [queue.pop() for _ in range(5)] == ["short"] * 4 + ["long"]
+
+
+def test_flows_are_served_in_proportion_to_their_weights() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(300):
+        for flow, weight in (("heavy", 16.0), ("light", 1.0)):
+            queue.push(number + (1000 if flow == "heavy" else 0), flow, flow=flow, cost=1, weight=weight)
+    first = [queue.pop() for _ in range(170)]
+    assert first.count("heavy") == 160
+
+
+def test_time_that_a_flow_did_not_use_is_not_saved_up() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(50):
+        queue.push(number, "a", flow="a", cost=1)
+    for _ in range(40):
+        queue.pop()
+    for number in range(50, 100):
+        queue.push(number, "b", flow="b", cost=1)
+    assert [queue.pop() for _ in range(10)].count("a") == 5
+
+
+def test_removed_items_are_not_given_and_leave_nothing_behind() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(10_000):
+        queue.push(number, number, flow=number, cost=1)
+    for number in range(9_999):
+        assert queue.remove(number) == number
+    assert queue.remove(0) is None
+    assert len(queue._tickets) < 100 and len(queue._flow_ends) <= 10_000
+    assert (len(queue), 9_999 in queue, queue.pop()) == (1, True, 9_999)
+    assert not queue._tickets and not queue._flow_ends

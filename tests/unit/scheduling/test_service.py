@@ -1,0 +1,344 @@
+"""The scheduler as a service: fair turns, deadlines, kept prompts, probes between steps, long prompts that let others
+pass, and adapters."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from t5kit.checkpoint.adapters import Adapter, LowRankMap, linear_map_shapes
+from t5kit.config import T5Config
+from t5kit.decoding import DecodingOptions
+from t5kit.errors import EngineError, RequestError
+from t5kit.runtime import ReferenceRuntime, Runtime
+from t5kit.runtime.pooling import pool
+from t5kit.scheduling import (
+    ContinuousScheduler,
+    EmbedFinished,
+    EmbedRequest,
+    GenerationRequest,
+    RequestFailed,
+    RequestFinished,
+    SchedulingService,
+    ScoreFinished,
+    ScoreRequest,
+    ServiceEvent,
+    ServiceLimits,
+    ServiceRequest,
+    TraceFinished,
+    TraceRequest,
+)
+from t5kit.scheduling.probes import run_probes
+from t5kit.testing.answers import NumberDetokenizer, random_prompts, tensors_that_end
+from t5kit.testing.counting_runtime import CountingRuntime
+
+OPTIONS = DecodingOptions(max_new_tokens=6)
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SlowEncoder(CountingRuntime):
+    """Encoding takes a hundredth of a second a token, a step a tenth; remembers what was done."""
+
+    def __init__(self, runtime: Runtime, clock: Clock) -> None:
+        super().__init__(runtime)
+        self.clock = clock
+        self.history: list[str] = []
+
+    def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
+        num_tokens = sum(len(ids) for ids in sequences)
+        self.clock.now += 0.01 * num_tokens
+        self.history.append(f"encode {num_tokens}")
+        return super().encode(sequences)
+
+    def step(self, step):  # type: ignore[no-untyped-def]
+        self.clock.now += 0.1
+        self.history.append("step")
+        return super().step(step)
+
+
+def generation(number: int, prompt: np.ndarray, options: DecodingOptions = OPTIONS) -> GenerationRequest:
+    return GenerationRequest(request_id=number, encoder_input_ids=prompt, options=options)
+
+
+def drained(service: SchedulingService) -> list[ServiceEvent]:
+    events = []
+    while service.has_work:
+        events += service.step()
+    return events
+
+
+def failures(events: Sequence[ServiceEvent]) -> list[RequestFailed]:
+    return [event for event in events if isinstance(event, RequestFailed)]
+
+
+def test_every_request_is_answered_as_by_the_scheduler_alone(runtime: CountingRuntime, config: T5Config) -> None:
+    prompts = random_prompts(config, [3, 30, 9, 41, 1, 17] * 4)
+    limits = ServiceLimits(max_encoder_tokens=40, max_batch_rows=9)
+    service = SchedulingService(runtime, detokenizer_factory=NumberDetokenizer, limits=limits)
+    every_options = (
+        OPTIONS,
+        DecodingOptions(max_new_tokens=5, num_beams=3, num_return_sequences=2),
+        DecodingOptions(max_new_tokens=5, does_sample=True, seed=1),
+        DecodingOptions(max_new_tokens=7, speculate=3),
+    )
+    requests = [generation(n, prompt, every_options[n % 4]) for n, prompt in enumerate(prompts)]
+    service.submit([ServiceRequest(work=each, client=f"client {each.request_id % 3}") for each in requests])
+    found = {event.request_id: event.hypotheses for event in drained(service) if isinstance(event, RequestFinished)}
+    alone = ContinuousScheduler(runtime, detokenizer_factory=NumberDetokenizer)
+    alone.submit(requests)
+    while alone.has_work:
+        for event in alone.step():
+            assert isinstance(event, RequestFinished)
+            expected = [(each.token_ids.tolist(), each.score) for each in event.hypotheses]
+            assert [(each.token_ids.tolist(), each.score) for each in found[event.request_id]] == expected
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_a_short_request_does_not_wait_for_another_clients_long_ones(reference: Runtime, config: T5Config) -> None:
+    clock = Clock()
+    runtime = SlowEncoder(reference, clock)
+    service = SchedulingService(runtime, limits=ServiceLimits(max_encoder_tokens=50), clock=clock)
+    long = random_prompts(config, [200] * 8)
+    service.submit([ServiceRequest(work=generation(n, each), client="a") for n, each in enumerate(long)])
+    service.step()
+    service.submit([ServiceRequest(work=generation(99, random_prompts(config, [5])[0]), client="b")])
+    service.step()
+    service.step()
+    assert "encode 5" in runtime.history[:5]
+
+
+def test_after_a_long_prompt_running_answers_get_as_much_time(reference: Runtime, config: T5Config) -> None:
+    clock = Clock()
+    runtime = SlowEncoder(reference, clock)
+    service = SchedulingService(runtime, limits=ServiceLimits(max_encoder_tokens=50), clock=clock)
+    options = DecodingOptions(max_new_tokens=60, min_new_tokens=60)
+    prompts = random_prompts(config, [5, 100, 100, 6], seed=2)
+    service.submit([ServiceRequest(work=generation(0, prompts[0], options))])
+    service.step()
+    service.submit([ServiceRequest(work=generation(n, prompts[n], options), client=str(n)) for n in (1, 2, 3)])
+    drained(service)
+    after_first = runtime.history[runtime.history.index("encode 100") :]
+    second = after_first[1:].index("encode 100")
+    # The run took 1 s, half of which a prompt of 50 tokens would have taken too: 0.5 s are 5 steps.
+    assert after_first[1 : 1 + second].count("step") == 5
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_long_prompts_are_encoded_one_after_another_while_nobody_waits_for_tokens(
+    reference: Runtime, config: T5Config
+) -> None:
+    clock = Clock()
+    runtime = SlowEncoder(reference, clock)
+    service = SchedulingService(runtime, limits=ServiceLimits(max_encoder_tokens=50, max_batch_rows=1), clock=clock)
+    service.submit(
+        [ServiceRequest(work=generation(n, each)) for n, each in enumerate(random_prompts(config, [99, 98]))]
+    )
+    assert len([event for event in drained(service) if isinstance(event, RequestFinished)]) == 2
+
+
+def test_a_request_past_its_deadline_fails_and_frees_what_it_held(reference: Runtime, config: T5Config) -> None:
+    clock = Clock()
+    runtime = SlowEncoder(reference, clock)
+    service = SchedulingService(runtime, limits=ServiceLimits(max_kept_bytes=0), clock=clock)
+    options = DecodingOptions(max_new_tokens=100, min_new_tokens=100)
+    prompts = random_prompts(config, [5, 6])
+    service.submit([ServiceRequest(work=generation(0, prompts[0], options), timeout_s=1.0)])
+    service.submit([ServiceRequest(work=generation(1, prompts[1], OPTIONS), timeout_s=1000.0)])
+    events = drained(service)
+    assert [(each.request_id, each.error_type) for each in failures(events)] == [(0, "DeadlineError")]
+    assert {event.request_id for event in events} == {0, 1}
+    assert runtime.has_nothing_open and service.counts().num_expired == 1
+
+
+def test_a_cancelled_request_is_gone_wherever_it_was(runtime: CountingRuntime, config: T5Config) -> None:
+    limits = ServiceLimits(max_encoder_tokens=10, max_batch_rows=1, max_kept_bytes=0)
+    service = SchedulingService(runtime, limits=limits)
+    prompts = random_prompts(config, [9, 8, 7, 6])
+    service.submit([ServiceRequest(work=generation(n, each)) for n, each in enumerate(prompts)])
+    score = ScoreRequest(request_id=9, encoder_input_ids=prompts[0], targets=(prompts[1],))
+    service.submit([ServiceRequest(work=score)])
+    service.cancel(9)
+    service.step()  # 0 is alive, the others wait
+    for request_id in (0, 1, 3, 77):
+        service.cancel(request_id)
+    assert {event.request_id for event in drained(service)} == {2}
+    assert runtime.has_nothing_open
+
+
+def test_a_prompt_that_comes_back_is_not_encoded_again(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime)
+    first, second = random_prompts(config, [9, 8])
+    found = []
+    for number, prompt in enumerate((first, second, first)):
+        service.submit([ServiceRequest(work=generation(number, prompt))])
+        (event,) = drained(service)
+        assert isinstance(event, RequestFinished)
+        found.append(event.hypotheses[0])
+    assert runtime.num_encoded == 2
+    assert service.counts().scheduler.num_shared_prompts == 1
+    assert found[0].token_log_probs.tobytes() == found[2].token_log_probs.tobytes()
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_kept_prompts_stay_within_their_bytes_and_give_way_to_requests(
+    runtime: CountingRuntime, config: T5Config
+) -> None:
+    bytes_per_prompt = 16 * 2 * 3 * (8 + 16) * 4  # 2 layers, 3 heads, 8 key and 16 padded value numbers
+    service = SchedulingService(runtime, limits=ServiceLimits(max_kept_bytes=3 * bytes_per_prompt))
+    prompts = random_prompts(config, [16] * 10)
+    for number, prompt in enumerate(prompts):
+        service.submit([ServiceRequest(work=generation(number, prompt))])
+        drained(service)
+        assert service.counts().scheduler.cache_bytes <= 3 * bytes_per_prompt
+    service.submit([ServiceRequest(work=generation(20, prompts[7])), ServiceRequest(work=generation(21, prompts[0]))])
+    drained(service)
+    assert runtime.num_encoded == 11  # 7 was kept, 0 was not
+    tight = ServiceLimits(max_kept_bytes=2**30, max_prompt_tokens=32, max_cache_bytes=4 * bytes_per_prompt)
+    service.close()
+    service = SchedulingService(runtime, limits=tight)
+    for number, prompt in enumerate(prompts):
+        service.submit([ServiceRequest(work=generation(number, prompt))])
+        (event,) = drained(service)
+        assert isinstance(event, RequestFinished)
+        assert sum(count for count in runtime.references.values()) <= 2
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_encoder_tokens=30))
+    prompts = random_prompts(config, [9, 8, 12, 5])
+    service.submit([ServiceRequest(work=generation(0, prompts[0], DecodingOptions(max_new_tokens=20)))])
+    targets = tuple(random_prompts(config, [3, 4], seed=5))
+    probes = [
+        ScoreRequest(request_id=1, encoder_input_ids=prompts[1], targets=targets),
+        EmbedRequest(request_id=2, encoder_input_ids=prompts[2], pooling=("max",)),
+        ScoreRequest(request_id=3, encoder_input_ids=prompts[1], targets=targets[:1]),
+        TraceRequest(request_id=4, encoder_input_ids=prompts[3], target_ids=targets[0], num_alternatives=3),
+    ]
+    service.submit([ServiceRequest(work=probe) for probe in probes])
+    events = {event.request_id: event for event in drained(service)}
+    handles = runtime.encode([prompts[1]] * 2)
+    expected = runtime.score(handles, list(targets))
+    runtime.release(handles)
+    scores, again, vector, trace = (events[number] for number in (1, 3, 2, 4))
+    assert isinstance(scores, ScoreFinished) and isinstance(again, ScoreFinished)
+    assert all(np.array_equal(a, b) for a, b in zip(scores.token_log_probs, expected, strict=True))
+    assert np.array_equal(again.token_log_probs[0], expected[0])
+    assert isinstance(vector, EmbedFinished)
+    assert np.array_equal(vector.vector, pool(runtime.encoder_states([prompts[2]])[0], "max"))
+    assert isinstance(trace, TraceFinished)
+    assert trace.top_ids.shape == trace.top_log_probs.shape == (3, 3)
+    assert trace.cross_attention.shape == (3, 5)
+    assert np.allclose(trace.cross_attention.sum(axis=1), 1, atol=1e-5)
+    assert isinstance(events[0], RequestFinished)
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
+    runtime: CountingRuntime, config: T5Config
+) -> None:
+    (prompt,) = random_prompts(config, [9])
+    service = SchedulingService(runtime)
+    service.submit([ServiceRequest(work=generation(0, prompt))])
+    (answer,) = drained(service)
+    assert isinstance(answer, RequestFinished)
+    (hypothesis,) = answer.hypotheses
+    work = TraceRequest(request_id=1, encoder_input_ids=prompt, target_ids=hypothesis.token_ids)
+    service.submit([ServiceRequest(work=work)])
+    (trace,) = drained(service)
+    assert isinstance(trace, TraceFinished)
+    assert trace.top_ids[:, 0].tolist() == hypothesis.token_ids.tolist()
+    assert np.allclose(trace.top_log_probs[:, 0], trace.token_log_probs, atol=1e-5)
+    assert np.allclose(trace.token_log_probs, hypothesis.token_log_probs, atol=1e-5)
+
+
+def test_a_bad_probe_fails_alone(runtime: CountingRuntime, config: T5Config) -> None:
+    good, bad = random_prompts(config, [4, 4])
+    bad[0] = config.vocab_size
+    probes = [
+        ScoreRequest(request_id=0, encoder_input_ids=bad, targets=(good,)),
+        ScoreRequest(request_id=1, encoder_input_ids=good, targets=(good,)),
+        ScoreRequest(request_id=2, encoder_input_ids=good, targets=(bad,)),
+        EmbedRequest(request_id=3, encoder_input_ids=bad),
+        TraceRequest(request_id=4, encoder_input_ids=good, target_ids=bad),
+    ]
+    events = run_probes(runtime, probes)
+    assert {event.request_id for event in events if isinstance(event, RequestFailed)} == {0, 2, 3, 4}
+    assert runtime.has_nothing_open
+
+
+def test_wrong_requests_are_refused_by_the_next_step(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime)
+    (prompt,) = random_prompts(config, [4])
+    service.submit(
+        [
+            ServiceRequest(work=generation(0, prompt), priority="urgent"),  # type: ignore[arg-type]
+            ServiceRequest(work=generation(1, prompt), adapter="french"),
+            ServiceRequest(work=generation(2, prompt)),
+            ServiceRequest(work=generation(2, prompt)),
+        ]
+    )
+    events = drained(service)
+    errors = {event.request_id: event.error for event in failures(events)}
+    assert "high, normal, low" in errors[0] and "no adapter 'french'" in errors[1] and "in use" in errors[2]
+
+
+def an_adapter(config: T5Config, *, seed: int) -> Adapter:
+    generator = np.random.Generator(np.random.Philox(seed))
+    maps = {
+        name: LowRankMap(
+            a=generator.standard_normal((2, inputs)).astype(np.float32),
+            b=generator.standard_normal((outputs, 2)).astype(np.float32),
+        )
+        for name, (outputs, inputs) in linear_map_shapes(config).items()
+        if name.endswith((".q", ".v"))
+    }
+    return Adapter(source="test", maps=maps)
+
+
+def test_requests_under_different_adapters_run_together_and_do_not_share_prompts(config: T5Config) -> None:
+    runtime = ReferenceRuntime(config, tensors_that_end(config))
+    names = {"a": runtime.add_adapter(an_adapter(config, seed=1)), "b": runtime.add_adapter(an_adapter(config, seed=2))}
+    prompts = random_prompts(config, [9, 9])
+    options = DecodingOptions(max_new_tokens=6, min_new_tokens=6)
+    works = [generation(n, prompts[n % 2], options) for n in range(6)]
+    adapters = ["", "", "a", "a", "b", "b"]
+
+    def answers(service: SchedulingService, chosen: Sequence[int]) -> dict[int, list[int]]:
+        service.submit([ServiceRequest(work=works[n], adapter=adapters[n]) for n in chosen])
+        events = drained(service)
+        return {e.request_id: e.hypotheses[0].token_ids.tolist() for e in events if isinstance(e, RequestFinished)}
+
+    together = answers(SchedulingService(runtime, adapters=names), range(6))
+    for n in range(6):
+        assert answers(SchedulingService(runtime, adapters=names), [n])[n] == together[n]
+    assert len({str(together[n]) for n in (0, 2, 4)}) == 3
+
+
+def test_an_adapter_on_a_runtime_without_them_is_refused(runtime: CountingRuntime, config: T5Config) -> None:
+    class Plain(CountingRuntime):
+        """Knows no adapters."""
+
+    plain = Plain(runtime)
+    scheduler = ContinuousScheduler(plain)
+    (prompt,) = random_prompts(config, [4])
+    scheduler.submit([dataclasses.replace(generation(0, prompt), adapter=1)])
+    (event,) = scheduler.step()
+    assert isinstance(event, RequestFailed) and event.error_type == EngineError.__name__
+    with pytest.raises(RequestError, match="max_kept_bytes"):
+        ContinuousScheduler(plain, max_kept_bytes=-1)

@@ -1,0 +1,199 @@
+"""An engine process behind an event loop: answers as the model's own, refusals, cancellation, death and restart."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import t5kit
+from t5kit.errors import BusyError, CheckpointError, EngineGoneError, OverloadedError, RequestError, T5kitError
+from t5kit.scheduling import ServiceLimits
+from t5kit.serving.config import ModelSource, RequestLimits
+from t5kit.serving.engine import Engine
+from t5kit.serving.loading import FolderLoader
+from t5kit.serving.served_model import Answer, Asker, Failure, Generation, Piece, ServedModel
+
+ASKER = Asker(timeout_s=60)
+LONG = {"max_new_tokens": 2000, "min_new_tokens": 2000}
+
+
+@contextlib.asynccontextmanager
+async def served(source: ModelSource, **limits: Any) -> AsyncIterator[ServedModel]:
+    engine = Engine(source.name, FolderLoader(source), ServiceLimits(), **limits)
+    await engine.start()
+    try:
+        yield ServedModel.open(source, engine, RequestLimits())
+    finally:
+        await engine.close()
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+async def begun(served_model: ServedModel, texts: list[str], is_streamed: bool = False, **options: Any) -> Generation:
+    asked = served_model.asked(options, is_streamed=is_streamed)  # type: ignore[arg-type]
+    return served_model.generate(await served_model.encode(texts), asked, ASKER, is_streamed=is_streamed)
+
+
+def test_answers_of_mixed_requests_at_once_are_the_models_own(source: ModelSource, model: t5kit.Model) -> None:
+    every_options: list[dict[str, Any]] = [
+        {"max_new_tokens": 12},
+        {"max_new_tokens": 9, "num_beams": 3, "num_return_sequences": 2},
+        {"max_new_tokens": 11, "temperature": 0.8, "seed": 3, "num_return_sequences": 2},
+        {"max_new_tokens": 12, "allowed_outputs": ["yes", "no", "perhaps"]},
+        {"max_new_tokens": 12, "speculate": True, "repetition_penalty": 1.2},
+        {"max_new_tokens": 12, "stop_strings": ["e"]},
+    ]
+    texts = ["one", "two two", "three three three", "one"]
+
+    async def main() -> None:
+        async with served(source) as server:
+            asked = [begun(server, texts, **options) for options in every_options]
+            every_answers = await asyncio.gather(*[(await each).answers() for each in asked])
+            for options, answers in zip(every_options, every_answers, strict=True):
+                expected = model.try_generate(texts, **options)
+                for answer, right in zip(answers, expected, strict=True):
+                    assert not isinstance(right, T5kitError)
+                    for ours, theirs in zip(answer.completions, right, strict=True):
+                        assert (ours.text, ours.token_ids, ours.score) == (theirs.text, theirs.token_ids, theirs.score)
+                        assert ours.token_scores == theirs.token_scores
+                        assert ours.finish_reason == theirs.finish_reason
+
+    run(main)
+
+
+def test_streamed_pieces_join_to_the_answers(source: ModelSource, model: t5kit.Model) -> None:
+    texts = ["one", "two two"]
+
+    async def main() -> None:
+        async with served(source) as server:
+            for options in ({"max_new_tokens": 12}, {"max_new_tokens": 12, "num_beams": 2}):
+                generation = await begun(server, texts, is_streamed=True, **options)
+                joined = ["", ""]
+                async for event in generation.stream():
+                    if isinstance(event, Piece):
+                        joined[event.index] += event.text
+                    else:
+                        assert isinstance(event, Answer) and joined[event.index] == event.completions[0].text
+                assert joined == model.generate(texts, **options)  # type: ignore[call-overload]
+
+    run(main)
+
+
+def test_scores_vectors_and_traces_are_the_models_own(source: ModelSource, model: t5kit.Model) -> None:
+    async def main() -> None:
+        async with served(source) as server:
+            prompts, targets = await server.encode(["one", "two"]), await server.encode(["a", "bcd", "e"])
+            (first, second), vectors, (trace,) = await asyncio.gather(
+                server.score(prompts, [targets[:2], targets[2:]], ASKER),
+                server.embed(prompts, "mean", ASKER),
+                server.trace(prompts[:1], targets[:1], 4, ASKER),
+            )
+            scores = [float(row.sum(dtype="float64")) for row in (*first, *second)]
+            assert scores == model.score(["one", "one", "two"], ["a", "bcd", "e"])
+            assert (vectors == model.embed(["one", "two"])).all()
+            assert trace.found.top_ids.shape == (2, 4)
+
+    run(main)
+
+
+def test_what_is_too_much_is_refused_and_nothing_of_it_is_begun(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, max_requests=3, max_tokens=100) as server:
+            with pytest.raises(RequestError, match="Split them"):
+                await begun(server, ["a"] * 4)
+            with pytest.raises(RequestError, match="Split them"):
+                await begun(server, ["a" * 200])
+            first = await begun(server, ["a", "b"], **LONG)
+            with pytest.raises(OverloadedError) as refused:
+                await begun(server, ["c", "d"])
+            assert 1 <= refused.value.retry_after_s <= 60
+            assert server.engine.num_pending == 2
+            await (await begun(server, ["c"], max_new_tokens=2)).answers()
+            first.cancel()
+            assert server.engine.num_pending == 0
+            await (await begun(server, ["c", "d", "e"], max_new_tokens=2)).answers()
+            with pytest.raises(RequestError, match="more than this server allows"):
+                server.asked({"max_new_tokens": 4000})
+
+    run(main)
+
+
+def test_a_reader_that_leaves_a_stream_frees_its_rows(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source) as server:
+            generation = await begun(server, ["a"], is_streamed=True, **LONG)
+            stream = generation.stream()
+            await anext(stream)
+            await stream.aclose()  # type: ignore[attr-defined]
+            assert server.engine.num_pending == 0
+            await (await begun(server, ["b"], max_new_tokens=2)).answers()
+            counts = server.engine.counts
+            assert counts is not None and counts.scheduler.num_rows == 0
+
+    run(main)
+
+
+def test_a_deadline_is_an_error_of_its_own(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source) as server:
+            asked = server.asked(LONG)  # type: ignore[arg-type]
+            generation = server.generate(await server.encode(["a"]), asked, Asker(timeout_s=0.01))
+            with pytest.raises(TimeoutError, match="time limit"):
+                await generation.answers()
+
+    run(main)
+
+
+def test_a_killed_process_answers_with_errors_and_comes_back(source: ModelSource, model: t5kit.Model) -> None:
+    restarts = []
+
+    async def main() -> None:
+        async with served(source, on_restart=lambda: restarts.append(1)) as server:
+            streamed = (await begun(server, ["a", "b"], is_streamed=True, **LONG)).stream()
+            waiting = asyncio.create_task((await begun(server, ["c"], **LONG)).answers())
+            await anext(streamed)
+            assert server.engine.pid is not None
+            os.kill(server.engine.pid, signal.SIGKILL)
+            with pytest.raises(EngineGoneError, match="signal 9"):
+                await waiting
+            ends = [event async for event in streamed if not isinstance(event, Piece)]
+            assert sorted(end.index for end in ends) == [0, 1]
+            assert all(isinstance(end, Failure) and isinstance(end.error, EngineGoneError) for end in ends)
+            with pytest.raises(BusyError, match="restarting"):
+                await begun(server, ["d"])
+            while server.engine.status != "ready":
+                await asyncio.sleep(0.02)
+            (answer,) = await (await begun(server, ["d"], max_new_tokens=8)).answers()
+            assert answer.completions[0].text == model.generate("d", max_new_tokens=8)
+
+    run(main)
+    assert restarts == [1]
+
+
+def test_a_process_that_hangs_is_ended_and_started_again(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, stall_timeout_s=0.4) as server:
+            assert server.engine.pid is not None
+            os.kill(server.engine.pid, signal.SIGSTOP)
+            with pytest.raises(EngineGoneError):
+                await (await begun(server, ["a"], max_new_tokens=2)).answers()
+            assert server.engine.num_restarts == 1
+
+    run(main)
+
+
+def test_a_folder_that_cannot_be_loaded_is_told_at_the_start(tmp_path: Path) -> None:
+    async def main() -> None:
+        engine = Engine("none", FolderLoader(ModelSource(name="none", path=tmp_path)), ServiceLimits())
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            await engine.start()
+        await engine.close()
+
+    run(main)

@@ -1,0 +1,222 @@
+"""The server as its clients see it: answers, streams, scores, errors, and what is told of it."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import t5kit
+from t5kit.api.arguments import GenerationArguments
+from t5kit.errors import T5kitError
+from t5kit.serving.schemas import GenerationWords
+from t5kit.testing.server_process import ServerProcess
+
+
+def test_the_bodys_words_are_those_of_generate() -> None:
+    assert set(GenerationWords.model_fields) == set(GenerationArguments.__annotations__)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 9},
+        {"max_new_tokens": 9, "num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5},
+        {"max_new_tokens": 9, "temperature": 0.7, "seed": 4},
+        {"max_new_tokens": 9, "logit_bias": {"104": 20.0}, "stop_strings": "ee"},
+        {"max_new_tokens": 9, "allowed_outputs": ["yes", "no"]},
+    ],
+)
+def test_generate_answers_as_the_model_does(server: ServerProcess, model: t5kit.Model, options: dict[str, Any]) -> None:
+    texts = ["one", "two two", "one"]
+    reply = server.post("/v1/generate", {"text": texts, "details": True, **options})
+    assert reply.status == 200 and reply.json["model"] == "tiny"
+    said = {**options}
+    if "logit_bias" in said:
+        said["logit_bias"] = {104: 20.0}
+    for result, right in zip(reply.json["results"], model.try_generate(texts, **said), strict=True):
+        assert not isinstance(right, T5kitError)
+        for output, completion in zip(result["outputs"], right, strict=True):
+            assert output["text"] == completion.text and output["token_ids"] == list(completion.token_ids)
+            assert output["score"] == completion.score and output["token_scores"] == list(completion.token_scores)
+            assert output["finish_reason"] == completion.finish_reason
+            assert len(output["tokens"]) == output["num_tokens"] == len(completion.token_ids)
+
+
+def test_a_stream_joins_to_the_answers(server: ServerProcess, model: t5kit.Model) -> None:
+    texts = ["one", "two two"]
+    reply = server.post("/v1/generate", {"text": texts, "max_new_tokens": 12, "stream": True})
+    assert reply.status == 200 and reply.headers["content-type"].startswith("text/event-stream")
+    joined = ["", ""]
+    for event in reply.events[:-1]:
+        if event["type"] == "text":
+            joined[event["index"]] += event["text"]
+        else:
+            assert event["type"] == "result" and event["outputs"][0]["text"] == joined[event["index"]]
+    assert reply.events[-1] == {"type": "done"}
+    assert joined == model.generate(texts, max_new_tokens=12)
+
+
+def test_models_and_adapters_are_named_and_answer_differently(server: ServerProcess) -> None:
+    listed = {each["id"]: each for each in server.get("/v1/models").json["data"]}
+    assert set(listed) == {"tiny", "other", "adapted"}
+    assert listed["adapted"]["parent"] == "tiny" and listed["tiny"]["status"] == "ready"
+
+    def answer(name: str) -> str:
+        reply = server.post("/v1/generate", {"text": "abc", "model": name, "max_new_tokens": 12})
+        assert reply.json["model"] == name
+        return str(reply.json["results"][0]["outputs"][0]["score"])
+
+    assert answer("tiny") == answer("other") != answer("adapted")
+
+
+def test_scores_classes_and_ranks_are_log_probabilities(server: ServerProcess, model: t5kit.Model) -> None:
+    expected = model.score(["a", "a", "a"], ["x", "yes", "zz"])
+    reply = server.post("/v1/score", {"sources": ["a", "a", "a"], "targets": ["x", "yes", "zz"]})
+    assert [each["score"] for each in reply.json["scores"]] == expected
+    assert [each["num_tokens"] for each in reply.json["scores"]] == [2, 4, 3]
+    assert server.post("/v1/score", {"sources": "a", "targets": "x"}).json["scores"][0]["score"] == expected[0]
+
+    reply = server.post("/v1/classify", {"text": ["a", "b"], "labels": ["x", "yes", "zz"]})
+    first = reply.json["results"][0]
+    assert {each["label"]: each["score"] for each in first["labels"]} == dict(
+        zip(["x", "yes", "zz"], expected, strict=True)
+    )
+    assert first["label"] == first["labels"][0]["label"] == ["x", "yes", "zz"][expected.index(max(expected))]
+    assert math.isclose(sum(each["probability"] for each in first["labels"]), 1)
+
+    body = {"text": "a", "candidates": ["x", "yes", "zz"], "normalize_by_length": True, "top_n": 2}
+    ranked = server.post("/v1/rank", body).json["results"]
+    normal = [score / length for score, length in zip(expected, [2, 4, 3], strict=True)]
+    assert [each["score"] for each in ranked] == sorted(normal, reverse=True)[:2]
+    assert ranked[0]["index"] == normal.index(max(normal))
+
+
+def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None:
+    generated = server.post("/v1/generate", {"text": "abc", "max_new_tokens": 5, "details": True}).json
+    output = generated["results"][0]["outputs"][0]
+    reply = server.post("/v1/trace", {"text": "abc", "answer_ids": output["token_ids"], "num_alternatives": 3}).json
+    assert [each["text"] for each in reply["input_tokens"]] == ["a", "b", "c", ""]
+    assert [each["id"] for each in reply["tokens"]] == output["token_ids"]
+    assert "".join(each["text"] for each in reply["tokens"]) == output["text"]
+    for token, score in zip(reply["tokens"], output["token_scores"], strict=True):
+        assert token["alternatives"][0]["id"] == token["id"] and len(token["alternatives"]) == 3
+        assert math.isclose(token["log_prob"], score, abs_tol=1e-4)
+        assert len(token["attention"]) == 4 and math.isclose(sum(token["attention"]), 1, abs_tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("/v1/generate", {"text": "a", "num_beams": 0}, 400, "num_beams = 0"),
+        ("/v1/generate", {"text": "a", "num_beems": 2}, 422, "Did you mean num_beams"),
+        ("/v1/generate", {"text": 7}, 422, "text"),
+        ("/v1/generate", {"text": []}, 422, "text"),
+        ("/v1/generate", {"text": "a", "max_new_tokens": "9"}, 422, "max_new_tokens"),
+        ("/v1/generate", {"text": "a", "model": "gpt"}, 404, "there are: tiny, adapted, other"),
+        ("/v1/generate", {"text": "a", "max_new_tokens": 9999}, 400, "more than this server allows"),
+        ("/v1/generate", {"text": "a" * 5000}, 400, "max_input_tokens"),
+        ("/v1/generate", {"text": ["a"] * 600}, 400, "600 texts"),
+        ("/v1/generate", {"text": "a", "stream": True, "num_beams": 2, "num_return_sequences": 2}, 400, "one answer"),
+        ("/v1/generate", {"text": "a", "logit_bias": {"x": 1}}, 400, "logit_bias"),
+        ("/v1/generate", {"text": "a", "priority": "urgent"}, 422, "priority"),
+        ("/v1/generate", b'{"text": "a', 422, "not valid JSON"),
+        ("/v1/generate", b'{"text": "\xff\xfe"}', 400, "parsing the body"),
+        ("/v1/generate", b'{"text": "\\ud800"}', 400, "surrogate"),
+        ("/v1/generate", b"[" * 100_000, 400, "parsing the body"),
+        ("/v1/score", {"sources": ["a", "b"], "targets": ["c"]}, 400, "one target for each"),
+        ("/v1/classify", {"text": "a", "labels": ["x", "x"]}, 400, "twice"),
+        ("/v1/trace", {"text": "a"}, 400, "one of the two"),
+        ("/v1/trace", {"text": "a", "answer_ids": [1_000_000]}, 400, "outside the model's vocabulary"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 3}, 400, "dimensions"),
+        ("/v1/completions", {"prompt": "a", "echo": True}, 400, "echo"),
+        ("/v1/completions", {"prompt": "a", "presence_penalty": 1}, 400, "presence_penalty"),
+        ("/v1/completions", {"prompt": [[999_999]]}, 400, "outside the model's vocabulary"),
+        ("/v1/nothing", {}, 404, "Not Found"),
+    ],
+)
+def test_wrong_requests_are_told_what_is_wrong(
+    server: ServerProcess, path: str, body: object, status: int, words: str
+) -> None:
+    reply = server.post(path, body)
+    assert reply.status == status, reply
+    error = reply.json["error"]
+    assert words in error["message"] and set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_deadline_is_504(server: ServerProcess) -> None:
+    body = {"text": "a", "max_new_tokens": 2000, "min_new_tokens": 2000, "timeout_s": 0.01}
+    reply = server.post("/v1/generate", body)
+    assert (reply.status, reply.json["error"]["code"]) == (504, "deadline")
+
+
+def test_every_response_has_an_id_and_the_headers_that_browsers_heed(server: ServerProcess) -> None:
+    for path in ("/", "/v1/models", "/nothing", "/healthz"):
+        reply = server.get(path, headers={"X-Request-Id": "mine-1"})
+        assert reply.headers["x-request-id"] == "mine-1"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in reply.headers and "server" not in reply.headers
+    assert server.get("/healthz", headers={"X-Request-Id": "a b\u00e4"}).headers["x-request-id"] != "a b\u00e4"
+
+
+def test_the_log_has_a_line_for_each_request_and_nothing_that_users_wrote(server: ServerProcess) -> None:
+    server.post("/v1/generate", {"text": "top secret", "max_new_tokens": 3}, headers={"X-Request-Id": "log-1"})
+    server.post("/v1/generate", {"text": "top secret", "num_beams": -1}, headers={"X-Request-Id": "log-2"})
+    server.post("/v1/generate", {"text": ["top secret", 7]}, headers={"X-Request-Id": "log-3"})
+    assert server.wait_for(lambda: any(entry.get("request_id") == "log-3" for entry in server.log))
+    found = {entry["request_id"]: entry for entry in server.log if "request_id" in entry}
+    assert [found[f"log-{number}"]["status"] for number in (1, 2, 3)] == [200, 400, 422]
+    assert found["log-1"]["num_texts"] == 1 and found["log-1"]["model"] == "tiny" and found["log-1"]["seconds"] > 0
+    assert not any("top secret" in line for line in server.lines)
+
+
+def test_metrics_count_what_happened(server: ServerProcess) -> None:
+    before = server.metric("t5kit_generated_tokens_total", model="other")
+    hits = server.metric("t5kit_prompt_cache_hits_total", model="other")
+    for _ in range(2):
+        reply = server.post("/v1/generate", {"text": "count me", "model": "other", "max_new_tokens": 4})
+    num_tokens = reply.json["results"][0]["outputs"][0]["num_tokens"]
+    assert server.metric("t5kit_generated_tokens_total", model="other") == before + 2 * num_tokens
+    assert server.metric("t5kit_prompt_cache_hits_total", model="other") == hits + 1
+    assert server.metric("t5kit_first_token_seconds_count", model="other") >= 2
+    assert server.metric("t5kit_http_requests_total", route="/v1/generate", status="200") >= 2
+    assert server.metric("t5kit_running", model="other") == 0
+
+
+def test_the_openapi_document_names_every_route_with_an_example(server: ServerProcess) -> None:
+    document = server.get("/openapi.json").json
+    bodies = [
+        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for path in document["paths"].values()
+        for operation in path.values()
+        if "requestBody" in operation
+    ]
+    assert len(bodies) == 7
+    for name in bodies:
+        schema = document["components"]["schemas"][name]
+        assert schema["examples"] and all("description" in each for each in schema["properties"].values())
+    assert {"/healthz", "/readyz", "/metrics", "/v1/models"} <= set(document["paths"])
+    assert server.get("/docs").status == 404
+
+
+def test_many_clients_at_once_get_the_models_own_answers(server: ServerProcess, model: t5kit.Model) -> None:
+    """Eighty requests of every kind from twenty threads, each compared with `Model.generate` alone."""
+    every_options: list[dict[str, Any]] = [
+        {"max_new_tokens": 20},
+        {"max_new_tokens": 9, "num_beams": 4},
+        {"max_new_tokens": 15, "top_k": 5, "seed": 3},
+        {"max_new_tokens": 15, "speculate": 4, "priority": "high"},
+        {"max_new_tokens": 15, "allowed_outputs": ["good", "bad"], "priority": "low"},
+    ]
+    cases = [(f"text {number % 7} " * (number % 5 + 1), every_options[number % 5]) for number in range(80)]
+
+    def ask(case: tuple[str, dict[str, Any]]) -> str:
+        reply = server.post("/v1/generate", {"text": case[0], **case[1]})
+        return str(reply.json["results"][0]["outputs"][0]["text"])
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, cases))
+    for (text, options), answer in zip(cases, answers, strict=True):
+        said = {word: value for word, value in options.items() if word != "priority"}
+        assert answer == model.generate(text, **said)

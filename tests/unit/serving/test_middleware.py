@@ -1,0 +1,68 @@
+"""The border of the application by itself: defects are answered and told, bodies are bounded."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from t5kit.serving.metrics import ServerMetrics
+from t5kit.serving.middleware import RequestBorder
+
+
+def answered(app: Any, messages: Iterable[Message] = (), headers: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
+    """Return what an application behind the border sends for one request."""
+    sent: list[Message] = []
+    given = iter(messages)
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers)}
+
+    async def receive() -> Message:
+        return next(given)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(RequestBorder(app, metrics=ServerMetrics(), max_body_bytes=10)(scope, receive, send))
+    return sent
+
+
+def test_a_defect_is_answered_with_its_id_and_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError("secret")
+
+    with caplog.at_level(logging.ERROR, "t5kit.serving"):
+        start, body = answered(broken, headers=[(b"x-request-id", b"r-1")])
+    assert start["status"] == 500 and (b"x-request-id", b"r-1") in start["headers"]
+    assert b"r-1" in body["body"] and b"secret" not in body["body"]
+    assert caplog.records[0].exc_info is not None and caplog.records[0].fields == {"request_id": "r-1"}  # type: ignore[attr-defined]
+
+
+def test_a_defect_within_a_response_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    assert [message["type"] for message in answered(broken)] == ["http.response.start"]
+    assert "defect" in caplog.messages
+
+
+def test_a_body_that_says_its_size_is_refused_before_it_is_read() -> None:
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    start, _ = answered(never, headers=[(b"content-length", b"11")])
+    assert start["status"] == 413
+
+
+def test_parts_of_a_body_are_counted_together() -> None:
+    seen = []
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        while True:
+            seen.append(await receive())
+
+    parts = [{"type": "http.request", "body": b"123456", "more_body": True}] * 2
+    answered(reads, parts)
+    assert len(seen) == 1  # the second part is one too many
