@@ -127,7 +127,7 @@ class DevEvaluation:
 
 
 def _dev_batches(config: RunConfig, task: OpenedTask, tokenizer: Tokenizer) -> tuple[Batch, ...]:
-    made = evaluation_batches(config.data, task, tokenizer)
+    made = evaluation_batches(config.data, task, tokenizer, max_examples=config.evaluation.max_loss_examples)
     if made.num_truncated or made.num_dropped or made.num_bad:
         warnings.warn(
             f"{task.name}: for the loss of the dev records, {made.num_truncated:,} examples are cut to "

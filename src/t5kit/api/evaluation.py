@@ -66,12 +66,14 @@ class ModelAnswerer:
         return likelihoods_of(
             self._model.runtime,
             encoded_once(prompts, lambda texts: self._encode(texts, truncate=self._truncate)),
-            encoded_once(targets, lambda texts: self._encode(texts, truncate=False)),
+            self._encode(targets, truncate=False, prompts=prompts),
             progress,
         )
 
-    def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | T5kitError]:
-        encoded = self._model._encode_each(texts, truncate=truncate)
+    def _encode(
+        self, texts: Sequence[str], *, truncate: bool, prompts: Sequence[str] | None = None
+    ) -> list[np.ndarray | T5kitError]:
+        encoded = self._model._encode_each(texts, truncate=truncate, prompts=prompts)
         return [_without_number(ids) if isinstance(ids, T5kitError) else ids for ids in encoded]
 
 

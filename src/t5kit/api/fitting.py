@@ -228,8 +228,9 @@ def _measure(task: OpenedTask, tokenizer: Tokenizer) -> _Lengths:
     pairs = list(training_pairs([sample]))
     if not pairs:
         raise DataError("no record of the data gives an input and a target.")
-    encoder = np.array([len(ids) for ids in tokenizer.encode_batch([pair.prompt for pair in pairs])])
-    target = np.array([len(ids) for ids in tokenizer.encode_batch([pair.target for pair in pairs])])
+    prompts = [pair.prompt for pair in pairs]
+    encoder = np.array([len(ids) for ids in tokenizer.encode_batch(prompts)])
+    target = np.array([len(ids) for ids in tokenizer.encode_targets([pair.target for pair in pairs], prompts)])
     return _Lengths(
         longest_encoder=int(encoder.max()),
         longest_target=int(target.max()),

@@ -266,7 +266,7 @@ class Model(Asking):
                 f"score got {len(sources)} sources and {len(targets)} targets; give one target for each source."
             )
         source_ids = self._encode(sources, truncate=truncate)
-        target_ids = self._encode(targets, truncate=truncate)
+        target_ids = self._encode(targets, truncate=truncate, prompts=sources)
         handles: dict[bytes, int] = {}
         scores: list[float] = []
         try:
@@ -405,12 +405,16 @@ class Model(Asking):
             asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, speculate="auto"))
         return asked
 
-    def _encode_each(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray | RequestError]:
-        """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken."""
+    def _encode_each(
+        self, texts: Sequence[str], *, truncate: bool, prompts: Sequence[str] | None = None
+    ) -> list[np.ndarray | RequestError]:
+        """Return ids [S_i] int32 with EOS for each text, or why it cannot be taken; with prompts, as their targets."""
         refusals = [_refusal(number, text) for number, text in enumerate(texts)]
         usable = [text if refusal is None else "" for text, refusal in zip(texts, refusals, strict=True)]
+        tokenizer = self.tokenizer
+        usable_ids = tokenizer.encode_batch(usable) if prompts is None else tokenizer.encode_targets(usable, prompts)
         encoded: list[np.ndarray | RequestError] = []
-        for number, (refusal, ids) in enumerate(zip(refusals, self.tokenizer.encode_batch(usable), strict=True)):
+        for number, (refusal, ids) in enumerate(zip(refusals, usable_ids, strict=True)):
             if refusal is not None:
                 encoded.append(refusal)
             elif len(ids) <= self.max_input_tokens:
@@ -421,10 +425,12 @@ class Model(Asking):
                 encoded.append(_too_long(number, len(ids), self.max_input_tokens))
         return encoded
 
-    def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
+    def _encode(
+        self, texts: Sequence[str], *, truncate: bool, prompts: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
         """Return ids [S_i] int32 with EOS for each text; the first that cannot be taken is an error."""
         taken = []
-        for ids in self._encode_each(texts, truncate=truncate):
+        for ids in self._encode_each(texts, truncate=truncate, prompts=prompts):
             if isinstance(ids, RequestError):
                 raise ids
             taken.append(ids)

@@ -13,7 +13,7 @@ from t5kit.errors import ConfigError, TokenizerError
 from t5kit.model.config import ModelConfig
 from t5kit.recipe import RunConfig
 from t5kit.tasks.configured import OpenedTask
-from t5kit.text import ByteTokenizer, Tokenizer, load_tokenizer
+from t5kit.text import ByteTokenizer, CharacterRule, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from t5kit.text.config import MADE_SOURCES, VocabularyConfig
 
 VOCABULARY_FOLDER = "vocabulary"
@@ -92,8 +92,30 @@ def open_vocabulary(
 ) -> Tokenizer:
     """Return a run's vocabulary; one that is made of the tasks' records is taken from the folder kept if it is there.
 
+    The recipe's character rules come before those that the vocabulary has.
     Raises: TokenizerError, ConfigError, DataError
     """
+    tokenizer = _vocabulary(config, tasks, start, seed=seed, kept=kept)
+    rules = tuple(CharacterRule(prefix, in_targets=True) for prefix in config.characters)
+    rules += tuple(CharacterRule(prefix) for prefix in config.characters_in_prompts)
+    if not rules:
+        return tokenizer
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        raise ConfigError(
+            "vocabulary.characters needs a SentencePiece vocabulary, and this run's is none. Remove it, or change the "
+            "vocabulary."
+        )
+    return tokenizer.with_character_rules(rules)
+
+
+def _vocabulary(
+    config: VocabularyConfig,
+    tasks: Sequence[OpenedTask],
+    start: CheckpointFolder | None,
+    *,
+    seed: int,
+    kept: Path | None,
+) -> Tokenizer:
     if start is not None:
         return load_tokenizer(start.path)
     if config.source == "bytes":

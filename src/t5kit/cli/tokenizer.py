@@ -40,16 +40,22 @@ def train(
     ] = False,
     character_coverage: Annotated[float, typer.Option(help="Share of characters with a piece of their own.")] = 0.9995,
     max_sentences: Annotated[int, typer.Option(help="Lines to train on at most; 0 is all.", min=0)] = 0,
+    characters: Annotated[
+        list[str], typer.Option(help="Beginning of prompts that go on in characters, and their targets too.")
+    ] = [],  # noqa: B006
+    characters_in: Annotated[list[str], typer.Option(help="The same for prompts alone, not for their targets.")] = [],  # noqa: B006
     threads: options.ThreadsOption = None,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train a vocabulary from text files and write it as a tokenizer folder."""
-    from t5kit.text import train_tokenizer
+    from t5kit.text import CharacterRule, train_tokenizer
 
+    rules = [CharacterRule(prefix, in_targets=True) for prefix in characters]
+    rules += [CharacterRule(prefix) for prefix in characters_in]
     trained = train_tokenizer(
         files, output, vocab_size=vocab_size, model_type=type, byte_fallback=byte_fallback, num_sentinels=num_sentinels,
         keeps_whitespace=keep_whitespace, character_coverage=character_coverage, max_sentences=max_sentences,
-        num_threads=threads, overwrite=overwrite,
+        num_threads=threads, character_rules=rules, overwrite=overwrite,
     )  # fmt: skip
     print(
         f"t5kit: wrote {output} ({trained.vocab_size:,} ids, {trained.num_sentinels} of them sentinels).",

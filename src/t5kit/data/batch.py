@@ -75,6 +75,10 @@ class Batch:
             self.encoder_input_ids[row][in_encoder], self.labels[row][in_decoder], self.loss_weights[row][in_decoder]
         )
 
+    def num_examples(self) -> int:
+        """Return how many examples there are in all rows."""
+        return int(self.encoder_segment_ids.max(axis=1, initial=0).sum())
+
     def num_encoder_tokens(self) -> int:
         """Count encoder positions that are not padding."""
         return int(np.count_nonzero(self.encoder_segment_ids))

@@ -104,18 +104,25 @@ class EvaluationBatches:
 
 
 def evaluation_batches(
-    config: DataConfig, task: OpenedTask, tokenizer: Tokenizer, *, split: str = DEV, seed: int = 0
+    config: DataConfig,
+    task: OpenedTask,
+    tokenizer: Tokenizer,
+    *,
+    split: str = DEV,
+    max_examples: int = 0,
+    seed: int = 0,
 ) -> EvaluationBatches:
     """Return a split once, in batches of training's own lengths and rows; the same ones at every call.
 
-    An objective corrupts the same tokens every time.
+    An objective corrupts the same tokens every time. max_examples: only the first batches of a shuffled order, until
+    they hold so many; 0: all.
     Raises: DataError if no record gives an example, or none of them is within lengths that leave out longer ones.
     """
     source = task.examples(split, tokenizer, encoder_length=config.encoder_length, target_length=config.target_length)
-    with BlockMaker([source], seed=seed, is_shuffled=False, num_workers=0) as maker:
+    with BlockMaker([source], seed=seed, is_shuffled=max_examples > 0, num_workers=0) as maker:
         loader = BatchLoader(MixedStream(maker, [1.0], seed=seed, num_epochs=1), config.batches, seed=seed)
         try:
-            batches = tuple(loader)
+            batches = _first_batches(loader, max_examples) if max_examples else tuple(loader)
         except DataError as error:
             raise DataError(f"data.tasks.{task.name}.{split}: {error}") from error
     if not batches:
@@ -126,3 +133,12 @@ def evaluation_batches(
         )
     num_bad = sum(share.num_bad for share in loader.shares())
     return EvaluationBatches(batches, loader.num_truncated, loader.num_dropped, num_bad)
+
+
+def _first_batches(loader: BatchLoader, max_examples: int) -> tuple[Batch, ...]:
+    taken: list[Batch] = []
+    num_examples = 0
+    while num_examples < max_examples and (batch := next(loader, None)) is not None:
+        taken.append(batch)
+        num_examples += batch.num_examples()
+    return tuple(taken)

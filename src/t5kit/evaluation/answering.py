@@ -100,7 +100,7 @@ class RuntimeAnswerer:
         return likelihoods_of(
             self.runtime,
             encoded_once(prompts, self._encode),
-            encoded_once(targets, lambda texts: self._encode(texts, is_cut=False)),
+            self._encode_targets(targets, prompts),
             progress,
         )
 
@@ -109,16 +109,26 @@ class RuntimeAnswerer:
         text = answer_text(best.token_ids, self.tokenizer.detokenizer(), self.options.stop_strings)
         return Answer(text, is_cut=best.finish_reason == "length")
 
-    def _encode(self, texts: Sequence[str], *, is_cut: bool = True) -> list[np.ndarray | T5kitError]:
-        """Return ids [S] of each text, EOS in, or why it cannot be taken."""
+    def _encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray | T5kitError]:
+        """Return ids [T] of each target, EOS in, or why it cannot be taken."""
+        try:
+            return list(self.tokenizer.encode_targets(targets, prompts))
+        except T5kitError as error:
+            if len(targets) == 1:
+                return [error]
+            pairs = zip(targets, prompts, strict=True)
+            return [ids for target, prompt in pairs for ids in self._encode_targets([target], [prompt])]
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray | T5kitError]:
+        """Return ids [S] of each prompt, cut to the most tokens, EOS in, or why it cannot be taken."""
         try:
             encoded = self.tokenizer.encode_batch(texts)
         except T5kitError as error:
             if len(texts) == 1:
                 return [error]
-            return [ids for text in texts for ids in self._encode([text], is_cut=is_cut)]
+            return [ids for text in texts for ids in self._encode([text])]
         most = self.max_input_tokens
-        if not is_cut or not most:
+        if not most:
             return list(encoded)
         return [ids if len(ids) <= most else np.append(ids[: most - 1], ids[-1:]) for ids in encoded]
 

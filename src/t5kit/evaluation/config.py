@@ -68,6 +68,8 @@ class EvaluationConfig:
     """Prompts are cut to so many tokens, EOS kept; 0: they are not cut."""
     max_examples: int = 0
     """Examples of each task that are answered, drawn once by the seed; 0: all."""
+    max_loss_examples: int = 0
+    """Examples of each task that the loss is computed on, drawn once, to whole batches; 0: all."""
     batch_rows: int = 256
     """Most sequences decoded at one time (a beam is one); only memory and speed depend on it."""
     seed: int = 0
@@ -75,7 +77,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         least = {
-            "num_beams": 1, "max_new_tokens": 1, "max_input_tokens": 0, "max_examples": 0, "batch_rows": 1, "seed": 0,
+            "num_beams": 1, "max_new_tokens": 1, "max_input_tokens": 0, "max_examples": 0, "max_loss_examples": 0,
+            "batch_rows": 1, "seed": 0,
         }  # fmt: skip
         for name, fewest in least.items():
             value = getattr(self, name)

@@ -143,8 +143,9 @@ class DenoisingExamples:
 def encode_pairs(pairs: Sequence[TextPair], tokenizer: Tokenizer, bad: list[BadRecord]) -> list[Example]:
     """Return the pairs as ids with EOS on both sides, whole; pairs that cannot be encoded are added to bad."""
     try:
-        encoder = tokenizer.encode_batch([pair.prompt for pair in pairs])
-        target = tokenizer.encode_batch([pair.target for pair in pairs])
+        prompts = [pair.prompt for pair in pairs]
+        encoder = tokenizer.encode_batch(prompts)
+        target = tokenizer.encode_targets([pair.target for pair in pairs], prompts)
     except (RequestError, DataError) as error:
         if len(pairs) == 1:
             bad.append(BadRecord(place=pairs[0].place, error=f"{pairs[0].place}: {error}"))

@@ -64,6 +64,10 @@ class ByteTokenizer:
         """Return `encode` of each text, in order."""
         return [self.encode(text, add_eos=add_eos) for text in checked_texts(texts)]
 
+    def encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray]:
+        """Return `encode` of each target, whatever the prompts are."""
+        return self.encode_batch(targets)
+
     def decode(self, ids: TokenIds) -> str:
         """Return the text of `ids`; ids without bytes and bytes that form no character write nothing."""
         return b"".join(map(self.token_bytes, as_id_list(ids))).decode("utf-8", "ignore")

@@ -36,6 +36,10 @@ class VocabularyConfig:
     """unigram, bpe: share of the text's characters that get pieces of their own, in (0, 1]."""
     max_sentences: int = 0
     """unigram, bpe: texts to train on, drawn from all; 0: all."""
+    characters: tuple[str, ...] = ()
+    """Beginnings of prompts, the space after them included; what follows, and the target, is written in characters."""
+    characters_in_prompts: tuple[str, ...] = ()
+    """The same for prompts whose targets keep their pieces."""
 
     def __post_init__(self) -> None:
         if (self.source == "folder") != bool(self.path):
@@ -51,6 +55,17 @@ class VocabularyConfig:
             raise ConfigError(
                 f"vocabulary.num_sentinels = {self.num_sentinels} and vocabulary.max_sentences = {self.max_sentences} "
                 "must be at least 0."
+            )
+        prefixes = self.characters + self.characters_in_prompts
+        if len(set(prefixes)) < len(prefixes) or not all(prefix.strip() for prefix in prefixes):
+            raise ConfigError(
+                f"vocabulary.characters = {list(self.characters)} and vocabulary.characters_in_prompts = "
+                f"{list(self.characters_in_prompts)} must be different beginnings of prompts, none of them empty."
+            )
+        if prefixes and self.source in ("bytes", "symbols"):
+            raise ConfigError(
+                f"vocabulary.characters has no effect with vocabulary.source = {self.source!r}, which has no pieces of "
+                "several characters. Remove it, or change the source."
             )
         if not 0.0 < self.character_coverage <= 1.0:
             raise ConfigError(

@@ -93,6 +93,10 @@ class JsonTokenizer:
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids + end, dtype=np.int32) for encoding in encodings]
 
+    def encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray]:
+        """Return `encode` of each target, whatever the prompts are."""
+        return self.encode_batch(targets)
+
     def decode(self, ids: TokenIds) -> str:
         """Return the text of `ids`."""
         detokenizer = self.detokenizer()

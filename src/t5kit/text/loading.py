@@ -79,9 +79,19 @@ def _load_file(path: Path) -> Tokenizer:
 def _load_json(path: Path, config: TokenizerConfig) -> Tokenizer:
     document = read_file(path)
     imported = import_sentencepiece(parse_json_object(document, str(path)), config, str(path))
-    if imported is None:
-        return JsonTokenizer(document, config=config, source=str(path))
-    return SentencePieceTokenizer(imported.model, num_sentinels=imported.num_sentinels, source=str(path))
+    if imported is not None:
+        return SentencePieceTokenizer(
+            imported.model,
+            num_sentinels=imported.num_sentinels,
+            source=str(path),
+            character_rules=config.character_rules,
+        )
+    if config.character_rules:
+        raise TokenizerError(
+            f"{path}: {CONFIG_NAME} beside it has character rules, which need a SentencePiece model, or a {JSON_NAME} "
+            "of T5's shape."
+        )
+    return JsonTokenizer(document, config=config, source=str(path))
 
 
 def _load_model(path: Path, config: TokenizerConfig, model_config: dict[str, Any]) -> SentencePieceTokenizer:
@@ -94,6 +104,7 @@ def _load_model(path: Path, config: TokenizerConfig, model_config: dict[str, Any
             source=str(path),
             pad_piece=config.pad_token,
             eos_piece=config.eos_token,
+            character_rules=config.character_rules,
         )
 
     tokenizer = opened(NUM_SENTINELS if config.num_sentinels is None else config.num_sentinels)

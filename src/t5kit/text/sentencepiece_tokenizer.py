@@ -1,15 +1,18 @@
 """SentencePiece vocabularies: T5, FLAN, mT5, umT5, MADLAD-400 and our own."""
 
 import itertools
+import operator
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import sentencepiece
 
 from t5kit.errors import TokenizerError
+from t5kit.text.character_rules import CharacterRule, rule_of, rules_to_json
 from t5kit.text.detokenizer import LeadingSpace, PieceDetokenizer, Surface
 from t5kit.text.json_export import JsonSource, build_json, why_no_json
 from t5kit.text.sentencepiece_format import ModelFacts, Piece, PieceKind, append_pieces, read_facts, read_pieces
@@ -49,12 +52,15 @@ class SentencePieceTokenizer:
         source: str = MODEL_NAME,
         pad_piece: str = "<pad>",
         eos_piece: str = "</s>",
+        character_rules: Sequence[CharacterRule] = (),
     ) -> None:
         """Open the model file `model`; `source` is its name in messages.
 
         num_sentinels: how many to append if the model has none of its own. pad_piece, eos_piece: their spelling, for
-        models that do not say which of their pieces these are.
-        Raises: TokenizerError if it is no whole SentencePiece model, or lacks a padding, EOS or unknown piece.
+        models that do not say which of their pieces these are. character_rules: prompts that are written in
+        characters; they need a model that marks the beginning of words.
+        Raises: TokenizerError if it is no whole SentencePiece model, lacks a padding, EOS or unknown piece, or cannot
+        write words in characters where rules ask for it.
         """
         self._source = source
         self._model = model
@@ -77,6 +83,27 @@ class SentencePieceTokenizer:
         self.pad_id = self._special_id("padding", self._processor.pad_id(), pad_piece)
         self.eos_id = self._special_id("EOS", self._processor.eos_id(), eos_piece)
         self._surfaces: dict[int, Surface] = {}
+        self.character_rules = tuple(character_rules)
+        self._character_ids: dict[str, list[int]] = {}
+        if self.character_rules and self._processor.piece_to_id(WORD_BOUNDARY) == self.unk_id:
+            raise TokenizerError(
+                f"{source} has no piece for a space alone, so its words cannot be written in characters."
+            )
+
+    def with_character_rules(self, rules: Sequence[CharacterRule]) -> Self:
+        """Return this vocabulary with these rules, and its own ones for other prefixes.
+
+        Raises: TokenizerError if it cannot write words in characters.
+        """
+        prefixes = {rule.prefix for rule in rules}
+        return type(self)(
+            self._model,
+            num_sentinels=self.num_sentinels,
+            source=self._source,
+            pad_piece=self.id_to_piece(self.pad_id),
+            eos_piece=self.id_to_piece(self.eos_id),
+            character_rules=(*rules, *(rule for rule in self.character_rules if rule.prefix not in prefixes)),
+        )
 
     def encode(self, text: str, *, add_eos: bool = True) -> np.ndarray:
         """Return the ids [N] int32 of `text`."""
@@ -91,8 +118,22 @@ class SentencePieceTokenizer:
         texts = checked_texts(texts)
         if self.facts.keeps_all_text and any(WORD_BOUNDARY in text for text in texts):
             return [self.encode(text, add_eos=add_eos) for text in texts]
+        by_rule = [rule_of(text, self.character_rules) is not None for text in texts]
+        pieces = iter(self._processor.encode(list(itertools.compress(texts, map(operator.not_, by_rule)))))
         end = [self.eos_id] if add_eos else []
-        return [np.array(ids + end, dtype=np.int32) for ids in self._processor.encode(texts)] if texts else []
+        return [
+            np.array((self._encode(text) if has_rule else next(pieces)) + end, dtype=np.int32)
+            for text, has_rule in zip(texts, by_rule, strict=True)
+        ]
+
+    def encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of each target, EOS at the end: in characters where the rule of its prompt says so."""
+        encoded = self.encode_batch(targets)
+        for number, (target, prompt) in enumerate(zip(targets, prompts, strict=True)):
+            rule = rule_of(prompt, self.character_rules)
+            if rule is not None and rule.in_targets:
+                encoded[number] = np.array([*self._encode_characters(target), self.eos_id], dtype=np.int32)
+        return encoded
 
     def decode(self, ids: TokenIds) -> str:
         """Return the text of `ids`."""
@@ -154,7 +195,10 @@ class SentencePieceTokenizer:
             eos_token=self.id_to_piece(self.eos_id),
             unk_token=self.id_to_piece(self.unk_id),
             sentinel_texts=[sentinel_text(index) for index in range(self.num_sentinels)],
-            extra={"extra_ids": 0 if self.has_own_sentinels else self.num_sentinels},
+            extra={
+                "extra_ids": 0 if self.has_own_sentinels else self.num_sentinels,
+                **rules_to_json(self.character_rules),
+            },
         )
 
     def piece_scores(self) -> tuple[list[str], list[float]]:
@@ -174,6 +218,27 @@ class SentencePieceTokenizer:
         )
 
     def _encode(self, text: str) -> list[int]:
+        rule = rule_of(text, self.character_rules)
+        if rule is not None:
+            rest = text.removeprefix(rule.prefix)
+            return self._encode_pieces(rule.prefix) + self._encode_characters(rest)
+        return self._encode_pieces(text)
+
+    def _encode_characters(self, text: str) -> list[int]:
+        """Return the id of every character of the normalised text, or the ids of its bytes."""
+        ids: list[int] = []
+        for character in self._processor.normalize(text):
+            if character not in self._character_ids:
+                piece = self._processor.piece_to_id(character)
+                self._character_ids[character] = (
+                    [piece]
+                    if piece != self.unk_id or not self.facts.has_byte_fallback
+                    else [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
+                )
+            ids += self._character_ids[character]
+        return ids
+
+    def _encode_pieces(self, text: str) -> list[int]:
         if not (self.facts.keeps_all_text and WORD_BOUNDARY in text):
             return list(self._processor.encode(text))
         ids: list[int] = []

@@ -53,6 +53,12 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str], *, add_eos: bool = True) -> list[np.ndarray]:
         """Return `encode` of each text, in order, by the library's own batch call."""
 
+    def encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of each target, EOS at the end, as the answer to its prompt.
+
+        Only vocabularies with character rules (character_rules.py) look at the prompts.
+        """
+
     def decode(self, ids: TokenIds) -> str:
         """Return the text of `ids`, without padding and EOS, sentinels as `<extra_id_N>`.
 

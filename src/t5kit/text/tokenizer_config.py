@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from t5kit.errors import TokenizerError
+from t5kit.text.character_rules import CONFIG_KEY, CharacterRule, rules_from_json
 from t5kit.text.tokenizer import SENTINEL_PATTERN
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ class TokenizerConfig:
     """Tokens added to the vocabulary, by id."""
     byte_sentinels: str = ""
     """t5kit's own key: which of ByT5's two kinds of sentinels are meant."""
+    character_rules: tuple[CharacterRule, ...] = ()
+    """t5kit's own key: prompts that are written in characters."""
 
 
 def read_tokenizer_config(folder: Path) -> TokenizerConfig:
@@ -63,6 +66,8 @@ def read_tokenizer_config(folder: Path) -> TokenizerConfig:
     num_listed = sum(bool(SENTINEL_PATTERN.fullmatch(token)) for token in set(listed))
     facts["num_sentinels"] = extra_ids if extra_ids is not None else num_listed or None
     facts["added_tokens"] = _added_tokens(folder, found)
+    if found.get(CONFIG_KEY) is not None:
+        facts["character_rules"] = rules_from_json(found[CONFIG_KEY], path)
     return TokenizerConfig(**facts)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import sentencepiece
 
 from t5kit.errors import ConfigError, DataError
+from t5kit.text.character_rules import CharacterRule
 from t5kit.text.sentencepiece_format import Piece, PieceKind, append_pieces
 from t5kit.text.sentencepiece_tokenizer import NUM_SENTINELS, WORD_BOUNDARY, SentencePieceTokenizer
 from t5kit.text.tokenizer import sentinel_text
@@ -59,6 +60,7 @@ def train_tokenizer(
     max_sentences: int = 0,
     seed: int = 0,
     num_threads: int | None = None,
+    character_rules: Sequence[CharacterRule] = (),
     overwrite: bool = False,
 ) -> SentencePieceTokenizer:
     """Train a vocabulary, write it as a folder that is whole or absent, and return it.
@@ -71,6 +73,7 @@ def train_tokenizer(
     space. character_coverage: share of the text's characters that get pieces of their own, in (0, 1].
     max_sentences: passages to train on, drawn with `seed` from all; 0 for all. Files are read as a stream, but
     SentencePiece keeps what it trains on in memory. The same files, settings and num_threads give the same bytes.
+    character_rules: prompts that are written in characters; not with keeps_whitespace, whose words have no beginning.
     overwrite: a folder that holds nothing but TOKENIZER_FILES may be replaced; one that holds anything else never is.
     Raises: ConfigError for settings out of range, a folder that is not empty (see overwrite), and a vocab_size that
     this text cannot fill or that cannot hold its characters, with the bound; DataError for files that cannot be read
@@ -104,7 +107,9 @@ def train_tokenizer(
     sentinels = [
         Piece(boundary + sentinel_text(index), 0.0, PieceKind.USER_DEFINED) for index in reversed(range(num_sentinels))
     ]
-    tokenizer = SentencePieceTokenizer(append_pieces(model.getvalue(), sentinels), num_sentinels=0)
+    tokenizer = SentencePieceTokenizer(
+        append_pieces(model.getvalue(), sentinels), num_sentinels=0, character_rules=character_rules
+    )
     with _whole_folder(target, overwrite=overwrite) as folder:
         tokenizer.save(folder)
     return tokenizer

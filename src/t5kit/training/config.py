@@ -14,6 +14,7 @@ SmoothingConvention = Literal["t5x", "mesh"]
 OptimizerName = Literal["adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon"]
 ScheduleName = Literal["constant", "inverse_sqrt", "inverse_sqrt_cooldown", "cosine", "linear"]
 MuonScale = Literal["match_rms_adamw", "original"]
+MuonRest = Literal["adamw", "adamw_rms"]
 
 PRECISIONS = ("bfloat16", "float32")
 DROPOUT_CONVENTIONS = ("none", "length")
@@ -22,6 +23,7 @@ SMOOTHING_CONVENTIONS = ("t5x", "mesh")
 OPTIMIZERS = ("adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon")
 SCHEDULES = ("constant", "inverse_sqrt", "inverse_sqrt_cooldown", "cosine", "linear")
 MUON_SCALES = ("match_rms_adamw", "original")
+MUON_RESTS = ("adamw", "adamw_rms")
 
 
 def _check_number(
@@ -172,7 +174,7 @@ class SgdConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MuonConfig:
-    """Muon for the matrices inside the blocks; AdamW (`optimizer.adam`) for embedding, head, norms and bias tables."""
+    """Muon for the matrices inside the blocks; an AdamW for the rest: embedding, head, norms and bias tables."""
 
     momentum: float = 0.95
     """Share of the past in the mean of the gradients, in [0, 1)."""
@@ -183,14 +185,18 @@ class MuonConfig:
     scale: MuonScale = "match_rms_adamw"
     """match_rms_adamw: 0.2 sqrt(max(rows, columns)) times lr, so that one lr serves both parts (Liu et al. 2025).
     original: sqrt(max(1, rows / columns)) times lr (Jordan 2024)."""
-    adamw_lr_ratio: float = 1.0
-    """The AdamW part's lr as a multiple of the schedule's; > 0."""
+    rest: MuonRest = "adamw"
+    """adamw: the rest's steps are lr, as `optimizer.adam` says. adamw_rms: they are lr times the parameter's RMS, as
+    `optimizer.adamw_rms` says; T5's embeddings are N(0, 1), so that steps which suit matrices hardly move them."""
+    rest_lr_ratio: float = 1.0
+    """The rest's lr as a multiple of the schedule's; > 0."""
 
     def __post_init__(self) -> None:
+        _check_choice("optimizer.muon.rest", self.rest, MUON_RESTS)
         _check_number("optimizer.muon.momentum", self.momentum, least=0, below=1)
         _check_integer("optimizer.muon.num_iterations", self.num_iterations, least=1, most=99)
         _check_choice("optimizer.muon.scale", self.scale, MUON_SCALES)
-        _check_number("optimizer.muon.adamw_lr_ratio", self.adamw_lr_ratio, above=0)
+        _check_number("optimizer.muon.rest_lr_ratio", self.rest_lr_ratio, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,9 +216,9 @@ class OptimizerConfig:
     adafactor: AdafactorConfig = AdafactorConfig()
     """Settings of adafactor."""
     adam: AdamConfig = AdamConfig()
-    """Settings of adam and adamw, and of muon's AdamW part."""
+    """Settings of adam and adamw, and of muon's rest where it is adamw."""
     adamw_rms: AdamWRmsConfig = AdamWRmsConfig()
-    """Settings of adamw_rms."""
+    """Settings of adamw_rms, and of muon's rest where it is that."""
     sgd: SgdConfig = SgdConfig()
     """Settings of sgd."""
     muon: MuonConfig = MuonConfig()
@@ -222,7 +228,8 @@ class OptimizerConfig:
         _check_choice("optimizer.name", self.name, OPTIMIZERS)
         _check_number("optimizer.weight_decay", self.weight_decay, least=0)
         _check_number("optimizer.max_gradient_norm", self.max_gradient_norm, least=0)
-        used = {"adamw": ("adam",), "muon": ("muon", "adam")}.get(self.name, (self.name,))
+        rest = "adam" if self.muon.rest == "adamw" else self.muon.rest
+        used = {"adamw": ("adam",), "muon": ("muon", rest)}.get(self.name, (self.name,))
         for section in ("adafactor", "adam", "adamw_rms", "sgd", "muon"):
             settings = getattr(self, section)
             if section not in used and settings != type(settings)():

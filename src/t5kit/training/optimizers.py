@@ -69,7 +69,7 @@ class ModelOptimizer:
         if config.name == "muon":
             matrices = {name: rest.pop(name) for name in list(rest) if is_muon_matrix(name, rest[name])}
             self._add_part("muon", matrices, 1.0)
-            self._add_part("adamw", rest, config.muon.adamw_lr_ratio)
+            self._add_part(config.muon.rest, rest, config.muon.rest_lr_ratio)
         else:
             self._add_part(config.name, rest, 1.0)
 

@@ -82,6 +82,16 @@ def test_evaluation_batches_are_the_same_at_every_call(config: DataConfig, tmp_p
         np.testing.assert_array_equal(one.labels, other.labels)
 
 
+def test_evaluation_of_some_examples_ends_with_the_batch_that_holds_them(config: DataConfig) -> None:
+    changed = replaced(config, tasks={"a": TaskConfig(train=("a.tsv",), held_out=20)}, batch_rows=1)
+    (task,) = open_tasks(changed, seed=0)
+    all_of_them = evaluation_batches(changed, task, ByteTokenizer()).batches
+    some = evaluation_batches(changed, task, ByteTokenizer(), max_examples=5).batches
+    assert sum(batch.num_examples() for batch in all_of_them) == 20
+    assert 5 <= sum(batch.num_examples() for batch in some) < 20
+    assert sum(batch.num_examples() for batch in some[:-1]) < 5
+
+
 def test_evaluation_counts_what_is_too_long(config: DataConfig) -> None:
     tasks = {"a": TaskConfig(train=("a.tsv",), dev=("b.tsv",))}
     (Path(config.dir) / "b.tsv").write_text("ab\tc\n" * 3 + "a" * 40 + "\tc\n" + "no pair\n", encoding="utf-8")

@@ -188,7 +188,7 @@ def test_muon_steps_have_orthogonal_directions_of_adamws_size() -> None:
 def test_the_adamw_part_of_muon_gets_its_share_of_the_rate() -> None:
     steps = []
     for ratio in (1.0, 0.25):
-        config = OptimizerConfig(name="muon", muon=MuonConfig(adamw_lr_ratio=ratio))
+        config = OptimizerConfig(name="muon", muon=MuonConfig(rest_lr_ratio=ratio))
         parameter, optimizer = one_parameter("shared.weight", torch.zeros(3, 2), config)
         parameter.grad = torch.ones(3, 2)
         optimizer.step(lr=0.1)
