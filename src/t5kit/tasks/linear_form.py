@@ -108,26 +108,23 @@ def _write_inner(value: object, schema: Schema, place: str) -> str:
     return f"[{text}]" if isinstance(schema, ListSchema | ObjectSchema) else text
 
 
-def _write_number(value: object, schema: NumberSchema, place: str) -> str:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+def _write_number(value: Any, schema: NumberSchema, place: str) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**18  # NaN is not
     if schema.is_integer:
-        _check(is_number and value == int(value) if is_number else False, place, value, "a whole number")  # type: ignore
-        text = str(int(value))  # type: ignore[call-overload]
-        _check(bool(INTEGER.fullmatch(text)), place, value, "a whole number of at most 18 digits")
-        return text
-    _check(is_number, place, value, "a number")
-    text = str(value)
+        _check(is_number and value == int(value), place, value, "a whole number of at most 18 digits")
+        return str(int(value))
+    text = str(value) if is_number else ""
     if isinstance(value, float) and not NUMBER.fullmatch(text):
         text = f"{value:.12f}".rstrip("0").rstrip(".")
-    expected = "a number that 15 digits before the point and 12 after it write exactly"
-    _check(bool(NUMBER.fullmatch(text)) and float(text) == value, place, value, expected)
+    is_exact = is_number and bool(NUMBER.fullmatch(text)) and float(text) == value
+    _check(is_exact, place, value, "a number that 15 digits before the point and 12 after it write exactly")
     return text
 
 
-def _rows(value: object, word: str, keys: tuple[str, ...], place: str) -> list[dict[str, Any]]:
+def _rows(value: Any, word: str, keys: tuple[str, ...], place: str) -> list[dict[str, Any]]:
     expected = f"{{{word!r}: [{{{', '.join(keys)}}}, …]}}"
     _check(isinstance(value, Mapping) and set(value) == {word}, place, value, expected)
-    rows = value[word]  # type: ignore[index]
+    rows = value[word]
     fits = isinstance(rows, list | tuple) and len(rows) <= DEFAULT_MAX_ITEMS
     _check(fits and all(isinstance(row, Mapping) and set(row) == set(keys) for row in rows), place, value, expected)
     return [dict(row) for row in rows]
@@ -135,7 +132,14 @@ def _rows(value: object, word: str, keys: tuple[str, ...], place: str) -> list[d
 
 def _check(fits: bool, place: str, value: object, expected: str) -> None:
     if not fits:
-        raise DataError(f"{place} = {value!r:.100} does not fit its schema: expected {expected}.")
+        raise DataError(f"{place} = {_shown(value)} does not fit its schema: expected {expected}.")
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a {type(value).__name__}"
 
 
 # Lines to values
