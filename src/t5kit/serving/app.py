@@ -116,7 +116,7 @@ def _add_page(app: FastAPI) -> None:
     for path, (name, media_type) in _PAGE_FILES.items():
         content = (folder / name).read_bytes()
 
-        def show(content: bytes = content, media_type: str = media_type) -> Response:
+        async def show(content: bytes = content, media_type: str = media_type) -> Response:
             return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
         app.add_api_route(path, show, include_in_schema=False, response_model=None)

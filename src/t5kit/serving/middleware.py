@@ -67,7 +67,8 @@ class RequestBorder:
             if fields.get("has_body"):
                 return await receive()  # only a disconnect can come now, and may take its time
             try:
-                message = await asyncio.wait_for(receive(), BODY_TIMEOUT_S)
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "The request's body did not come in time.") from None
             if message["type"] == "http.request":

@@ -98,7 +98,8 @@ def serve(config: ServingConfig, listening: Listening) -> None:
     )
     _check_tls(options)
     with _listening_socket(listening) as listener:
-        asyncio.run(_serve(app, options, listening, listener))
+        with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:  # uvloop's, where that is installed
+            runner.run(_serve(app, options, listening, listener))
 
 
 async def _serve(app: FastAPI, options: uvicorn.Config, listening: Listening, listener: socket.socket) -> None:
