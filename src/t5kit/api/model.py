@@ -29,6 +29,7 @@ from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.runtime import Runtime
+from t5kit.runtime.pooling import Pooling
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
 from t5kit.sources.records import Format
 from t5kit.text import Tokenizer, load_tokenizer
