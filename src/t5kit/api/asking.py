@@ -21,9 +21,9 @@ from t5kit.api.classification import (
     Classification,
     ClassificationMethod,
     Labels,
+    LabelScores,
     LabelSet,
     classifications,
-    comparable,
     label_scores,
     label_set,
 )
@@ -142,13 +142,12 @@ class Asking(Trainable, abc.ABC):
             used = calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
             used.check_fits(label_words.words, prompt, is_length_normalized=is_length_normalized)
             used = used.ordered(label_words.words)
-        prompts = self._prompts_of(template, [{"text": text} for text in many], cut_field="text", truncate=truncate)
         if method == "greedy":
-            results = self._follow(prompts, label_words)
+            results = self._follow(template, many, label_words, truncate=truncate)
         else:
-            scores_NK = label_scores(self.runtime, prompts, label_words)
+            scores = self._label_scores(template, many, label_words, truncate=truncate)
             results = classifications(
-                scores_NK, label_words, is_length_normalized=is_length_normalized, calibration=used
+                scores, label_words.names, is_length_normalized=is_length_normalized, calibration=used
             )
         return results[0] if isinstance(texts, str) else results
 
@@ -178,12 +177,8 @@ class Asking(Trainable, abc.ABC):
         sources = many or as_texts("content_free_texts", content_free_texts)
         if not sources:
             raise RequestError("calibrate needs labelled examples or content_free_texts; both are empty.")
-        prompts = self._prompts_of(template, [{"text": text} for text in sources], cut_field="text", truncate=truncate)
-        scores_NK = comparable(
-            label_scores(self.runtime, prompts, label_words),
-            label_words,
-            is_length_normalized=is_length_normalized,
-        )
+        scores = self._label_scores(template, sources, label_words, truncate=truncate)
+        scores_NK = scores.comparable(is_length_normalized=is_length_normalized)
         temperature, biases_K = fit_scaling(scores_NK, right_N) if many else (1.0, contextual_biases(scores_NK))
         return Calibration(
             words=label_words.words,
@@ -256,15 +251,20 @@ class Asking(Trainable, abc.ABC):
                 template = Prompt(RELEVANCE_PROMPT if prompt is None else prompt, ("query", "document"))
                 ids = relevance_ids(relevance_words, self.tokenizer)
                 pairs = [{"query": each, "document": text} for each in queries for text in texts]
-                prompts = self._prompts_of(template, pairs, cut_field="document", truncate=truncate)
+                made = self._rendered(template, pairs, cut_field="document", truncate=truncate)
+                prompts = self._encode(made, truncate=False)
                 scores = relevance_scores(self.runtime, prompts, ids, max_bytes=self.max_cache_bytes)
                 scores_QN = scores.reshape(len(queries), len(texts))
             case "likelihood":
                 template = Prompt(LIKELIHOOD_PROMPT if prompt is None else prompt, ("document",))
-                prompts = self._prompts_of(
-                    template, [{"document": text} for text in texts], cut_field="document", truncate=truncate
+                values = [{"document": text} for text in texts]
+                made = self._rendered(template, values, cut_field="document", truncate=truncate)
+                targets = self._encode(
+                    [each for _ in made for each in queries],
+                    truncate=truncate,
+                    prompts=[each for each in made for _ in queries],
                 )
-                scores_QN = likelihood_scores(self.runtime, prompts, self._encode(queries, truncate=truncate))
+                scores_QN = likelihood_scores(self.runtime, self._encode(made, truncate=False), targets, len(queries))
             case "embedding":
                 queries_QD = self.embed(queries, truncate=truncate)
                 if document_vectors is None:
@@ -336,7 +336,7 @@ class Asking(Trainable, abc.ABC):
         asked = self._asked(cast("GenerationArguments", {"regex": "", **own_defaults(options)})).options
         every = [question for asked_of_one in per_text for question in asked_of_one]
         values = [{"text": question.text, "field": question.field} for question in every]
-        prompts = self._prompts_of(template, values, cut_field="text", truncate=truncate)
+        prompts = self._encode(self._rendered(template, values, cut_field="text", truncate=truncate), truncate=False)
         repeats: collections.Counter[bytes] = collections.Counter()
         requests = []
         for number, (question, ids) in enumerate(zip(every, prompts, strict=True)):
@@ -353,31 +353,46 @@ class Asking(Trainable, abc.ABC):
         results = [joined([next(rest) for _ in asked_of_one], checked) for asked_of_one in per_text]
         return results[0] if isinstance(texts, str) else results
 
-    def _prompts_of(
+    def _rendered(
         self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, cut_field: str, truncate: bool
-    ) -> list[np.ndarray]:
-        """Return ids [S_i] int32, EOS in, of prompts with their fields' values; truncate: `cut_field` is cut."""
+    ) -> list[str]:
+        """Return prompts with their fields' values; truncate: `cut_field` is cut where they would be too long."""
         for each in values:
             for field, text in each.items():
                 if not isinstance(text, str):
                     raise RequestError(f"A {field} is {type(text).__name__}, expected text.")
         if not truncate:
-            return self._encode([prompt.render(each) for each in values], truncate=False)
+            return [prompt.render(each) for each in values]
         limit, tokenizer = self.max_input_tokens, self.tokenizer
         cut = [prompt.render_cut(each, cut_field=cut_field, tokenizer=tokenizer, max_tokens=limit) for each in values]
-        return self._encode([text for text, _ in cut], truncate=False)
+        return [text for text, _ in cut]
 
-    def _follow(self, prompts: Sequence[np.ndarray], labels: LabelSet) -> list[Classification]:
+    def _label_scores(self, prompt: Prompt, texts: Sequence[str], labels: LabelSet, *, truncate: bool) -> LabelScores:
+        """Return how likely each label's words are after the prompt around each text."""
+        made = self._rendered(prompt, [{"text": text} for text in texts], cut_field="text", truncate=truncate)
+        ids = self._encode(made, truncate=False)
+        return label_scores(self.runtime, ids, labels.targets(made, self.tokenizer), num_labels=len(labels.words))
+
+    def _follow(
+        self, prompt: Prompt, texts: Sequence[str], labels: LabelSet, *, truncate: bool
+    ) -> list[Classification]:
         """Return the label that greedy decoding arrives at when only labels may be written."""
-        outputs = tuple(tuple(ids.tolist()) for ids in labels.token_ids)
-        options = DecodingOptions(max_new_tokens=max(map(len, outputs)), allowed_outputs=outputs)
-        name_of = dict(zip(outputs, labels.names, strict=True))
-        requests = self._requests(dict(enumerate(prompts)), options)
+        made = self._rendered(prompt, [{"text": text} for text in texts], cut_field="text", truncate=truncate)
+        requests: list[GenerationRequest] = []
+        names: list[dict[tuple[int, ...], str]] = []
+        options: dict[tuple[tuple[int, ...], ...], DecodingOptions] = {}  # one for all prompts: they share its tree
+        targets = labels.targets(made, self.tokenizer)
+        for number, (ids, written) in enumerate(zip(self._encode(made, truncate=False), targets, strict=True)):
+            outputs = tuple(tuple(target.tolist()) for target in written)
+            names.append(dict(zip(outputs, labels.names, strict=True)))
+            longest = max(map(len, outputs))
+            shared = options.setdefault(outputs, DecodingOptions(max_new_tokens=longest, allowed_outputs=outputs))
+            requests += self._requests({number: ids}, shared)
         return [
             Classification(
                 label=name_of[tuple(result.hypotheses[0].token_ids.tolist())], probabilities={}, log_probabilities={}
             )
-            for result in self._answered(requests)
+            for name_of, result in zip(names, self._answered(requests), strict=True)
         ]
 
     # What the model itself gives
@@ -387,8 +402,11 @@ class Asking(Trainable, abc.ABC):
         """Return encoder vectors: [D] float32 for one text, [N, D] for a list."""
 
     @abc.abstractmethod
-    def _encode(self, texts: Sequence[str], *, truncate: bool) -> list[np.ndarray]:
-        """Return ids [S_i] int32 with EOS for each text; the first that cannot be taken is an error."""
+    def _encode(
+        self, texts: Sequence[str], *, truncate: bool, prompts: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """Return ids [S_i] int32 with EOS for each text, with prompts as their targets; the first that cannot be taken
+        is an error."""
 
     @abc.abstractmethod
     def _asked(self, options: GenerationArguments) -> Asked:

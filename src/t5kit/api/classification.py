@@ -34,22 +34,33 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelSet:
-    """Labels as a model can write them."""
+    """Labels that a model can write and tell apart."""
 
     words: Mapping[str, str]
     """Label -> its words."""
-    token_ids: tuple[np.ndarray, ...]
-    """For each label, [T] int32 with EOS."""
 
     @property
     def names(self) -> list[str]:
         """The labels."""
         return list(self.words)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """[K] tokens of each label's words, EOS included."""
-        return np.array([len(ids) for ids in self.token_ids], np.float64)
+    def targets(self, prompts: Sequence[str], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
+        """Return the ids of every label's words for each prompt, [N][K] of [T] int32, EOS in.
+
+        A prompt decides how its answers are written where the vocabulary has character rules.
+        Raises: RequestError naming the label that cannot be written.
+        """
+        num_labels = len(self.words)
+        repeated = [prompt for prompt in prompts for _ in range(num_labels)]
+        encoded = tokenizer.encode_targets(list(self.words.values()) * len(prompts), repeated)
+        for place, ids in enumerate(encoded):
+            if tokenizer.unk_id in ids:
+                name = self.names[place % num_labels]
+                raise RequestError(
+                    f"The label {name!r} is answered with {self.words[name]!r}, which this vocabulary cannot write: it "
+                    f"reads back as {tokenizer.decode(ids)!r}. Give it other words."
+                )
+        return [encoded[start : start + num_labels] for start in range(0, len(encoded), num_labels)]
 
 
 def label_set(labels: Labels, tokenizer: Tokenizer) -> LabelSet:
@@ -78,61 +89,71 @@ def label_set(labels: Labels, tokenizer: Tokenizer) -> LabelSet:
                 f"The label {name!r} has no words: the model would have to answer nothing. Give it words: "
                 f'labels={{{name!r}: "…", …}}.'
             )
-    encoded = tokenizer.encode_batch(list(words.values()))
+    label_words = LabelSet(words=words)
     seen: dict[bytes, str] = {}
-    for (name, text), ids in zip(words.items(), encoded, strict=True):
-        if tokenizer.unk_id in ids:
-            raise RequestError(
-                f"The label {name!r} is answered with {text!r}, which this vocabulary cannot write: it reads back as "
-                f"{tokenizer.decode(ids)!r}. Give it other words."
-            )
+    for name, ids in zip(words, label_words.targets([""], tokenizer)[0], strict=True):
         other = seen.setdefault(ids.tobytes(), name)
         if other != name:
             raise RequestError(
                 f"The labels {other!r} and {name!r} are the same tokens in this vocabulary: the model cannot tell them "
                 "apart. Give one of them other words."
             )
-    return LabelSet(words=words, token_ids=tuple(encoded))
+    return label_words
 
 
-def label_scores(runtime: Runtime, prompts: Sequence[np.ndarray], labels: LabelSet) -> np.ndarray:
-    """Return the log-probability [N, K] float64 of each label's words after each prompt.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelScores:
+    """How likely each label is after each of N prompts."""
+
+    log_probabilities: np.ndarray
+    """[N, K] float64: natural, of a label's words, summed over its tokens, EOS included."""
+    lengths: np.ndarray
+    """[N, K] float64: tokens of a label's words, EOS included."""
+
+    def comparable(self, *, is_length_normalized: bool) -> np.ndarray:
+        """Return the scores [N, K] that labels are compared by: a token's mean, or the sums as they stand."""
+        return self.log_probabilities / self.lengths if is_length_normalized else self.log_probabilities
+
+
+def label_scores(
+    runtime: Runtime, prompts: Sequence[np.ndarray], targets: Sequence[Sequence[np.ndarray]], *, num_labels: int
+) -> LabelScores:
+    """Return the scores of every label's words after each prompt.
 
     Each distinct prompt is encoded once, and its cross-attention shared by all labels.
-    Shapes: prompts [S_i] int32, EOS in. Raises: EngineError for scores that are not finite.
+    Shapes: prompts [N] of [S_i] int32, EOS in; targets [N][K] of [T] int32. Raises: EngineError for scores that are not
+    finite.
     """
-    distinct = {ids.tobytes(): ids for ids in prompts}
-    pairs = [(ids, target) for ids in distinct.values() for target in labels.token_ids]
+    places: dict[bytes, int] = {}
+    for place, ids in enumerate(prompts):
+        places.setdefault(ids.tobytes(), place)
+    pairs = [(prompts[place], target) for place in places.values() for target in targets[place]]
     likelihoods = likelihoods_of(runtime, [ids for ids, _ in pairs], [target for _, target in pairs], no_progress)
     values: list[float] = []
     for likelihood in likelihoods:
         if isinstance(likelihood, T5kitError):
             raise likelihood
         values.append(likelihood.log_probability)
-    num_labels = len(labels.token_ids)
-    by_prompt = dict(zip(distinct, np.array(values).reshape(-1, num_labels), strict=True))
-    if not prompts:
-        return np.zeros((0, num_labels))
-    return np.stack([by_prompt[ids.tobytes()] for ids in prompts])
-
-
-def comparable(scores_NK: np.ndarray, labels: LabelSet, *, is_length_normalized: bool) -> np.ndarray:
-    """Return the scores [N, K] that labels are compared by: a token's mean, or the sums as they stand."""
-    return scores_NK / labels.lengths if is_length_normalized else scores_NK
+    row_of = {key: row for row, key in enumerate(places)}
+    rows = [row_of[ids.tobytes()] for ids in prompts]
+    lengths = [[len(target) for target in targets[place]] for place in places.values()]
+    return LabelScores(
+        log_probabilities=np.array(values, np.float64).reshape(-1, num_labels)[rows],
+        lengths=np.array(lengths, np.float64).reshape(-1, num_labels)[rows],
+    )
 
 
 def classifications(
-    scores_NK: np.ndarray, labels: LabelSet, *, is_length_normalized: bool, calibration: Calibration | None
+    scores: LabelScores, names: Sequence[str], *, is_length_normalized: bool, calibration: Calibration | None
 ) -> list[Classification]:
-    """Return what each row of scores says; of equal probabilities the label given first wins."""
-    compared_NK = comparable(scores_NK, labels, is_length_normalized=is_length_normalized)
+    """Return what the scores say about each prompt; of equal probabilities the label given first wins."""
+    compared_NK = scores.comparable(is_length_normalized=is_length_normalized)
     probabilities_NK = softmax(compared_NK) if calibration is None else calibration.probabilities(compared_NK)
-    names = labels.names
     return [
         Classification(
             label=names[int(row.argmax())],
             probabilities=dict(zip(names, row.tolist(), strict=True)),
-            log_probabilities=dict(zip(names, scores.tolist(), strict=True)),
+            log_probabilities=dict(zip(names, log_probabilities.tolist(), strict=True)),
         )
-        for row, scores in zip(probabilities_NK, scores_NK, strict=True)
+        for row, log_probabilities in zip(probabilities_NK, scores.log_probabilities, strict=True)
     ]

@@ -107,20 +107,22 @@ def relevance_scores(
     return scores
 
 
-def likelihood_scores(runtime: Runtime, prompts: Sequence[np.ndarray], queries: Sequence[np.ndarray]) -> np.ndarray:
+def likelihood_scores(
+    runtime: Runtime, prompts: Sequence[np.ndarray], targets: Sequence[np.ndarray], num_queries: int
+) -> np.ndarray:
     """Return [Q, N] float64: the natural log-probability of each query after each document's prompt.
 
     A document does not see the query, so it is encoded once for all queries.
-    Shapes: prompts [S_i], queries [T_j] int32, EOS in.
+    Shapes: prompts [N] of [S_i], targets [N * Q] of [T] int32, EOS in: the queries as each document's answers.
     """
-    pairs = [(prompt, query) for prompt in prompts for query in queries]
-    found = likelihoods_of(runtime, [prompt for prompt, _ in pairs], [query for _, query in pairs], no_progress)
+    repeated = [prompt for prompt in prompts for _ in range(num_queries)]
+    found = likelihoods_of(runtime, repeated, targets, no_progress)
     values = []
     for likelihood in found:
         if isinstance(likelihood, T5kitError):
             raise likelihood
         values.append(likelihood.log_probability)
-    return np.array(values).reshape(len(prompts), len(queries)).T
+    return np.array(values).reshape(len(prompts), num_queries).T
 
 
 def cosines(queries_QD: np.ndarray, documents_ND: np.ndarray) -> np.ndarray:

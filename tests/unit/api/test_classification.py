@@ -1,5 +1,6 @@
 """Labels of texts: by likelihood, calibrated, or along a trie."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import pytest
 
 from t5kit import DataError, Model, RequestError
 from t5kit.api.calibration import Calibration, contextual_biases, fit_scaling, softmax
+from t5kit.checkpoint import write_folder
+from t5kit.testing import TINY_CONFIGS, random_tensors
+from t5kit.text import CharacterRule, SentencePieceTokenizer
+from t5kit.text.sentencepiece_format import ModelFacts, Piece, PieceKind, build_model
 
 TEXTS = ["a fine film", "", "dull – and long", "a fine film"]
 LABELS = ["good", "good morning", "bad", "b"]
@@ -246,3 +251,35 @@ def test_flan_t5_small_knows_a_good_film_from_a_bad_one(test_files: Path) -> Non
         )
         with pytest.raises(RequestError, match="cannot write: it reads back as"):
             model.classify("a", ["{yes}", "no"])
+
+
+def test_labels_are_written_as_their_prompts_answers_are(tmp_path: Path) -> None:
+    kinds = {"<pad>": PieceKind.CONTROL, "</s>": PieceKind.CONTROL, "<unk>": PieceKind.UNKNOWN}
+    special = [Piece(text, 0.0, kind) for text, kind in kinds.items()]
+    bytes_ = [Piece(f"<0x{byte:02X}>", 0.0, PieceKind.BYTE) for byte in range(256)]
+    words = [Piece(f"\u2581{word}", -1.0) for word in ("", "good", "bad")]
+    letters = [Piece(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz:"]
+    facts = ModelFacts(has_byte_fallback=True)
+    model_file = build_model([*special, *bytes_, *words, *letters], facts, pad_id=0, eos_id=1, unk_id=2)
+    rule = CharacterRule("spell: ", in_targets=True)
+    tokenizer = SentencePieceTokenizer(model_file, num_sentinels=3, character_rules=[rule])
+    config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], vocab_size=tokenizer.vocab_size)
+    write_folder(tmp_path / "model", config, random_tensors(config), save_tokenizer=tokenizer.save)
+    labels = ["good", "bad"]
+    with Model.from_pretrained(tmp_path / "model", engine="reference") as model:
+        all_lengths = []
+        for prompt in ("spell: {text}", "sort: {text}"):
+            made = [prompt.format(text=text) for text in TEXTS]
+            answers = model.classify(TEXTS, labels, prompt=prompt, is_length_normalized=True)
+            lengths = [len(ids) for ids in model.tokenizer.encode_targets(labels, [made[0]] * 2)]
+            all_lengths.append(lengths)
+            for text, answer in zip(made, answers, strict=True):
+                expected = np.array(model.score([text] * 2, labels))
+                np.testing.assert_allclose(list(answer.log_probabilities.values()), expected, atol=1e-4)
+                np.testing.assert_allclose(
+                    list(answer.probabilities.values()), softmax(expected[None] / lengths)[0], atol=1e-5
+                )
+            assert {each.label for each in model.classify(TEXTS, labels, prompt=prompt, method="greedy")} <= set(labels)
+            ranked = model.rank("good", TEXTS, method="likelihood", prompt=prompt.replace("text", "document"))
+            np.testing.assert_allclose(ranked.scores, model.score(made, ["good"] * len(made)), atol=1e-4)
+    assert all_lengths[0] != all_lengths[1], "letters under one prompt, pieces under the other"
