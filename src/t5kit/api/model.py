@@ -379,6 +379,7 @@ class Model(Adaptable):
         loads (docs/how-to/quantize.md). The folder appears whole or not at all.
         Raises: CheckpointError if it exists (and overwrite is false) or cannot be written.
         """
+        self._check_no_adapter("save_pretrained")
         write_folder(
             Path(path),
             self.config,

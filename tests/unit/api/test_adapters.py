@@ -82,6 +82,18 @@ def test_an_adapter_s_folder_loads_as_a_model(lora: Path, model: Model) -> None:
         assert loaded.score("xx", "X") == model.adapted("a").score("xx", "X")
 
 
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+def test_what_would_leave_an_adapter_out_is_refused(base: Path, lora: Path, tmp_path: Path, engine: Any) -> None:
+    with Model.from_pretrained(lora / "adapter", engine=engine) as loaded, Model.from_pretrained(base) as model:
+        model.load_adapter("a", lora / "adapter")
+        for adapted in (loaded, model.adapted("a")):
+            with pytest.raises(RequestError, match="has an adapter put on, and fit works on the weights without it"):
+                adapted.fit(PAIRS, **QUICK)
+            with pytest.raises(RequestError, match="save_pretrained works on the weights without it"):
+                adapted.save_pretrained(tmp_path / "saved")
+        model.save_pretrained(tmp_path / "saved")
+
+
 def test_a_lora_run_is_resumed_to_the_bit(base: Path, tmp_path: Path) -> None:
     from t5kit.api.training import train_config
     from t5kit.recipe import read_recipe
