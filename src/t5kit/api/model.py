@@ -365,8 +365,9 @@ class Model(Adaptable):
             max_examples=max_examples, seed=evaluation_seed,
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
+        model, options = self._chosen(options)
         return evaluate_model(
-            self, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
+            model, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
         )
 
     def save_pretrained(

@@ -71,7 +71,13 @@ def test_several_adapters_are_switched_at_generation(model: Model, lora: Path, t
     view = model.adapted("b")
     view.close()  # frees nothing: the weights are the model's
     assert model.generate(["xx", "zzz"], adapter="b", **options) == by_name["b"]
+    put_on = model.adapted("a")
+    with_a = model.evaluate([("xx", "X")], ["perplexity"], adapter="a").scores
+    assert with_a == put_on.evaluate([("xx", "X")], ["perplexity"]).scores
+    assert with_a != model.evaluate([("xx", "X")], ["perplexity"]).scores
     model.unload_adapter("a")
+    with pytest.raises(EngineError, match="The adapter was unloaded"):  # and not the model without it
+        put_on.score("xx", "X")
     with pytest.raises(RequestError, match="adapter = 'a' is not loaded"):
         model.generate("xx", adapter="a")
 
