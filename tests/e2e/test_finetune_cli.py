@@ -73,7 +73,7 @@ def test_a_dry_run_says_all_and_leaves_nothing(tiny: str, reviews: Path, tmp_pat
     [
         (["--target", "labl"], "target names the column 'labl'.*Did you mean label"),
         (["--precision", "float8"], "--precision 'float8' must be one of"),
-        (["--metrics", "acuracy"], "There is no metric 'acuracy'"),
+        (["--metrics", "accuracyy"], "There is no metric 'accuracyy'"),
         (["--encoding", "klingon"], "is not known; usual ones are"),
         (["--lr", "-1"], "lr = -1.0 must be a number above 0"),
     ],

@@ -38,8 +38,6 @@ class Adaptable(Trainable):
     ) -> None:
         super().__init__(folder, tokenizer, runtime, reopen)
         self._adapters: dict[str, LoadedAdapter] = {}
-        self._is_view = False
-        """Whether this is a model with an adapter put on, whose weights are another's to free."""
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors, open_any_adapt
 from t5kit.checkpoint.folder import CheckpointFolder
 from t5kit.errors import DependencyError, EngineError, RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
-from t5kit.runtime.adapters import AdaptingRuntime, with_adapter
+from t5kit.runtime.adapters import AdaptedRuntime, AdaptingRuntime, with_adapter
 from t5kit.runtime.native import NativeRuntime, unavailable_reason
 
 Engine = Literal["auto", "native", "torch", "reference"]
@@ -89,7 +89,8 @@ def open_adapted(
     if isinstance(runtime, AdaptingRuntime):
         return with_adapter(runtime, adapter, owns=True)
     runtime.close()
-    return reopen(folder.with_tensors(merged_tensors(folder.tensors(), adapter)))
+    merged = reopen(folder.with_tensors(merged_tensors(folder.tensors(), adapter)))
+    return AdaptedRuntime(merged, owns=True)  # so that nobody takes the folder's weights for what answers
 
 
 def _check_word(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -172,7 +172,10 @@ def run_config(
     # Running text is met once: the learning rate stays, for there will be more of it.
     schedule = ScheduleConfig(name="constant", peak_lr=lr)
     if profile is not None:
-        schedule = ScheduleConfig(name="linear", peak_lr=lr, warmup_steps=int(WARMUP_SHARE * num_steps))
+        warmup_steps = int(WARMUP_SHARE * num_steps)
+        # A first step of no length is a step lost, and short runs have few.
+        first = 1 / (warmup_steps + 1) if warmup_steps else 0.0
+        schedule = ScheduleConfig(name="linear", peak_lr=lr, warmup_steps=warmup_steps, warmup_start=first)
     longest_answer = longest_target
     if profile is not None and profile.kind in ("answers", "texts"):
         longest_answer = min(most_target, math.ceil(ANSWER_ROOM * longest_target))

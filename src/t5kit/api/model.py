@@ -350,8 +350,9 @@ class Model(Adaptable, Asking, Explainable):
             max_examples=max_examples, seed=evaluation_seed, slice_by=slice_by,
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
+        model, options = self._chosen(options)
         return evaluate_model(
-            self, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
+            model, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
         )
 
     def save_pretrained(
@@ -364,6 +365,7 @@ class Model(Adaptable, Asking, Explainable):
         loads (docs/how-to/quantize.md). The folder appears whole or not at all.
         Raises: CheckpointError if it exists (and overwrite is false) or cannot be written.
         """
+        self._check_no_adapter("save_pretrained")
         write_folder(
             Path(path),
             self.config,

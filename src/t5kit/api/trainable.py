@@ -13,7 +13,9 @@ from t5kit.api.fitting_settings import FitArguments, FitSettings
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint import CheckpointFolder, open_folder
 from t5kit.checkpoint.adapters import is_adapter_folder
+from t5kit.errors import RequestError
 from t5kit.runtime import Runtime
+from t5kit.runtime.adapters import AdaptedRuntime
 from t5kit.sources.records import Format
 from t5kit.tasks.augmentation import Paraphrase
 from t5kit.tasks.config import ObjectiveName
@@ -38,6 +40,8 @@ class Trainable:
         self.tokenizer = tokenizer
         self.runtime = runtime
         self._reopen = reopen
+        self._is_view = False
+        """Whether this is a model with an adapter put on, whose weights are another's to free."""
         self._temporary = contextlib.ExitStack()
         """Run folders of no name, one of which may hold this model's weights."""
 
@@ -71,6 +75,7 @@ class Trainable:
 
         Example: model.fit([("2 + 2", "4"), ("3 + 4", "7")], num_epochs=50)
         """
+        self._check_no_adapter("fit")
         folder = self._run_folder(run_folder)
         chosen = FitSettings.of(options)
         result = fit(
@@ -100,6 +105,7 @@ class Trainable:
         have several.
         Raises: as `fit`; TokenizerError for a vocabulary without sentinels where the objective needs them.
         """
+        self._check_no_adapter("train")
         folder = self._run_folder(run_folder)
         chosen = FitSettings.of({"num_epochs": 1.0, **options})
         result = pretrain(
@@ -108,6 +114,14 @@ class Trainable:
         )  # fmt: skip
         self._take_weights(result.model_path)
         return result
+
+    def _check_no_adapter(self, verb: str) -> None:
+        """Raise RequestError if an adapter is put on: what is to be done would leave it out in silence."""
+        if self._is_view or isinstance(self.runtime, AdaptedRuntime):
+            raise RequestError(
+                f"this model has an adapter put on, and {verb} works on the weights without it. Merge it first: "
+                "model.merge_adapter(name), or t5kit convert ADAPTER_FOLDER NEW_FOLDER."
+            )
 
     def _run_folder(self, asked: str | Path | None) -> Path:
         if asked is not None:

@@ -83,6 +83,7 @@ class AdaptedRuntime:
         self._adapter = adapter
         self._prefix = prefix
         self._owns = owns
+        self._is_open = True
 
     def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
         sequences = self._prefixed(sequences)
@@ -101,6 +102,8 @@ class AdaptedRuntime:
         return self._runtime.encoder_states(prefixed, [self._adapter] * len(prefixed))
 
     def _prefixed(self, sequences: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        if not self._is_open:
+            raise EngineError("The adapter was unloaded. Load it again to answer with it.")
         if self._prefix is None:
             return sequences
         return [np.concatenate([self._prefix, ids]) if len(ids) else ids for ids in sequences]
@@ -139,10 +142,10 @@ class AdaptedRuntime:
         """Take the adapter out of the runtime, and close that if it is owned. Calling it twice is allowed."""
         if self._owns:
             self._runtime.close()
-        elif self._adapter != NO_ADAPTER:
+        elif self._is_open and self._adapter != NO_ADAPTER:
             assert isinstance(self._runtime, AdaptingRuntime)
             self._runtime.remove_adapter(self._adapter)
-            self._adapter = NO_ADAPTER
+        self._is_open = False
 
 
 def with_adapter(runtime: Runtime, adapter: Adapter | SoftPrompt, *, owns: bool = False) -> AdaptedRuntime:

@@ -26,7 +26,7 @@ _NUM_KINDS = 4
 class Augmenter:
     """Changes texts as a config says.
 
-    Example: "a great film" -> "a superb film", "a graet film"
+    Example: "a great film" -> "a superb film", "a greaat film"
     """
 
     config: AugmentationConfig

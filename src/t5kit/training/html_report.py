@@ -136,13 +136,15 @@ def _curves(run: RunHistory) -> str:
     best = run.best()
     marked = best.step if best else None
     figures = [_figure("Loss", [run.train_series("loss"), run.evaluation_series("loss")], marked)]
+    # The train lines' accuracy is of tokens, a share; a metric of this name is of answers, in percent.
+    token_accuracy = "token_accuracy" if "token_accuracy" in run.evaluation_keys() else "accuracy"
     for key in run.evaluation_keys():
-        if key not in ("loss", "accuracy"):
+        if key not in ("loss", token_accuracy):
             figures.append(_figure(f"Dev {key}", [run.evaluation_series(key)], marked))
     for key, title in METRIC_TITLES.items():
         series = [run.train_series(key)]
         if key == "accuracy":
-            series.append(run.evaluation_series(key))
+            series.append(run.evaluation_series(token_accuracy))
         if key in ("z_loss", "clip_factor") and len(set(series[0].values)) < 2:
             continue
         figures.append(_figure(title, series, marked if key == "accuracy" else None))

@@ -71,7 +71,13 @@ def test_several_adapters_are_switched_at_generation(model: Model, lora: Path, t
     view = model.adapted("b")
     view.close()  # frees nothing: the weights are the model's
     assert model.generate(["xx", "zzz"], adapter="b", **options) == by_name["b"]
+    put_on = model.adapted("a")
+    with_a = model.evaluate([("xx", "X")], ["perplexity"], adapter="a").scores
+    assert with_a == put_on.evaluate([("xx", "X")], ["perplexity"]).scores
+    assert with_a != model.evaluate([("xx", "X")], ["perplexity"]).scores
     model.unload_adapter("a")
+    with pytest.raises(EngineError, match="The adapter was unloaded"):  # and not the model without it
+        put_on.score("xx", "X")
     with pytest.raises(RequestError, match="adapter = 'a' is not loaded"):
         model.generate("xx", adapter="a")
 
@@ -80,6 +86,18 @@ def test_an_adapter_s_folder_loads_as_a_model(lora: Path, model: Model) -> None:
     model.load_adapter("a", lora / "adapter")
     with Model.from_pretrained(lora / "adapter", engine="reference") as loaded:
         assert loaded.score("xx", "X") == model.adapted("a").score("xx", "X")
+
+
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+def test_what_would_leave_an_adapter_out_is_refused(base: Path, lora: Path, tmp_path: Path, engine: Any) -> None:
+    with Model.from_pretrained(lora / "adapter", engine=engine) as loaded, Model.from_pretrained(base) as model:
+        model.load_adapter("a", lora / "adapter")
+        for adapted in (loaded, model.adapted("a")):
+            with pytest.raises(RequestError, match="has an adapter put on, and fit works on the weights without it"):
+                adapted.fit(PAIRS, **QUICK)
+            with pytest.raises(RequestError, match="save_pretrained works on the weights without it"):
+                adapted.save_pretrained(tmp_path / "saved")
+        model.save_pretrained(tmp_path / "saved")
 
 
 def test_a_lora_run_is_resumed_to_the_bit(base: Path, tmp_path: Path) -> None:

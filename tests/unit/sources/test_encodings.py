@@ -27,9 +27,9 @@ def test_utf_16_is_known_by_its_mark(tmp_path: Path) -> None:
 
 
 def test_bytes_that_an_encoding_does_not_have_make_a_bad_line_only(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9\nbad \x81 byte\nok\n")
+    (tmp_path / "a.txt").write_bytes(b"\xe9t\xe9\nbad \x81 byte\nok\n")
     first, second, third = fields_of(tmp_path / "a.txt", encoding="cp1252")
-    assert first == {"text": "café"} and third == {"text": "ok"}
+    assert first == {"text": "été"} and third == {"text": "ok"}
     assert isinstance(second, BadRecord) and "a.txt:2" in second.error
 
 

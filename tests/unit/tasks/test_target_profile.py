@@ -37,7 +37,7 @@ def test_every_profile_s_best_metric_is_a_number_of_its_metrics() -> None:
 
 @pytest.mark.parametrize(
     ("rare", "frequent"),
-    [("postive", "positive"), ("Positive", "positive"), ("posiitve", "positive"), ("very  good", "very good"),
+    [("positivve", "positive"), ("Positive", "positive"), ("posiitve", "positive"), ("very  good", "very good"),
      ("internationl relatins", "international relations")],
 )  # fmt: skip
 def test_a_rare_label_near_a_frequent_one_is_told(rare: str, frequent: str) -> None:
@@ -51,7 +51,7 @@ def test_a_rare_label_near_a_frequent_one_is_told(rare: str, frequent: str) -> N
         {"related": 50, "unrelated": 3},
         {"male": 50, "female": 2},
         {"yes": 50, "no": 2},
-        {"positive": 50, "postive": 40},  # both frequent: somebody meant it
+        {"positive": 50, "positivve": 40},  # both frequent: somebody meant it
     ],
 )
 def test_labels_that_are_meant_are_not_called_mistyped(labels: dict[str, int]) -> None:
@@ -60,8 +60,8 @@ def test_labels_that_are_meant_are_not_called_mistyped(labels: dict[str, int]) -
 
 def test_findings_name_one_class_imbalance_and_labels_seen_once() -> None:
     assert "every target is 'x'" in TargetProfile.of(["x"] * 10).findings()[0]
-    found = TargetProfile.of(["no"] * 200 + ["yes"] * 6 + ["maybe", "noo"]).findings()
-    assert [word for word in found if "'noo' (once) looks like 'no'" in word] == []  # too short to tell
+    found = TargetProfile.of(["no"] * 200 + ["yes"] * 6 + ["maybe", "nox"]).findings()
+    assert [word for word in found if "'nox' (once) looks like 'no'" in word] == []  # too short to tell
     assert any("unbalanced: 'no' comes 200 times and" in words and "96.2%" in words for words in found)
-    assert any("2 label(s) come once only ('maybe', 'noo')" in words for words in found)
+    assert any("2 label(s) come once only ('maybe', 'nox')" in words for words in found)
     assert TargetProfile.of(LABELS).findings() == []

@@ -1,5 +1,6 @@
 """The run report, parsed: well formed, whole, self-contained, and true to the metrics file."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -176,3 +177,52 @@ def test_a_report_is_made_without_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_findings_choices_and_scores_are_shown_as_text(folder: Path) -> None:
+    choice = {"what": "metric", "value": "<b>accuracy</b>", "reason": "it fits"}
+    (folder / "data.json").write_text(json.dumps({"findings": ["label <i> & 'b'"], "choices": [choice], "n": 3}))
+    label = {"label": "<script>", "f1": 81.5, "precision": 80.0, "recall": 83.0, "support": 1200}
+    scores = {"accuracy": {"value": 83.5, "low": 80.0, "high": 87.0, "confidence": 0.95}}
+    report = {"scores": scores, "num_examples": 1400, "classification": {"labels": [label]}}
+    (folder / "scores.json").write_text(json.dumps({"engine": "native", "command": "t5kit <x>", "test": report}))
+    text, page = page_of(folder)
+    for shown in (
+        "label &lt;i&gt; &amp; &#x27;b&#x27;",
+        "&lt;b&gt;accuracy",
+        "80 … 87",
+        "81.50",
+        "1,200",
+        "t5kit &lt;x&gt;",
+    ):
+        assert shown in text, shown
+    assert {"Scores", "Findings", "Choices"} <= set(page.text_of["h2"]) and "<script>" not in text
+
+
+def test_a_percentage_of_right_answers_is_not_drawn_over_a_share_of_right_tokens(folder: Path) -> None:
+    lines = [{"kind": "train", "step": step, "loss": 1.0, "accuracy": 0.5} for step in range(1, 5)]
+    lines.append({"kind": "evaluation", "step": 4, "loss": 1.0, "token_accuracy": 0.75, "accuracy": 62.5})  # type: ignore[dict-item]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, page = page_of(folder)
+    titles = page.text_of["figcaption"]
+    assert "Dev accuracy" in titles and "Accuracy" in titles and "Dev token_accuracy" not in titles
+    described = " ".join(page.text_of["desc"])
+    assert "train: from 0.5 at step 1 to 0.5 at step 4; dev: from 0.75" in described
+
+
+def test_of_equal_evaluations_the_one_of_lower_loss_is_the_best(folder: Path) -> None:
+    from t5kit.training.config import TrainingConfig
+    from t5kit.training.state import TrainingState
+
+    config = TrainingConfig(num_steps=40, evaluate_every=10, best_metric="rougeL", best_is="highest")
+    state = TrainingState()
+    losses = {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.0}
+    lines = []
+    for step, loss in losses.items():
+        metrics = {"loss": loss, "rougeL": 50.0}
+        state = dataclasses.replace(state, step=step).after_evaluation(metrics, config)
+        lines.append(json.dumps({"kind": "evaluation", "step": step, **metrics}))
+    assert state.best is not None and state.best.step == 20 and state.num_without_best == 2
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    best = read_run(folder).best()
+    assert best is not None and best.step == 20

@@ -1,0 +1,73 @@
+"""What stands around a run of `t5kit finetune`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5kit import Model
+from t5kit.api.completion import Completion
+from t5kit.api.finetuning import back_translation
+from t5kit.api.instructions import read_instructions, template_prefix
+from t5kit.errors import RequestError
+
+
+class Translator:
+    """Answers with its name and the prompt; a text that holds "!" cannot be taken."""
+
+    def __init__(self, name: str, asked: list[str]) -> None:
+        self.name, self.asked = name, asked
+
+    def __enter__(self) -> "Translator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def try_generate(self, prompts: list[str]) -> list[Any]:
+        self.asked += prompts
+        return [
+            RequestError("too long") if "!" in prompt else (_completion(f"{self.name}({prompt})"),)
+            for prompt in prompts
+        ]
+
+
+def _completion(text: str) -> Completion:
+    made = object.__new__(Completion)
+    object.__setattr__(made, "text", text)
+    return made
+
+
+@pytest.mark.parametrize(("models", "names"), [(["m"], "mm"), (["a", "b"], "ab")])
+def test_back_translation_goes_there_and_back(monkeypatch: pytest.MonkeyPatch, models: list[str], names: str) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Model, "from_pretrained", lambda name, **_: Translator(name, asked))
+    paraphrase = back_translation(models, "to German: {text}", "to English: {text}")
+    assert asked == []  # no model is opened before it is needed
+    there, back = names
+    first = f"{there}(to German: one)"
+    assert paraphrase(["one", "no!"]) == [f"{back}(to English: {first})", "no!"]
+    assert asked == ["to German: one", "to German: no!", f"to English: {first}", "to English: no!"]
+
+
+def test_back_translation_says_what_it_cannot_use() -> None:
+    with pytest.raises(RequestError, match="takes one or two models, got 3"):
+        back_translation(["a", "b", "c"], "{text}", "{text}")
+    with pytest.raises(RequestError, match=r"'to German' has no \{text\} in it"):
+        back_translation(["a"], "to German", "{text}")
+
+
+def test_instructions_are_lines_and_two_at_least(tmp_path: Path) -> None:
+    path = tmp_path / "instructions.txt"
+    path.write_text("# tried\n\nreview: {text}\n  Is this good? {text} \n", encoding="utf-8")
+    assert read_instructions(path) == ["review: {text}", "Is this good? {text}"]
+    path.write_text("review: {text}\n")
+    with pytest.raises(RequestError, match=r"has 1 instruction\(s\); expected at least two lines"):
+        read_instructions(path)
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_instructions(tmp_path / "nowhere.txt")
+
+
+def test_what_stands_before_a_template_s_first_field() -> None:
+    assert template_prefix("review: {text} ok") == "review: "
+    assert template_prefix("{text}") == template_prefix("text") == template_prefix("{{x}} {text}") == ""
