@@ -22,15 +22,23 @@ class _Ticket:
     item_id: int = dataclasses.field(compare=False)
 
 
+@dataclasses.dataclass(slots=True)
+class _Flow:
+    end: float = 0.0
+    """The finish of its last item."""
+    num_items: int = 0
+
+
 class FairQueue(Generic[Item]):
     """Items that wait, given out in fair order; each is known by an id."""
 
     def __init__(self) -> None:
-        self._items: dict[int, Item] = {}
+        self._items: dict[int, tuple[Hashable, Item]] = {}
+        """Id -> its flow, and itself."""
         self._tickets: list[_Ticket] = []
         """A heap; those of removed items are passed over."""
-        self._flow_ends: dict[Hashable, float] = {}
-        """Flow -> the finish of its last item."""
+        self._flows: dict[Hashable, _Flow] = {}
+        """Those that have something waiting."""
         self._virtual_time = 0.0
         self._num_pushed = 0
 
@@ -43,10 +51,11 @@ class FairQueue(Generic[Item]):
     def push(self, item_id: int, item: Item, *, flow: Hashable, cost: float, weight: float = 1.0) -> None:
         """Let an item wait; cost > 0 and weight > 0, and the id must not be waiting already."""
         assert item_id not in self._items and cost > 0 and weight > 0
-        finish = max(self._virtual_time, self._flow_ends.get(flow, 0.0)) + cost / weight
-        self._flow_ends[flow] = finish
-        self._items[item_id] = item
-        heapq.heappush(self._tickets, _Ticket(finish, self._num_pushed, item_id))
+        known = self._flows.setdefault(flow, _Flow())
+        known.end = max(self._virtual_time, known.end) + cost / weight
+        known.num_items += 1
+        self._items[item_id] = (flow, item)
+        heapq.heappush(self._tickets, _Ticket(known.end, self._num_pushed, item_id))
         self._num_pushed += 1
 
     def pop(self) -> Item:
@@ -56,24 +65,26 @@ class FairQueue(Generic[Item]):
             if ticket.item_id in self._items:
                 break
         self._virtual_time = ticket.finish
-        item = self._items.pop(ticket.item_id)
-        self._forget()
-        return item
+        return self._take(ticket.item_id)
 
     def remove(self, item_id: int) -> Item | None:
-        """Take out an item out of turn; None if it does not wait."""
-        item = self._items.pop(item_id, None)
-        if item is not None and len(self._tickets) > 2 * len(self._items) + 64:
+        """Take out an item out of turn; None if it does not wait. What its flow waited for it is not given back, unless
+        it was the flow's last."""
+        if item_id not in self._items:
+            return None
+        item = self._take(item_id)
+        if len(self._tickets) > 2 * len(self._items) + 64:
             self._tickets = [ticket for ticket in self._tickets if ticket.item_id in self._items]
             heapq.heapify(self._tickets)
-        self._forget()
         return item
 
-    def _forget(self) -> None:
-        """Drop what no longer tells anything, so that memory follows what waits and not what ever waited."""
+    def _take(self, item_id: int) -> Item:
+        """Take out an item, and forget a flow that has none left: it would begin at the virtual time again."""
+        flow, item = self._items.pop(item_id)
+        self._flows[flow].num_items -= 1
+        if not self._flows[flow].num_items:
+            del self._flows[flow]
         if not self._items:
             self._tickets.clear()
-            self._flow_ends.clear()
             self._virtual_time = 0.0
-        elif len(self._flow_ends) > 2 * len(self._items) + 64:
-            self._flow_ends = {flow: end for flow, end in self._flow_ends.items() if end > self._virtual_time}
+        return item

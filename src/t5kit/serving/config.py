@@ -56,6 +56,10 @@ class RequestLimits:
             value, least = getattr(self, field.name), 0 if field.name == "requests_per_minute" else 1
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
                 raise ConfigError(f"{field.name} = {value!r} must be a number of at least {least}.")
+        if self.timeout_s > self.max_timeout_s:
+            raise ConfigError(
+                f"timeout_s = {self.timeout_s:g} must not be above max_timeout_s = {self.max_timeout_s:g}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

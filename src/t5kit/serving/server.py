@@ -97,9 +97,9 @@ def serve(config: ServingConfig, listening: Listening) -> None:
         timeout_keep_alive=65,  # longer than balancers keep idle connections, or they would meet closed ones
     )
     _check_tls(options)
-    with _listening_socket(listening) as listener:
-        with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:  # uvloop's, where that is installed
-            runner.run(_serve(app, options, listening, listener))
+    loop_factory = options.get_loop_factory()  # uvloop's, where that is installed
+    with _listening_socket(listening) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_serve(app, options, listening, listener))
 
 
 async def _serve(app: FastAPI, options: uvicorn.Config, listening: Listening, listener: socket.socket) -> None:

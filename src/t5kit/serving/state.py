@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from t5kit.errors import BusyError, ModelNotFoundError, OverloadedError
+from t5kit.errors import BusyError, ModelNotFoundError, OverloadedError, RequestError
 from t5kit.serving.access import ApiKeys, RateLimiter
 from t5kit.serving.config import ServingConfig
 from t5kit.serving.metrics import ServerMetrics
@@ -64,9 +64,11 @@ class ServerState:
         raise ModelNotFoundError(f"There is no model {name!r} here; there are: {', '.join(known)}.")
 
     def asker(self, client: str, body: Asking, adapter: str = "") -> Asker:
-        """Return what the scheduler has to know of a request."""
+        """Return what the scheduler has to know of a request. Raises: RequestError for more time than is allowed."""
         limits = self.config.limits
-        timeout_s = limits.timeout_s if body.timeout_s is None else min(body.timeout_s, limits.max_timeout_s)
+        timeout_s = limits.timeout_s if body.timeout_s is None else body.timeout_s
+        if timeout_s > limits.max_timeout_s:
+            raise RequestError(f"timeout_s = {timeout_s:g} is more than this server allows ({limits.max_timeout_s:g}).")
         return Asker(client=client, priority=body.priority or "normal", timeout_s=timeout_s, adapter=adapter)
 
     def take_answer(self, model: ServedModel, answer: Answer, num_input_tokens: int) -> None:

@@ -54,6 +54,6 @@ def test_removed_items_are_not_given_and_leave_nothing_behind() -> None:
     for number in range(9_999):
         assert queue.remove(number) == number
     assert queue.remove(0) is None
-    assert len(queue._tickets) < 100 and len(queue._flow_ends) <= 10_000
+    assert len(queue._tickets) < 100 and len(queue._flows) == 1
     assert (len(queue), 9_999 in queue, queue.pop()) == (1, True, 9_999)
-    assert not queue._tickets and not queue._flow_ends
+    assert not queue._tickets and not queue._flows

@@ -75,6 +75,8 @@ def test_names_and_limits_that_cannot_be_are_refused() -> None:
         ServingConfig(models=())
     with pytest.raises(ConfigError, match="max_texts"):
         RequestLimits(max_texts=0)
+    with pytest.raises(ConfigError, match="must not be above"):
+        RequestLimits(max_timeout_s=30)
 
 
 @pytest.fixture(scope="module")

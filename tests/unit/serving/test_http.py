@@ -116,6 +116,7 @@ def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None
         ("/v1/generate", {"text": "a", "model": "gpt"}, 404, "there are: tiny, adapted, other"),
         ("/v1/generate", {"text": "a", "max_new_tokens": 9999}, 400, "more than this server allows"),
         ("/v1/generate", {"text": "a" * 5000}, 400, "max_input_tokens"),
+        ("/v1/generate", {"text": "a", "timeout_s": 9999}, 400, "timeout_s = 9999"),
         ("/v1/generate", {"text": ["a"] * 600}, 400, "600 texts"),
         ("/v1/generate", {"text": "a", "stream": True, "num_beams": 2, "num_return_sequences": 2}, 400, "one answer"),
         ("/v1/generate", {"text": "a", "logit_bias": {"x": 1}}, 400, "logit_bias"),
