@@ -7,6 +7,7 @@
 #   make check      format, lint, types, import rules, spelling
 #   make bench      measurements, one JSON line a result
 #   make sanitize   the native engine's tests under AddressSanitizer, UBSan and ThreadSanitizer (GCC, Linux)
+#   make neon       the kernels of 64-bit ARM under QEMU (a cross compiler and qemu-user)
 #   make docs       the documentation, in site/
 #   make weights    the real model files of tests and benchmarks, in .cache/t5kit-test-files
 #   make page-tools axe-core for the page's tests, in .cache/axe-core (npm); they also need Chromium
@@ -43,7 +44,7 @@ define venv
 	@touch $@
 endef
 
-.PHONY: setup demo test check bench sanitize docs weights page-tools format constraints clean
+.PHONY: setup demo test check bench sanitize neon docs weights page-tools format constraints clean
 
 setup: .venv/ready
 
@@ -93,6 +94,9 @@ bench: .venv/ready weights
 
 sanitize: .venv/ready
 	.venv/bin/python scripts/sanitize.py $(ARGS)
+
+neon:
+	$(PYTHON) scripts/check_neon.py $(ARGS)
 
 docs: .venv/ready
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site

@@ -102,7 +102,7 @@ std::vector<int> Engine::encode(const int32_t* ids, const std::vector<int>& leng
 }
 
 // Leaves the residual stream in stream_, before the final norm.
-void Engine::decoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows) {
+void Engine::decoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, const std::vector<Readers>& readers, int num_rows) {
     embed(ids, num_rows);
     for (size_t i = 0; i < decoder_.size(); ++i) {
         const DecoderLayer& weights = decoder_[i];
@@ -111,7 +111,7 @@ void Engine::decoder_pass(int thread, const int32_t* ids, const std::vector<Span
         attend_to_self(thread, spans, layer);
         apply(weights.self_out, attended(thread, num_rows), num_rows, stream_.data(), model_stride(), true);
         apply(weights.cross_q, normed(thread, stream_, num_rows, weights.cross_norm), num_rows, projected_.data(), head_stride(), false);
-        attend_across(thread, spans, layer);
+        attend_across(thread, spans, readers, layer);
         apply(weights.cross_out, attended(thread, num_rows), num_rows, stream_.data(), model_stride(), true);
         feed_forward(thread, weights.mlp_norm, weights.mlp_in, weights.mlp_out, num_rows);
     }
@@ -155,7 +155,8 @@ StepResult Engine::step(const StepRequest& request) {
     for (PositionBias& bias : decoder_bias_) bias.reach(longest);
     for (const Span& span : spans) sequences_.reserve(*span.slot, span.num_rows);
 
-    const std::function<void(int)> work = [&](int thread) { decoder_pass(thread, request.tokens, spans, num_rows); };
+    const std::vector<Readers> readers = readers_of(spans);
+    const std::function<void(int)> work = [&](int thread) { decoder_pass(thread, request.tokens, spans, readers, num_rows); };
     pool_.run(work);
     run_head(request, out_rows, result);
     for (const Span& span : spans) span.slot->length += span.num_rows;

@@ -142,6 +142,17 @@ private:
         float* cross_weights;
         const Adapter* adapter = nullptr;
     };
+    // Neighbouring spans that attend to one prompt.
+    struct Readers {
+        Prompt* prompt;
+        int first_span, first_row, num_rows;
+    };
+    static constexpr int kQueryRows = 6;  // queries that go through the attention kernels together
+    struct MixTarget {
+        float* at;
+        size_t stride;
+        bool is_final;  // in attended_
+    };
     // Names of the maps in one Linear, and the size of each.
     struct LinearPlace {
         std::vector<std::string> names;
@@ -172,9 +183,13 @@ private:
     void apply(const Linear& linear, const Rows& x, int num_rows, float* y, size_t y_stride, bool adds);
     void feed_forward(int thread, const float* norm, const Linear& in, const Linear& out, int num_rows);
     void attend_to_self(int thread, const std::vector<Span>& spans, int layer);
-    void attend_across(int thread, const std::vector<Span>& spans, int layer);
+    void attend_across(int thread, const std::vector<Span>& spans, const std::vector<Readers>& readers, int layer);
     void attend_in_encoder(int thread, const std::vector<Span>& spans, int layer);
-    void mix_rows(Scratch& scratch, int rows, int num_keys, const float* values, float* to, size_t to_stride);
+    void mix_rows(Scratch& scratch, int first_row, int rows, int head, int num_keys, const float* values);
+    MixTarget mix_target(Scratch& scratch, int first_row, int head);
+    void keep_mixed(const MixTarget& from, int first_row, int rows, int head);
+    void quantize_head(int first_row, int rows, int head);
+    static std::vector<Readers> readers_of(const std::vector<Span>& spans);
     void store_cross(int thread, const std::vector<Span>& spans, int layer);
     const PositionBias& bias(const std::vector<PositionBias>& biases, int layer) const {
         return biases[config_.has_bias_per_layer ? layer : 0];
@@ -185,7 +200,7 @@ private:
     template <class Use>
     void run_encoder(const int32_t* ids, const std::vector<int>& lengths, const std::vector<int>& adapters, Use use);
     void encoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows);
-    void decoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, int num_rows);
+    void decoder_pass(int thread, const int32_t* ids, const std::vector<Span>& spans, const std::vector<Readers>& readers, int num_rows);
     void shape_buffers(int num_rows, int longest, bool is_fine);
 
     // Adapters (engine_adapters.cpp)
@@ -213,6 +228,7 @@ private:
     int head_stride() const { return round_up(config_.num_heads * config_.d_kv, kLanes); }
     int model_stride() const { return round_up(config_.d_model, kLanes); }
     bool is_int8() const { return takes_integers(format_); }
+    bool heads_fill_groups() const { return config_.d_kv % kGroup == 0; }
 
     const ModelConfig config_;
     const Format format_;

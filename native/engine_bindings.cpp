@@ -238,7 +238,7 @@ void translate(const std::exception_ptr& pointer, void*) {
 void bind_engine(nb::module_& module) {
     nb::register_exception_translator(translate);
     module.def("available_kernels", &available_kernels, nb::sig("def available_kernels() -> list[str]"),
-               "Return the names of the kernel sets that run on this processor, best first.");
+               "Return the names of the kernel sets that run on this processor, the one that is chosen by itself first.");
     module.def("default_threads", &default_threads, nb::sig("def default_threads() -> int"),
                "Return how many processors this process may use: its affinity, cut to the cgroup's quota.");
     module.def("xxh64", [](const ByteArray& data, uint64_t seed) { return xxh64(data.data(), data.size(), seed); }, nb::arg("data"), nb::arg("seed"));

@@ -6,7 +6,7 @@
 // V has: kWidth lanes; F floats; W 32-bit words; load store set1 add sub mul div fma max min; words, low_half and high_half
 // (bfloat16 pairs); X, load_quad, Prepared, prepare, Sum, zero_sum, dot, finish (four 8-bit weights against four 16-bit
 // integers in each lane); kInt8Rows; write_quads (rounds kWidth values to such integers and returns their sum); kHasByteDots
-// and, where it is true, what kernels_avx512.cpp says of it in their place; keep_first, round,
+// and, where it is true, what kernels_avx512.cpp says of it in their place (a set with fine activations alone: kernels_neon.cpp); keep_first, round,
 // power_of_two, zero_below, all_finite, reduce_max, reduce_add, at_least (a bit mask). max(a, b) and min(a, b) give b where
 // either is NaN.
 
@@ -120,12 +120,14 @@ inline void int8_group(const uint32_t* w, const uint8_t* const* quads, const int
         if constexpr (IsFine) add_all(kGroup);
 #pragma GCC unroll 8
         for (int m = 0; m < MR; ++m) {
+            if constexpr (!IsFine) {
 #pragma GCC unroll 8
-            for (int i = 0; !IsFine && i < K::kWideQuads; ++i) {
-                typename K::Wide wide;
-                __builtin_memcpy(&wide, quads[m] + kGroup + i * sizeof wide, sizeof wide);
-                const typename K::W x = K::set_bytes(quads[m] + kGroup + i * sizeof wide);
-                for (int v = 0; v < NV; ++v) dots[m][v] = K::dot_bytes(dots[m][v], V::words(w + wide.word + v * V::kWidth), x);
+                for (int i = 0; i < K::kWideQuads; ++i) {
+                    typename K::Wide wide;
+                    __builtin_memcpy(&wide, quads[m] + kGroup + i * sizeof wide, sizeof wide);
+                    const typename K::W x = K::set_bytes(quads[m] + kGroup + i * sizeof wide);
+                    for (int v = 0; v < NV; ++v) dots[m][v] = K::dot_bytes(dots[m][v], V::words(w + wide.word + v * V::kWidth), x);
+                }
             }
             for (int v = 0; v < NV; ++v) dots[m][v] = K::shift_bytes(dots[m][v]);
         }
@@ -210,8 +212,12 @@ void linear(const Panels& weights, int block, const Rows& x, int first, int coun
     y += first * y_stride;
     if (weights.format == Format::int8) {
         // Sets that do not multiply bytes know one form of activations.
-        if (V::kHasByteDots && (IsAlwaysFine || x.is_fine)) return int8_tiles<V::kHasByteDots>(weights, block, x, first, count, y, y_stride, adds);
-        return int8_tiles<false>(weights, block, x, first, count, y, y_stride, adds);
+        if constexpr (V::kHasByteDots && IsAlwaysFine) {
+            return int8_tiles<true>(weights, block, x, first, count, y, y_stride, adds);
+        } else {
+            if (V::kHasByteDots && x.is_fine) return int8_tiles<V::kHasByteDots>(weights, block, x, first, count, y, y_stride, adds);
+            return int8_tiles<false>(weights, block, x, first, count, y, y_stride, adds);
+        }
     }
     if (weights.format == Format::int4) {
         for_row_groups<kInt4Rows>(count, [&](int rows, int from) {

@@ -12,25 +12,43 @@ extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_fine;
+extern const Kernels kernels_amx;
+extern const Kernels kernels_amx_emulated;
+#elif defined(__aarch64__)
+extern const Kernels kernels_neon;
 #endif
 
 namespace {
 
+enum class Use {
+    automatic,  // where no set was named
+    opt_in,     // only by name
+    hidden,     // only by name, and not among those that are offered
+};
+
 struct Set {
     const Kernels* kernels;
     std::vector<std::string> needed;
+    Use use = Use::automatic;
 };
 
-// Best first.
+// Best first, but for those that must be asked for.
 std::vector<Set> built_sets() {
 #if defined(__x86_64__)
     const std::vector<std::string> avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"};
+    std::vector<std::string> amx = avx512;
+    amx.insert(amx.end(), {"amx_tile", "amx_int8", "amx_bf16"});
     return {
         {&kernels_avx512, avx512},
         {&kernels_avx512_fine, avx512},
         {&kernels_avx2, {"avx2", "fma"}},
         {&kernels_portable, {}},
+        // Nobody has run it on hardware yet: docs/reference/native.md says how to.
+        {&kernels_amx, amx, Use::opt_in},
+        {&kernels_amx_emulated, avx512, Use::hidden},
     };
+#elif defined(__aarch64__)
+    return {{&kernels_neon, {"asimd", "asimddp"}}, {&kernels_portable, {}}};
 #else
     return {{&kernels_portable, {}}};
 #endif
@@ -54,14 +72,14 @@ std::vector<std::string> available_kernels() {
     const std::vector<std::string> features = cpu_features();
     std::vector<std::string> names;
     for (const Set& set : built_sets())
-        if (runs_here(set, features)) names.emplace_back(set.kernels->name);
+        if (set.use != Use::hidden && runs_here(set, features)) names.emplace_back(set.kernels->name);
     return names;
 }
 
 const Kernels& choose_kernels(const std::string& name) {
     const std::vector<std::string> features = cpu_features();
     for (const Set& set : built_sets()) {
-        if (!name.empty() && name != set.kernels->name) continue;
+        if (name.empty() ? set.use != Use::automatic : name != set.kernels->name) continue;
         if (runs_here(set, features)) return *set.kernels;
         T5KIT_CHECK(name.empty(), "The kernel set '" << name << "' needs " << joined(set.needed) << "; this processor has only: "
                                                      << joined(features) << ". Sets that run here: " << joined(available_kernels()) << ".");

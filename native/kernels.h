@@ -95,11 +95,12 @@ struct Kernels {
     int (*collect)(const float* x, const float* e, float factor, int n, float threshold, int first_id, int32_t* ids);
 };
 
-// The best set this processor has, or the one called `name` ("portable", "avx2", "avx512", "avx512_fine").
+// The best set this processor has, or the one called `name` ("portable", "avx2", "avx512", "avx512_fine", "amx", "neon"; for
+// tests "amx_emulated"). "amx" is never chosen unless it is named.
 // Raises: EngineFailure for an unknown name or a set that this processor or this build lacks.
 const Kernels& choose_kernels(const std::string& name);
 
-// Names of the sets that run here, best first.
+// Names of the sets that run here, the best of those that are chosen by themselves first.
 std::vector<std::string> available_kernels();
 
 }  // namespace t5kit

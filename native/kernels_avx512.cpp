@@ -1,4 +1,5 @@
-// AVX-512 with VNNI: 16 lanes, 32 registers, four 8-bit products a lane and instruction.
+// AVX-512 with VNNI: 16 lanes, 32 registers, four 8-bit products a lane and instruction. And AMX, which is all of this with
+// linear maps over tiles.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -179,6 +180,8 @@ struct V {
 };
 
 #include "kernel_body.h"
+#include "tiles.h"
+#include "kernel_tiles.h"
 
 }  // namespace
 
@@ -188,5 +191,12 @@ const Kernels kernels_avx512 = table("avx512");
 // The same with all activations fine.
 extern const Kernels kernels_avx512_fine;
 const Kernels kernels_avx512_fine = table<true>("avx512_fine");
+
+extern const Kernels kernels_amx;
+const Kernels kernels_amx = tile_table<HardwareTiles>("amx");
+
+// For tests on processors without AMX.
+extern const Kernels kernels_amx_emulated;
+const Kernels kernels_amx_emulated = tile_table<EmulatedTiles>("amx_emulated");
 
 }  // namespace t5kit

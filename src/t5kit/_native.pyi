@@ -12,7 +12,7 @@ def cpu_features() -> frozenset[str]:
     """
 
 def available_kernels() -> list[str]:
-    """Return the names of the kernel sets that run on this processor, best first."""
+    """Return the names of the kernel sets that run on this processor, the one that is chosen by itself first."""
 
 def default_threads() -> int:
     """Return how many processors this process may use: its affinity, cut to the cgroup's quota."""

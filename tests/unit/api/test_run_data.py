@@ -74,15 +74,9 @@ def test_dev_records_that_the_loss_leaves_out_are_told(values: dict[str, Any], t
 def test_dev_batches_are_made_once(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-<<<<<<< HEAD
     def counted(*arguments: Any, **settings: Any) -> Any:
         made.append(arguments)
         return evaluation_batches(*arguments, **settings)
-=======
-    def counted(*arguments: Any, **named: Any) -> Any:
-        made.append(arguments)
-        return evaluation_batches(*arguments, **named)
->>>>>>> finetune
 
     monkeypatch.setattr(dev_evaluation, "evaluation_batches", counted)
     train_config(config_of(values), tmp_path / "run")

@@ -1,6 +1,7 @@
 """Every kernel of every set that runs here against NumPy: odd sizes, tails, zero rows, extreme values."""
 
 import math
+import platform
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from t5kit.runtime.reference import activate, rms_norm
 _native = pytest.importorskip("t5kit._native")
 
 SETS = _native.available_kernels()
+if "avx512" in SETS:
+    SETS.append(
+        "amx_emulated"
+    )  # the tiles of "amx" as plain C++; "amx" itself is in the list where the processor has it
 SIZES = st.sampled_from([1, 2, 3, 7, 15, 16, 17, 63, 64, 65, 127, 130, 200])
 
 
@@ -74,8 +79,10 @@ def test_linear_equals_numpy(kernels: str, weights: str, outputs: int, inputs: i
     inputs_kept = {"int8": activations(kernels, x), "int4": int8_groups(x, 32639)}.get(weights, x).astype(np.float64)
     expected = inputs_kept @ kept.astype(np.float64).T
     # Rounding of float32 sums; and an integer may fall on the other side of a tie (one unit of 1/32639 of the largest).
+    # Tiles take x as two bfloat16, which is within 2^-16 of it.
+    is_coarse = weights in ("int8", "int4") or (weights == "bfloat16" and kernels.startswith("amx"))
     size = np.abs(x).max(axis=1, keepdims=True) * np.abs(kept).sum(axis=1) + 1e-30
-    assert (np.abs(actual - expected) <= (3.2e-5 if weights in ("int8", "int4") else 2e-6) * size).all()
+    assert (np.abs(actual - expected) <= (3.2e-5 if is_coarse else 2e-6) * size).all()
 
 
 @pytest.mark.parametrize("kernels", SETS)
@@ -104,6 +111,94 @@ def test_a_row_has_the_same_bits_in_any_company(kernels: str, weights: str) -> N
     alone = np.concatenate([_native.linear(kernels, weights, weight, row[None]) for row in x])
     for rows in range(1, len(x) + 1):
         np.testing.assert_array_equal(_native.linear(kernels, weights, weight, x[:rows]), alone[:rows])
+
+
+TILES = [name for name in SETS if name.startswith("amx")]
+needs_tiles = pytest.mark.skipif(not TILES, reason="the tiles, emulated or not, need AVX-512")
+
+
+def wild(generator: np.random.Generator, rows: int, inputs: int) -> np.ndarray:
+    """Return x [rows, inputs] with a row of zeros, columns far out and magnitudes from 1e-20 to 1e6."""
+    x = generator.standard_normal((rows, inputs)).astype(np.float32)
+    x *= (10.0 ** generator.integers(-20, 6, (rows, 1))).astype(np.float32)
+    x[:, :: int(generator.integers(1, 40))] *= np.float32(10.0 ** generator.integers(0, 5))
+    x[generator.integers(rows)] = 0
+    return x
+
+
+@needs_tiles
+@pytest.mark.parametrize("kernels", TILES)
+@settings(max_examples=40, deadline=None)
+@given(outputs=SIZES, inputs=SIZES, rows=st.integers(1, 50), seed=st.integers(0, 1000))
+def test_int8_tiles_have_the_bits_of_vectors(kernels: str, outputs: int, inputs: int, rows: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((outputs, inputs)).astype(np.float32)
+    x = wild(generator, rows, inputs)
+    np.testing.assert_array_equal(
+        _native.linear(kernels, "int8", weight, x), _native.linear("avx512_fine", "int8", weight, x)
+    )
+
+
+def normal(x: np.ndarray) -> np.ndarray:
+    """Return float32 x with zeros, of its sign, for numbers below the normal range."""
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x).astype(np.float32)
+
+
+def bfloat16_tiles(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return x [M, in] @ weight [out, in] as TDPBF16PS adds: 32 inputs a time, x's upper halves and then what is left.
+
+    Products of two bfloat16 are exact in float32, so NumPy's product and sum are rounded once, as the processor's are.
+    """
+    inputs = -(-x.shape[1] // 32) * 32
+    upper = np.zeros((len(x), inputs), np.float32)
+    upper[:, : x.shape[1]] = x
+    left = upper.copy()
+    upper = (upper.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    left -= upper
+    left = ((left.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32)
+    kept = np.zeros((len(weight), inputs), np.float32)
+    kept[:, : x.shape[1]] = bfloat16(weight)
+    total = np.zeros((len(x), len(weight)), np.float32)
+    for first in range(0, inputs, 32):
+        for part in (upper, left):
+            sums = [np.zeros_like(total), np.zeros_like(total)]
+            for i in range(first, first + 32):
+                sums[i % 2] = normal(sums[i % 2] + normal(part[:, i, None]) * kept[None, :, i])
+            total = normal(total + normal(sums[0] + sums[1]))
+    return total
+
+
+@needs_tiles
+@pytest.mark.parametrize("kernels", TILES)
+@settings(max_examples=40, deadline=None)
+@given(outputs=SIZES, inputs=SIZES, rows=st.integers(1, 50), seed=st.integers(0, 1000))
+def test_bfloat16_tiles_have_the_bits_of_the_manual(
+    kernels: str, outputs: int, inputs: int, rows: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((outputs, inputs)).astype(np.float32)
+    x = wild(generator, rows, inputs)
+    np.testing.assert_array_equal(_native.linear(kernels, "bfloat16", weight, x), bfloat16_tiles(weight, x))
+
+
+@pytest.mark.skipif("amx" not in SETS, reason="this processor has no AMX, or the system refuses it")
+@pytest.mark.parametrize("weights", ["bfloat16", "int8", "int4", "float32"])
+def test_amx_equals_its_emulation(weights: str) -> None:
+    generator = np.random.default_rng(11)
+    weight = generator.standard_normal((200, 520)).astype(np.float32)
+    for rows in (1, 3, 4, 16, 17, 33, 100):
+        x = wild(generator, rows, 520)
+        np.testing.assert_array_equal(
+            _native.linear("amx", weights, weight, x), _native.linear("amx_emulated", weights, weight, x)
+        )
+
+
+def test_amx_is_taken_only_where_it_is_asked_for() -> None:
+    offered = _native.available_kernels()
+    assert offered[0] != "amx" and "amx_emulated" not in offered
+    if "amx" not in offered and platform.machine() == "x86_64":
+        with pytest.raises(EngineError, match="'amx' needs .*amx_tile, amx_int8, amx_bf16; this processor has only"):
+            _native.softmax("amx", np.ones(3, np.float32), None)
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "float32", "int8"])

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
 _native = pytest.importorskip("t5kit._native")
 
-KERNELS = ("avx512", "avx512_fine", "avx2", "portable")
+KERNELS = ("avx512", "avx512_fine", "avx2", "portable", "amx", "amx_emulated")
 
 
 class NativeConformance(RuntimeConformance):
@@ -28,10 +28,14 @@ class NativeConformance(RuntimeConformance):
 
     @pytest.fixture(params=KERNELS, autouse=True)
     def kernels(self, request: pytest.FixtureRequest) -> str:
-        if request.param not in _native.available_kernels():
-            pytest.skip(f"this processor has no {request.param}")
-        if self.weights == "bfloat16" and request.param != _native.available_kernels()[0]:
+        has_tiles = request.param.startswith("amx")
+        needed = "avx512" if request.param == "amx_emulated" else request.param
+        if needed not in _native.available_kernels():
+            pytest.skip(f"this processor has no {needed}")
+        if self.weights == "bfloat16" and request.param != _native.available_kernels()[0] and not has_tiles:
             pytest.skip("bfloat16 of the other sets is in tests/unit/native/test_kernels.py")
+        if has_tiles and self.weights not in ("bfloat16", "int8"):
+            pytest.skip("avx512 under another name")
         if self.weights == "int8" and request.param == "avx512":
             pytest.skip(
                 "its coarser encoder is in tests/unit/native/test_kernels.py and tests/parity/test_real_weights.py"
@@ -43,6 +47,8 @@ class NativeConformance(RuntimeConformance):
             # It rounds every product before adding it; against float64 these ill-conditioned random models then lose
             # up to five times what the reference itself loses.
             self.tolerance = max(self.tolerance, 3e-5)
+        if has_tiles:
+            self.tolerance = 1e-3  # activations are two bfloat16, as exact as the 16-bit integers of int8
         return request.param
 
     def make_runtime(self, config: T5Config, tensors: Iterable[TensorView]) -> Runtime:
@@ -277,3 +283,34 @@ def test_a_forked_child_is_told_to_load_again() -> None:
             os._exit(0 if "forked" in str(error) else 2)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_slots_of_one_prompt_read_it_together_with_the_bits_of_each_alone(weights: str) -> None:
+    """Fifteen slots, of one to nine new tokens, on three prompts in runs of every length, and shuffled."""
+    config = TINY_CONFIGS["t5"]
+    runtime = NativeRuntime(config, random_tensors(config), weights=weights, threads=2)
+    generator = np.random.default_rng(4)
+    prompts = [generator.integers(2, config.vocab_size, size).astype(np.int32) for size in (1, 18, 40)]
+    handles = runtime.encode(prompts)
+    readers = np.array([0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 0, 2, 1, 1, 0])
+    lengths = np.int32([1, 1, 1, 2, 1, 9, 1, 1, 1, 6, 1, 1, 3, 3, 1])
+    tokens = [generator.integers(2, config.vocab_size, n).astype(np.int32) for n in lengths]
+    need = Need(logits=True, cross_attention=True)
+
+    def answer(rows: Sequence[int]) -> list[tuple[bytes, bytes]]:
+        slots = runtime.open_slots([handles[readers[row]] for row in rows])
+        out = runtime.step(
+            StepInput(slots=slots, tokens=np.concatenate([tokens[i] for i in rows]), lengths=lengths[rows], need=need)
+        )
+        runtime.close_slots(slots)
+        assert out.logits is not None and out.cross_attention is not None
+        return [
+            (logits.tobytes(), seen.tobytes()) for logits, seen in zip(out.logits, out.cross_attention, strict=True)
+        ]
+
+    alone = [answer([row])[0] for row in range(len(readers))]
+    assert answer(range(len(readers))) == alone
+    for _ in range(5):
+        order = generator.permutation(len(readers)).tolist()
+        assert answer(order) == [alone[row] for row in order]
