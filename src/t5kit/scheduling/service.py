@@ -83,6 +83,7 @@ class SchedulingService:
         runtime: Runtime,
         *,
         detokenizer_factory: DetokenizerFactory | None = None,
+        constraint_factory: ConstraintFactory | None = None,
         adapters: Mapping[str, int] | None = None,
         limits: ServiceLimits | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -95,6 +96,7 @@ class SchedulingService:
         self._scheduler = ContinuousScheduler(
             runtime,
             detokenizer_factory=detokenizer_factory,
+            constraint_factory=constraint_factory,
             max_batch_rows=limits.max_batch_rows,
             max_encoder_tokens=limits.max_encoder_tokens,
             max_prompt_tokens=limits.max_prompt_tokens,

@@ -28,6 +28,8 @@ class LoadedEngine:
 
     runtime: Runtime
     detokenizer_factory: DetokenizerFactory | None = None
+    constraint_factory: ConstraintFactory | None = None
+    """Makes constraints of requests' grammars; None: such requests are refused."""
     adapters: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Name that requests use -> the runtime's own name."""
 
@@ -106,6 +108,7 @@ def run_engine(connection: Connection, loader: EngineLoader, limits: ServiceLimi
     service = SchedulingService(
         engine.runtime,
         detokenizer_factory=engine.detokenizer_factory,
+        constraint_factory=engine.constraint_factory,
         adapters=engine.adapters,
         limits=limits,
     )

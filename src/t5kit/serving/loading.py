@@ -5,6 +5,7 @@ import dataclasses
 from t5kit.api.engines import open_runtime
 from t5kit.checkpoint import open_folder
 from t5kit.checkpoint.adapters import open_adapter
+from t5kit.decoding import GrammarCompiler
 from t5kit.runtime.adapters import adapting
 from t5kit.scheduling.worker import LoadedEngine
 from t5kit.serving.config import ModelSource
@@ -29,4 +30,9 @@ class FolderLoader:
             name: adapting(runtime).add_adapter(open_adapter(path, folder.config))
             for name, path in source.adapters.items()
         }
-        return LoadedEngine(runtime=runtime, detokenizer_factory=tokenizer.detokenizer, adapters=adapters)
+        return LoadedEngine(
+            runtime=runtime,
+            detokenizer_factory=tokenizer.detokenizer,
+            constraint_factory=GrammarCompiler(tokenizer, vocab_size=folder.config.vocab_size),
+            adapters=adapters,
+        )

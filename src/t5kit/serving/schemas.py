@@ -94,6 +94,10 @@ class GenerationWords(Body):
     """End in EOS even at max_new_tokens."""
     allowed_outputs: list[str] | None = None
     """The answer is one of these texts."""
+    regex: str | None = None
+    """The whole answer matches this expression (Rust's syntax)."""
+    json_schema: dict[str, Any] | None = None
+    """The answer is JSON of this schema."""
     stop_strings: str | list[str] | None = None
     """End where one of these appears."""
     speculate: bool | int | Literal["auto"] | None = None
