@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
-from t5kit.decoding import DetokenizerFactory, num_rows
+from t5kit.decoding import ConstraintFactory, DetokenizerFactory, num_rows
 from t5kit.errors import DeadlineError, RequestError
 from t5kit.runtime import Runtime
 from t5kit.scheduling.continuous import (

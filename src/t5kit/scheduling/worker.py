@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from t5kit.decoding import DetokenizerFactory
+from t5kit.decoding import ConstraintFactory, DetokenizerFactory
 from t5kit.errors import T5kitError
 from t5kit.runtime import Runtime, RuntimeDescription
 from t5kit.scheduling.service import SchedulingService, ServiceCounts, ServiceEvent, ServiceLimits, ServiceRequest

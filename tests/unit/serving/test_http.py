@@ -209,8 +209,9 @@ def test_many_clients_at_once_get_the_models_own_answers(server: ServerProcess, 
         {"max_new_tokens": 15, "top_k": 5, "seed": 3},
         {"max_new_tokens": 15, "speculate": 4, "priority": "high"},
         {"max_new_tokens": 15, "allowed_outputs": ["good", "bad"], "priority": "low"},
+        {"max_new_tokens": 15, "regex": "[0-9]{3}|yes"},
     ]
-    cases = [(f"text {number % 7} " * (number % 5 + 1), every_options[number % 5]) for number in range(80)]
+    cases = [(f"text {number % 7} " * (number % 5 + 1), every_options[number % 6]) for number in range(80)]
 
     def ask(case: tuple[str, dict[str, Any]]) -> str:
         reply = server.post("/v1/generate", {"text": case[0], **case[1]})
