@@ -47,7 +47,9 @@ def serve(
     max_encoder_tokens: Annotated[int, typer.Option(help="Tokens encoded between two decoding steps.")] = 1024,
     max_cache_bytes: Annotated[
         int | None,
-        typer.Option(help="Most bytes of attention caches, a model.", show_default="a quarter of the memory"),
+        typer.Option(
+            help="Most bytes of attention caches, a model.", show_default="a quarter of the memory, shared", min=1
+        ),
     ] = None,
     max_kept_bytes: Annotated[
         int, typer.Option(help="Bytes of encoded prompts kept for the next request with the same text, a model.")
@@ -109,7 +111,7 @@ def serve(
         ),
         service=ServiceLimits(
             max_batch_rows=max_batch_rows, max_encoder_tokens=max_encoder_tokens, max_kept_bytes=max_kept_bytes,
-            max_cache_bytes=default_max_cache_bytes() if max_cache_bytes is None else max_cache_bytes,
+            max_cache_bytes=max_cache_bytes or default_max_cache_bytes() // len(sources),
         ),
         api_keys=read_api_keys(api_keys, os.environ.get("T5KIT_API_KEYS")),
         cors_origins=tuple(cors_origin or ()),
