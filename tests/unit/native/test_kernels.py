@@ -15,7 +15,7 @@ _native = pytest.importorskip("t5kit._native")
 
 SETS = _native.available_kernels()
 if "avx512" in SETS:
-    SETS.append("amx_emulated")  # the tiles of "amx" as plain C++; "amx" itself is in the list where the processor has it
+    SETS.append("amx_emulated")  # the tiles of "amx" as plain C++; "amx" itself is there where the processor has it
 SIZES = st.sampled_from([1, 2, 3, 7, 15, 16, 17, 63, 64, 65, 127, 130, 200])
 
 
@@ -195,7 +195,7 @@ def test_amx_is_taken_only_where_it_is_asked_for() -> None:
     offered = _native.available_kernels()
     assert offered[0] != "amx" and "amx_emulated" not in offered
     if "amx" not in offered and platform.machine() == "x86_64":
-        with pytest.raises(EngineError, match="'amx' needs .*amx_tile, amx_int8, amx_bf16; this processor has only"):
+        with pytest.raises(EngineError, match=r"'amx' needs .*amx_tile, amx_int8, amx_bf16; this processor has only"):
             _native.softmax("amx", np.ones(3, np.float32), None)
 
 

@@ -305,7 +305,9 @@ def test_slots_of_one_prompt_read_it_together_with_the_bits_of_each_alone(weight
         )
         runtime.close_slots(slots)
         assert out.logits is not None and out.cross_attention is not None
-        return [(logits.tobytes(), seen.tobytes()) for logits, seen in zip(out.logits, out.cross_attention, strict=True)]
+        return [
+            (logits.tobytes(), seen.tobytes()) for logits, seen in zip(out.logits, out.cross_attention, strict=True)
+        ]
 
     alone = [answer([row])[0] for row in range(len(readers))]
     assert answer(range(len(readers))) == alone
