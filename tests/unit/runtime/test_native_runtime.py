@@ -338,7 +338,7 @@ def test_heads_of_any_width_equal_the_references(weights: str, width: int) -> No
             found.append(out.logits)
         return found
 
-    # As TestNativeFloat32; and above TestNativeInt8, for wide heads of random weights have sharp softmaxes (1.1e-3 was seen).
+    # As TestNativeFloat32; above TestNativeInt8: wide heads of random weights have sharp softmaxes (1.1e-3 was seen).
     tolerance = 1e-5 if weights == "float32" else 5e-3
     for actual, expected in zip(logits(native), logits(reference), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
