@@ -12,7 +12,9 @@ extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_fine;
+#if defined(T5KIT_HAS_AMX)
 extern const Kernels kernels_amx;
+#endif
 extern const Kernels kernels_amx_emulated;
 #elif defined(__aarch64__)
 extern const Kernels kernels_neon;
@@ -36,17 +38,19 @@ struct Set {
 std::vector<Set> built_sets() {
 #if defined(__x86_64__)
     const std::vector<std::string> avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"};
-    std::vector<std::string> amx = avx512;
-    amx.insert(amx.end(), {"amx_tile", "amx_int8", "amx_bf16"});
-    return {
+    std::vector<Set> sets = {
         {&kernels_avx512, avx512},
         {&kernels_avx512_fine, avx512},
         {&kernels_avx2, {"avx2", "fma"}},
         {&kernels_portable, {}},
-        // Nobody has run it on hardware yet: docs/reference/native.md says how to.
-        {&kernels_amx, amx, Use::opt_in},
         {&kernels_amx_emulated, avx512, Use::hidden},
     };
+#if defined(T5KIT_HAS_AMX)
+    // Nobody has run it on hardware yet: docs/reference/native.md says how to.
+    sets.push_back({&kernels_amx, avx512, Use::opt_in});
+    for (const char* feature : {"amx_tile", "amx_int8", "amx_bf16"}) sets.back().needed.emplace_back(feature);
+#endif
+    return sets;
 #elif defined(__aarch64__)
     return {{&kernels_neon, {"asimd", "asimddp"}}, {&kernels_portable, {}}};
 #else

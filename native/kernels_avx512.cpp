@@ -192,8 +192,10 @@ const Kernels kernels_avx512 = table("avx512");
 extern const Kernels kernels_avx512_fine;
 const Kernels kernels_avx512_fine = table<true>("avx512_fine");
 
+#if defined(T5KIT_HAS_AMX)
 extern const Kernels kernels_amx;
 const Kernels kernels_amx = tile_table<HardwareTiles>("amx");
+#endif
 
 // For tests on processors without AMX.
 extern const Kernels kernels_amx_emulated;

@@ -195,7 +195,8 @@ def test_amx_is_taken_only_where_it_is_asked_for() -> None:
     offered = _native.available_kernels()
     assert offered[0] != "amx" and "amx_emulated" not in offered
     if "amx" not in offered and platform.machine() == "x86_64":
-        with pytest.raises(EngineError, match=r"'amx' needs .*amx_tile, amx_int8, amx_bf16; this processor has only"):
+        missing = "amx' needs .*amx_tile, amx_int8, amx_bf16; this processor has only|no kernel set 'amx'"
+        with pytest.raises(EngineError, match=missing):  # the second where an old assembler knows no tiles
             _native.softmax("amx", np.ones(3, np.float32), None)
 
 
