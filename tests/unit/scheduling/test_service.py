@@ -239,7 +239,7 @@ def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: Coun
     assert all(np.array_equal(a, b) for a, b in zip(scores.token_log_probs, expected, strict=True))
     assert np.array_equal(again.token_log_probs[0], expected[0])
     assert isinstance(vector, EmbedFinished)
-    assert np.array_equal(vector.vector, pool(runtime.encoder_states([prompts[2]])[0], "max"))
+    assert np.array_equal(vector.vector, pool(runtime.encoder_states([prompts[2]])[0], ["max"]))
     assert isinstance(trace, TraceFinished)
     assert trace.top_ids.shape == trace.top_log_probs.shape == (3, 3)
     assert trace.cross_attention.shape == (3, 5)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import t5kit
+from t5kit.checkpoint.sentence_modules import SentenceModules
 from t5kit.errors import BusyError, CheckpointError, EngineGoneError, OverloadedError, RequestError, T5kitError
 from t5kit.scheduling import ServiceLimits
 from t5kit.serving.config import ModelSource, RequestLimits
@@ -92,7 +93,7 @@ def test_scores_vectors_and_traces_are_the_models_own(source: ModelSource, model
             prompts, targets = await server.encode(["one", "two"]), await server.encode(["a", "bcd", "e"])
             (first, second), vectors, (trace,) = await asyncio.gather(
                 server.score(prompts, [targets[:2], targets[2:]], ASKER),
-                server.embed(prompts, "mean", ASKER),
+                server.embed(prompts, SentenceModules(("mean",), ()), ASKER),
                 server.trace(prompts[:1], targets[:1], 4, ASKER),
             )
             scores = [float(row.sum(dtype="float64")) for row in (*first, *second)]
