@@ -53,6 +53,16 @@ class _Server(uvicorn.Server):
         self._state, self._listening = state, listening
         self._draining: asyncio.Task[None] | None = None
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        assert sockets
+        host, port = sockets[0].getsockname()[:2]
+        scheme = "http" if self._listening.tls_certificate is None else "https"
+        shown = f"[{host}]" if ":" in host else host
+        names = ", ".join(model.name for model in self._state.models)
+        # Whoever reads this line may connect at once: it comes when the socket is heard.
+        print(f"t5kit: serving {names} at {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -106,14 +116,6 @@ async def _serve(app: FastAPI, options: uvicorn.Config, listening: Listening, li
     state = app.state.server
     server = _Server(options, state, listening)
     async with app.router.lifespan_context(app):
-        host, port = listener.getsockname()[:2]
-        scheme = "http" if listening.tls_certificate is None else "https"
-        shown = f"[{host}]" if ":" in host else host
-        print(
-            f"t5kit: serving {', '.join(model.name for model in state.models)} at {scheme}://{shown}:{port}",
-            file=sys.stderr,
-            flush=True,
-        )
         await server.serve(sockets=[listener])
 
 
