@@ -23,6 +23,7 @@ from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks.augmentation import Paraphrase, paraphrased
 from t5kit.tasks.configured import DEV, TEST, TRAIN, JoinedTable, SelectedTable
 from t5kit.tasks.target_profile import TargetProfile
+from t5kit.tasks.templates import Template
 from t5kit.text import Tokenizer
 
 FitData = str | Path | Sequence[str | Path] | Iterable[Mapping[str, object]] | Iterable[tuple[str, str]]
@@ -233,11 +234,13 @@ def _read_files(names: str | Path | Sequence[str | Path], format: Format | None,
 
 
 def _check_columns(table: RecordTable, columns: PairColumns) -> None:
-    """Raise RequestError if the first record lacks a column that is asked for by name."""
+    """Raise RequestError if the first record lacks a column that is asked for by name, ConfigError for no template."""
     fields = table[0].fields
     if "0" in fields:
         fields = {**fields, "input": "", "target": ""}
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
+        if "{" in word:
+            Template(word)  # says what is wrong with one that is none
         names = _template_fields(word) if "{" in word else [word] if word else []
         there = ", ".join(list(fields)[:20])
         for name in names:

@@ -68,7 +68,7 @@ def score_instructions(
             inputs, targets = ([str(fields[name]) for fields in records] for name in ("input", "target"))
             if not labels:
                 scores = np.array(model.score(inputs, targets, truncate=True))
-                lengths = [len(ids) for ids in model.tokenizer.encode_batch(targets)]
+                lengths = [len(ids) for ids in model.tokenizer.encode_targets(targets, inputs)]
                 found.append(InstructionScore(instruction, float(-scores.sum() / sum(lengths)), None))
                 continue
             flat = model.score([text for text in inputs for _ in labels], labels * len(inputs), truncate=True)

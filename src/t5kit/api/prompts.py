@@ -1,6 +1,7 @@
 """Prompts around a text: templates with named fields, and texts cut so that what stands behind them stays."""
 
 import dataclasses
+import math
 import string
 from collections.abc import Mapping
 
@@ -61,8 +62,11 @@ class Prompt:
             return text, False
         ids = tokenizer.encode(values[cut_field], add_eos=False)
         num_kept = len(ids)
-        while excess > 0 and num_kept > 0:  # borders of pieces move where a text is cut, so once may not be enough
-            num_kept = max(0, num_kept - excess)
+        while excess > 0 and num_kept > 0:
+            # Borders of pieces move where a text is cut, and a prompt may be written in characters where this field's
+            # ids are pieces: take away the same share of both, and look again.
+            share = excess / (excess + max_tokens)
+            num_kept = max(0, num_kept - max(1, min(excess, math.floor(share * num_kept))))
             text = self.render({**values, cut_field: tokenizer.decode(ids[:num_kept])})
             excess = len(tokenizer.encode(text)) - max_tokens
         if excess > 0:

@@ -83,12 +83,7 @@ def tune(
     if not plan.config.has_dev:
         raise RequestError("there are too few records to hold some out, and no dev: a search has nothing to choose by.")
     folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name="tune",
-        storage=f"sqlite:///{(folder / STUDY).absolute()}",
-        direction="maximize" if training.best_is == "highest" else "minimize",
-        load_if_exists=True,
-    )
+    study = _opened_study(optuna, folder, is_highest_best=training.best_is == "highest")
     _check_same(study, plan, settings, folder)
     if not study.trials:
         study.enqueue_trial(_defaults(plan, settings))  # the first run is what finetune would do
@@ -189,6 +184,25 @@ def _run(
         tell(f"the run failed: {error}")
         return None
     return None if result.best is None else result.best.value
+
+
+def _opened_study(optuna: Any, folder: Path, *, is_highest_best: bool) -> Any:
+    """Return the search kept in a folder, or a new one. Raises: ConfigError if what is kept cannot be read."""
+    from sqlalchemy.exc import SQLAlchemyError  # what optuna keeps a study in
+
+    path = folder / STUDY
+    try:
+        return optuna.create_study(
+            study_name="tune",
+            storage=f"sqlite:///{path.absolute()}",
+            direction="maximize" if is_highest_best else "minimize",
+            load_if_exists=True,
+        )
+    except SQLAlchemyError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{path} cannot be read ({reason}). Remove it to begin the search anew, or choose another folder."
+        ) from error
 
 
 def _check_same(study: Any, plan: FitPlan, settings: FitSettings, folder: Path) -> None:

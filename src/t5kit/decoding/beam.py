@@ -321,8 +321,6 @@ class BeamSearch:
             owner for owner, is_dropped in zip(self._owners, dropped.tolist(), strict=True) if not is_dropped
         ]
         self._index_lanes()
-        if not self._owners:
-            self._planner.forget_tries()
 
     def _index_lanes(self) -> None:
         self._edited = [lane for lane, owner in enumerate(self._owners) if owner.plan is not None]

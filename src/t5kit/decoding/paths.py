@@ -434,8 +434,6 @@ class PathSearch:
         self._chooser.keep(kept)
         self._paths = [path for path, is_kept in zip(self._paths, kept.tolist(), strict=True) if is_kept]
         self._index_paths()
-        if not self._paths:
-            self._planner.forget_tries()
 
     def _index_paths(self) -> None:
         self._edited = [row for row, path in enumerate(self._paths) if path.plan is not None]

@@ -7,6 +7,7 @@ does; Hugging Face counts it with 0, so its beams may rank answers that are cut 
 """
 
 import dataclasses
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,8 +106,9 @@ class EditPlanner:
         self._config = config
         self._penalises_log_probs = penalises_log_probs
         self._constraint_factory = constraint_factory
-        self._constraints: dict[Grammar, Constraint] = {}
-        self._tries: dict[int, tuple[Sequence[Sequence[int]], Trie]] = {}
+        # Both live as long as a plan that holds them: a busy server never comes to an end of its requests.
+        self._constraints: weakref.WeakValueDictionary[Grammar, Constraint] = weakref.WeakValueDictionary()
+        self._tries: weakref.WeakValueDictionary[int, Trie] = weakref.WeakValueDictionary()
 
     def plan(self, options: DecodingOptions, encoder_input_ids: np.ndarray) -> EditPlan | None:
         """Return the plan of a request, or None if its options never edit a logit."""
@@ -125,22 +127,20 @@ class EditPlanner:
             deltas=np.array([delta for _, delta in options.logit_bias], np.float32),
         )
 
-    def forget_tries(self) -> None:
-        """Free the trees and the grammars' states; called when no request is alive."""
-        self._tries.clear()
-        self._constraints.clear()
-
     def _constraint(self, grammar: Grammar) -> Constraint:
         assert self._constraint_factory is not None  # check_options saw to it
-        if grammar not in self._constraints:
-            self._constraints[grammar] = self._constraint_factory(grammar)
-        return self._constraints[grammar]
+        constraint = self._constraints.get(grammar)
+        if constraint is None:
+            constraint = self._constraints[grammar] = self._constraint_factory(grammar)
+        return constraint
 
     def _trie(self, outputs: Sequence[Sequence[int]]) -> Trie:
-        # Speed: keyed by identity, since hashing 100,000 labels for each request would cost as much as the search.
-        if id(outputs) not in self._tries:
-            self._tries[id(outputs)] = (outputs, Trie(outputs))
-        return self._tries[id(outputs)][1]
+        # Speed: keyed by identity, since hashing 100,000 labels for each request would cost as much as the search. A
+        # plan holds its options and so the outputs, as long as it holds the tree: no id is anybody else's meanwhile.
+        trie = self._tries.get(id(outputs))
+        if trie is None:
+            trie = self._tries[id(outputs)] = Trie(outputs)
+        return trie
 
 
 def _edits_anything(options: DecodingOptions) -> bool:

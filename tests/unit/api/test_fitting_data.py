@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from t5kit.api.fitting_data import FitTables, fit_tables, num_to_hold_out, read_pairs, read_rows
-from t5kit.errors import DataError, RequestError
+from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.tasks.configured import DEV, TEST, TRAIN
 from t5kit.text import ByteTokenizer, Tokenizer
@@ -131,3 +131,9 @@ def test_records_without_a_text_are_counted_with_their_places() -> None:
         "row:5: its input is empty.",
         "row:6: field 'label' is NoneType, expected text or a number.",
     ]
+
+
+@pytest.mark.parametrize("word", ["{text", "{}", "{text.upper}"])
+def test_a_broken_template_is_a_sentence(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no template|expected field names alone"):
+        read_pairs(read_rows([{"text": "a", "label": "b"}], None), PairColumns(input=word, target="label"))

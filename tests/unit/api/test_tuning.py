@@ -79,6 +79,13 @@ def test_a_search_with_nothing_to_search_or_to_choose_by_is_refused(tiny_folder:
         search(tiny_folder, tmp_path / "b", 1, rows=ROWS[:10])
 
 
+def test_a_damaged_search_is_a_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    (tmp_path / "study.db").write_bytes(b"no database" * 100)
+    with pytest.raises(ConfigError, match=r"study\.db cannot be read .*Remove it"):
+        search(tiny_folder, tmp_path, 1)
+
+
 def test_the_page_draws_numbers_choices_failures_and_hostile_names() -> None:
     tried = tuple(
         TriedSettings(

@@ -1,11 +1,14 @@
 """From options and history to edits."""
 
+import gc
+import weakref
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from t5kit.config import T5Config
-from t5kit.decoding import DecodingOptions
+from t5kit.decoding import DecodingOptions, Grammar
 from t5kit.decoding.processors import EditPlan, EditPlanner, completions, repeated_ngram_ids
 from t5kit.testing import TINY_CONFIGS
 
@@ -113,3 +116,30 @@ def test_requests_with_one_set_of_outputs_share_its_tree() -> None:
     assert first is not None
     assert second is not None
     assert first.trie is second.trie
+
+
+class AnyText:
+    """A constraint that permits everything."""
+
+    def allowed(self, tokens: object) -> np.ndarray:
+        return np.ones(CONFIG.vocab_size, bool)
+
+
+def test_trees_and_constraints_live_as_long_as_a_plan_that_holds_them() -> None:
+    made = []
+
+    def factory(grammar: Grammar) -> AnyText:
+        made.append(grammar)
+        return AnyText()
+
+    planner = EditPlanner(CONFIG, penalises_log_probs=False, constraint_factory=factory)
+    tree, grammar = DecodingOptions(allowed_outputs=((5, 1),)), DecodingOptions(grammar=Grammar("regex", "a"))
+    first, second = planner.plan(grammar, PROMPT), planner.plan(grammar, PROMPT)
+    assert first is not None and second is not None and first.constraint is second.constraint and len(made) == 1
+    kept = [weakref.ref(first.constraint), weakref.ref(planner.plan(tree, PROMPT).trie)]  # type: ignore[union-attr, arg-type]
+    del first
+    assert kept[0]() is not None
+    del second
+    gc.collect()
+    assert [each() for each in kept] == [None, None]  # while the planner, and so its search, goes on
+    assert planner.plan(grammar, PROMPT) is not None and len(made) == 2

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t5kit.api.prompts import Prompt
 from t5kit.api.run_parts import open_vocabulary
 from t5kit.errors import ConfigError, TokenizerError
 from t5kit.tasks.example_sources import encode_pairs
@@ -134,3 +135,11 @@ def test_rules_are_refused_where_every_token_is_a_character(source: Any) -> None
 def test_the_same_prefix_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="different beginnings"):
         VocabularyConfig(characters=("spell: ",), characters_in_prompts=("spell: ",))
+
+
+def test_a_text_is_cut_where_its_prompt_is_written_in_characters(tokenizer: SentencePieceTokenizer) -> None:
+    prompt = Prompt("spell: {text}", ("text",))
+    words = " ".join(["the cat"] * 20)  # 40 pieces, 160 characters
+    cut, is_cut = prompt.render_cut({"text": words}, cut_field="text", tokenizer=tokenizer, max_tokens=40)
+    assert is_cut and 20 <= len(tokenizer.encode(cut)) <= 40
+    assert words.startswith(cut.removeprefix("spell: "))
