@@ -40,6 +40,8 @@ class RequestLimits:
     """Texts (or labels, candidates, targets) in one request."""
     max_body_bytes: int = 4 * MIB
     """Bytes of one request's body."""
+    max_grammar_bytes: int = 64 * 1024
+    """Bytes of a regex, or of a json_schema as JSON: translating one takes time that grows faster than it does."""
     max_requests: int = 1024
     """Texts that one model holds at a time, answered and waiting ones together; then come refusals (429)."""
     max_queued_tokens: int = 1_000_000

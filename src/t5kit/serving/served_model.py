@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
@@ -130,8 +131,17 @@ class ServedModel:
             taken.append(ids)
         return taken
 
-    def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
-        """Return the options translated as `Model.generate` does. Raises: RequestError for a wrong option."""
+    async def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
+        """Return the options translated as `Model.generate` does; a grammar is checked on a thread.
+
+        Raises: RequestError for a wrong option.
+        """
+        if options.get("regex") is None and options.get("json_schema") is None:
+            return self._asked(options, is_streamed)
+        return await asyncio.to_thread(self._asked, options, is_streamed)
+
+    def _asked(self, options: GenerationArguments, is_streamed: bool) -> Asked:
+        self._check_grammar_size(options)
         description = self.engine.description
         engine = "" if description is None else description.engine
         asked = asked_of(options, self.folder, self.tokenizer, engine=engine, is_streamed=is_streamed)
@@ -147,6 +157,28 @@ class ServedModel:
                 "stream=false."
             )
         return asked
+
+    def _check_grammar_size(self, options: GenerationArguments) -> None:
+        """Raise RequestError for a grammar that would take long to translate, or that is no text."""
+        limit = self.limits.max_grammar_bytes
+        for word in ("regex", "json_schema"):
+            given = options.get(word)
+            if given is None:
+                continue
+            try:
+                num_bytes = len((given if isinstance(given, str) else json.dumps(given)).encode("utf-8"))
+            except UnicodeEncodeError as error:
+                raise RequestError(
+                    f"{word} holds half of a surrogate pair at position {error.start}, no character. Mend it where it "
+                    "was decoded."
+                ) from error
+            except (TypeError, ValueError, RecursionError) as error:
+                raise RequestError(f"{word} cannot be written as JSON: {error}.") from error
+            if num_bytes > limit:
+                raise RequestError(
+                    f"{word} has {num_bytes:,} bytes, more than this server translates ({limit:,}). Say less of the "
+                    "answer's form, and check the rest of it in the answer."
+                )
 
     def generate(
         self, prompts: Sequence[np.ndarray], asked: Asked, asker: Asker, *, is_streamed: bool = False

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import t5kit
 from t5kit.checkpoint.sentence_modules import SentenceModules
+from t5kit.decoding import Grammar, GrammarCompiler
 from t5kit.errors import BusyError, CheckpointError, EngineGoneError, OverloadedError, RequestError, T5kitError
 from t5kit.scheduling import ServiceLimits
 from t5kit.serving.config import ModelSource, RequestLimits
@@ -33,12 +35,17 @@ async def served(source: ModelSource, **limits: Any) -> AsyncIterator[ServedMode
         await engine.close()
 
 
+def unstarted(source: ModelSource, **limits: Any) -> ServedModel:
+    """Return a model whose process is not started: what is done before it is asked."""
+    return ServedModel.open(source, Engine(source.name, FolderLoader(source), ServiceLimits()), RequestLimits(**limits))
+
+
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
 async def begun(served_model: ServedModel, texts: list[str], is_streamed: bool = False, **options: Any) -> Generation:
-    asked = served_model.asked(options, is_streamed=is_streamed)  # type: ignore[arg-type]
+    asked = await served_model.asked(options, is_streamed=is_streamed)  # type: ignore[arg-type]
     return served_model.generate(await served_model.encode(texts), asked, ASKER, is_streamed=is_streamed)
 
 
@@ -121,7 +128,45 @@ def test_what_is_too_much_is_refused_and_nothing_of_it_is_begun(source: ModelSou
             assert server.engine.num_pending == 0
             await (await begun(server, ["c", "d", "e"], max_new_tokens=2)).answers()
             with pytest.raises(RequestError, match="more than this server allows"):
-                server.asked({"max_new_tokens": 4000})
+                await server.asked({"max_new_tokens": 4000})
+
+    run(main)
+
+
+def test_the_event_loop_goes_on_while_a_grammar_is_checked(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_gone_on = threading.Event()
+
+    def check(compiler: GrammarCompiler, grammar: Grammar) -> None:
+        assert has_gone_on.wait(10), "the check holds the event loop"
+
+    monkeypatch.setattr(GrammarCompiler, "check", check)
+    server = unstarted(source)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(has_gone_on.set)
+        asked = await server.asked({"regex": "a+"})
+        assert asked.options.grammar == Grammar("regex", "a+")
+
+    run(main)
+
+
+def test_a_large_grammar_is_refused_before_it_is_translated(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Grammar] = []
+    monkeypatch.setattr(GrammarCompiler, "check", lambda compiler, grammar: checked.append(grammar))
+    server = unstarted(source, max_grammar_bytes=100)
+
+    async def main() -> None:
+        large: list[Any] = [{"regex": "\u00e4" * 51}, {"json_schema": {"enum": ["a" * 100]}}]
+        for options in large:
+            with pytest.raises(RequestError, match=r"has 1\d\d bytes, more than this server translates \(100\)"):
+                await server.asked(options)
+        assert not checked
+        await server.asked({"regex": "\u00e4" * 50})
+        assert len(checked) == 1
 
     run(main)
 
@@ -144,7 +189,7 @@ def test_a_reader_that_leaves_a_stream_frees_its_rows(source: ModelSource) -> No
 def test_a_deadline_is_an_error_of_its_own(source: ModelSource) -> None:
     async def main() -> None:
         async with served(source) as server:
-            asked = server.asked(LONG)  # type: ignore[arg-type]
+            asked = await server.asked(LONG)  # type: ignore[arg-type]
             generation = server.generate(await server.encode(["a"]), asked, Asker(timeout_s=0.01))
             with pytest.raises(TimeoutError, match="time limit"):
                 await generation.answers()
