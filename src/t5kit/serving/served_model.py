@@ -194,15 +194,27 @@ class ServedModel:
     async def score(
         self, prompts: Sequence[np.ndarray], targets: Sequence[Sequence[np.ndarray]], asker: Asker
     ) -> list[list[np.ndarray]]:
-        """Return log-probabilities [T] of each token of each prompt's targets."""
-        works = [
-            ScoreRequest(request_id=0, encoder_input_ids=ids, targets=tuple(of_one))
-            for ids, of_one in zip(prompts, targets, strict=True)
-        ]
-        found: list[list[np.ndarray]] = []
-        for event in await self._results(works, asker):
+        """Return log-probabilities [T] of each token of each prompt's targets.
+
+        Many targets are asked for in pieces: no step of the engine takes long, and a deadline ends what is left.
+        Raises: RequestError for a target that is longer than an answer may be, and what `generate` raises.
+        """
+        limit = self.limits.max_new_tokens
+        longest = max((len(target) for of_one in targets for target in of_one), default=0)
+        if longest > limit:
+            raise RequestError(
+                f"A target has {longest:,} tokens, more than max_new_tokens = {limit:,}, which this server allows for "
+                "an answer. Shorten the target."
+            )
+        works, owners = [], []
+        for owner, (ids, of_one) in enumerate(zip(prompts, targets, strict=True)):
+            for piece in _pieces(of_one, self.engine.limits.max_encoder_tokens):
+                works.append(ScoreRequest(request_id=0, encoder_input_ids=ids, targets=piece))
+                owners.append(owner)
+        found: list[list[np.ndarray]] = [[] for _ in prompts]
+        for owner, event in zip(owners, await self._results(works, asker), strict=True):
             assert isinstance(event, ScoreFinished)
-            found.append(list(event.token_log_probs))
+            found[owner] += event.token_log_probs
         return found
 
     async def embed(self, prompts: Sequence[np.ndarray], modules: SentenceModules, asker: Asker) -> np.ndarray:
@@ -256,6 +268,19 @@ class ServedModel:
             for each in pending:
                 each.cancel()
         return events
+
+
+def _pieces(targets: Sequence[np.ndarray], max_tokens: int) -> list[tuple[np.ndarray, ...]]:
+    """Return targets [T_i] in order, in pieces of at most max_tokens, or of one longer target."""
+    pieces: list[list[np.ndarray]] = []
+    room = 0
+    for target in targets:
+        if not pieces or len(target) > room:
+            pieces.append([])
+            room = max_tokens
+        pieces[-1].append(target)
+        room -= len(target)
+    return [tuple(piece) for piece in pieces]
 
 
 class Generation:

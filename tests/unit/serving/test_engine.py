@@ -15,7 +15,7 @@ import t5kit
 from t5kit.checkpoint.sentence_modules import SentenceModules
 from t5kit.decoding import Grammar, GrammarCompiler
 from t5kit.errors import BusyError, CheckpointError, EngineGoneError, OverloadedError, RequestError, T5kitError
-from t5kit.scheduling import ServiceLimits
+from t5kit.scheduling import ServiceLimits, ServiceRequest
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine
 from t5kit.serving.loading import FolderLoader
@@ -26,8 +26,10 @@ LONG = {"max_new_tokens": 2000, "min_new_tokens": 2000}
 
 
 @contextlib.asynccontextmanager
-async def served(source: ModelSource, **limits: Any) -> AsyncIterator[ServedModel]:
-    engine = Engine(source.name, FolderLoader(source), ServiceLimits(), **limits)
+async def served(
+    source: ModelSource, service: ServiceLimits | None = None, **limits: Any
+) -> AsyncIterator[ServedModel]:
+    engine = Engine(source.name, FolderLoader(source), service or ServiceLimits(), **limits)
     await engine.start()
     try:
         yield ServedModel.open(source, engine, RequestLimits())
@@ -129,6 +131,48 @@ def test_what_is_too_much_is_refused_and_nothing_of_it_is_begun(source: ModelSou
             await (await begun(server, ["c", "d", "e"], max_new_tokens=2)).answers()
             with pytest.raises(RequestError, match="more than this server allows"):
                 await server.asked({"max_new_tokens": 4000})
+
+    run(main)
+
+
+def test_targets_are_scored_in_pieces_and_joined(source: ModelSource, model: t5kit.Model) -> None:
+    texts = ["a" * length for length in (5, 3, 20, 1, 1, 2, 9)]  # and EOS, as each byte, is a token
+
+    async def main() -> None:
+        async with served(source, service=ServiceLimits(max_encoder_tokens=10)) as server:
+            prompts, targets = await server.encode(["one", "two"]), await server.encode(texts)
+            asked: list[ServiceRequest] = []
+            submit = server.engine.submit
+            server.engine.submit = lambda requests: asked.extend(requests) or submit(requests)  # type: ignore[assignment,func-returns-value]
+            found = await server.score(prompts, [targets, targets[:1]], ASKER)
+            sizes = [[len(target) for target in request.work.targets] for request in asked]  # type: ignore[union-attr]
+            assert sizes == [[6, 4], [21], [2, 2, 3], [10], [6]]
+            scores = [float(row.sum(dtype="float64")) for row in (*found[0], *found[1])]
+            assert scores == model.score(["one"] * 7 + ["two"], [*texts, texts[0]])
+
+    run(main)
+
+
+def test_a_deadline_ends_scoring_between_pieces(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, service=ServiceLimits(max_encoder_tokens=8)) as server:
+            (prompt,), (target,) = await server.encode(["a"]), await server.encode(["b" * 1000])
+            with pytest.raises(TimeoutError, match="time limit"):
+                await server.score([prompt], [[target] * 500], Asker(timeout_s=0.05))
+            assert server.engine.num_pending == 0
+
+    run(main)
+
+
+def test_tokens_of_targets_are_held_tokens(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, max_tokens=100) as server:
+            prompts, targets = await server.encode(["a"]), await server.encode(["b" * 60] * 2)
+            with pytest.raises(RequestError, match="124 tokens are more than this server takes at a time"):
+                await server.score(prompts, [targets], ASKER)
+            with pytest.raises(RequestError, match="tokens are more than this server takes at a time"):
+                await server.trace(prompts, targets[:1], 2, ASKER)
+            await server.score(prompts, [targets[:1]], ASKER)
 
     run(main)
 
