@@ -35,7 +35,8 @@ from t5kit.scheduling import (
 from t5kit.scheduling.probes import Probe
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine, PendingRequest
-from t5kit.text import Tokenizer, load_tokenizer
+from t5kit.text import CharacterRule, Tokenizer, load_tokenizer
+from t5kit.text.character_rules import rule_of
 
 _LONG_TEXT = 20_000
 """Characters; turning more than this into ids would hold up the event loop, so a thread does it."""
@@ -112,20 +113,40 @@ class ServedModel:
         check_tokenizer(tokenizer, folder)
         return cls(source, folder, tokenizer, engine, limits)
 
-    async def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
-        """Return ids [S_i] int32 with EOS for each text. Raises: RequestError for the first that cannot be taken."""
+    async def encode(
+        self, texts: Sequence[str], *, truncate: bool = False, prompts: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """Return ids [S_i] int32 with EOS for each text; with prompts, as their targets.
+
+        Raises: RequestError for the first that cannot be taken.
+        """
         if len(texts) > self.limits.max_texts:
             raise RequestError(
                 f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
             )
         if sum(map(len, texts)) > _LONG_TEXT:
-            return await asyncio.to_thread(self._encode, texts, truncate)
-        return self._encode(texts, truncate)
+            return await asyncio.to_thread(self._encode, texts, truncate, prompts)
+        return self._encode(texts, truncate, prompts)
 
-    def _encode(self, texts: Sequence[str], truncate: bool) -> list[np.ndarray]:
+    async def encode_answers(self, answers: Sequence[str], prompts: Sequence[str]) -> list[list[np.ndarray]]:
+        """Return ids with EOS of the same answers to each prompt: once for all prompts of one character rule.
+
+        Raises: RequestError for the first that cannot be taken.
+        """
+        rules = getattr(self.tokenizer, "character_rules", ())
+        by_rule: dict[CharacterRule | None, list[np.ndarray]] = {}
+        encoded = []
+        for prompt in prompts:
+            rule = rule_of(prompt, rules)
+            if rule not in by_rule:
+                by_rule[rule] = await self.encode(answers, prompts=[prompt] * len(answers))
+            encoded.append(by_rule[rule])
+        return encoded
+
+    def _encode(self, texts: Sequence[str], truncate: bool, prompts: Sequence[str] | None) -> list[np.ndarray]:
         taken = []
         limit = self.limits.max_input_tokens
-        for ids in encode_each(texts, self.tokenizer, max_input_tokens=limit, truncate=truncate):
+        for ids in encode_each(texts, self.tokenizer, max_input_tokens=limit, truncate=truncate, prompts=prompts):
             if isinstance(ids, RequestError):
                 raise ids
             taken.append(ids)
