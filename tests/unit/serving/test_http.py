@@ -1,7 +1,9 @@
 """The server as its clients see it: answers, streams, scores, errors, and what is told of it."""
 
 import math
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +152,22 @@ def test_wrong_requests_are_told_what_is_wrong(
     assert reply.status == status, reply
     error = reply.json["error"]
     assert words in error["message"] and set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_grammar_without_its_library_is_400_and_says_what_to_install(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "llguidance.py").write_text("raise ImportError('as if it were not installed')")
+    arguments = ["-m", str(folder), "--threads", "1"]
+    with ServerProcess(arguments, environment={"PYTHONPATH": str(tmp_path)}) as server:
+        reply = server.post("/v1/generate", {"text": "a", "regex": "a+"})
+        assert (reply.status, reply.json["error"]["type"]) == (400, "invalid_request_error")
+        assert "pip install 't5kit[constrain]'" in reply.json["error"]["message"]
+        assert server.post("/v1/generate", {"text": "a", "max_new_tokens": 2}).status == 200
+
+
+def test_the_extra_for_serving_brings_the_library_for_grammars() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert "t5kit[constrain]" in project["optional-dependencies"]["serve"]
+    assert any(each.startswith("llguidance") for each in project["optional-dependencies"]["constrain"])
 
 
 def test_a_deadline_is_504(server: ServerProcess) -> None:
