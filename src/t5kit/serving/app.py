@@ -15,7 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from t5kit.errors import BusyError, DeadlineError, EngineGoneError, ModelNotFoundError, OverloadedError, T5kitError
+from t5kit.errors import (
+    BusyError,
+    DeadlineError,
+    DependencyError,
+    EngineGoneError,
+    ModelNotFoundError,
+    OverloadedError,
+    T5kitError,
+)
 from t5kit.errors import RequestError as WrongRequest
 from t5kit.serving import routes_generate, routes_openai, routes_score, routes_status
 from t5kit.serving.access import ApiKeys, RateLimiter
@@ -181,7 +189,7 @@ def error_words(error: Exception) -> tuple[int, str, str | None]:
             return 504, "timeout_error", "deadline"
         case ModelNotFoundError():
             return 404, "invalid_request_error", "model_not_found"
-        case WrongRequest():
+        case WrongRequest() | DependencyError():  # a grammar, where the library for it is not installed
             return 400, "invalid_request_error", None
         case _:
             return 500, "server_error", None

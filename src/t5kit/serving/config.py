@@ -35,15 +35,17 @@ class RequestLimits:
     max_input_tokens: int = 4096
     """Tokens of one text."""
     max_new_tokens: int = 2048
-    """Tokens that one answer may be asked to have."""
+    """Tokens that one answer may be asked to have, or a given target may have."""
     max_texts: int = 512
     """Texts (or labels, candidates, targets) in one request."""
     max_body_bytes: int = 4 * MIB
     """Bytes of one request's body."""
+    max_grammar_bytes: int = 64 * 1024
+    """Bytes of a regex, or of a json_schema as JSON: translating one takes time that grows faster than it does."""
     max_requests: int = 1024
     """Texts that one model holds at a time, answered and waiting ones together; then come refusals (429)."""
     max_queued_tokens: int = 1_000_000
-    """Prompt tokens that one model holds at a time."""
+    """Tokens of prompts and given targets that one model holds at a time."""
     timeout_s: float = 60.0
     """Seconds for a request that names none."""
     max_timeout_s: float = 600.0

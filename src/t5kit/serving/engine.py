@@ -16,6 +16,7 @@ from t5kit.errors import BusyError, EngineGoneError, OverloadedError, RequestErr
 from t5kit.runtime import RuntimeDescription
 from t5kit.scheduling import (
     EngineProcess,
+    GenerationRequest,
     RequestFailed,
     ServiceCounts,
     ServiceEvent,
@@ -23,6 +24,7 @@ from t5kit.scheduling import (
     ServiceRequest,
     TokensGenerated,
 )
+from t5kit.scheduling.probes import Probe, num_probe_tokens
 from t5kit.scheduling.worker import Cancel, EngineLoader, LoadFailed, Message, Ready, Submit
 
 EngineStatus = Literal["loading", "ready", "restarting", "stopping", "stopped"]
@@ -40,7 +42,7 @@ class PendingRequest:
     def __init__(self, engine: "Engine", request_id: int, num_tokens: int) -> None:
         self.request_id = request_id
         self.num_tokens = num_tokens
-        """Of its prompt."""
+        """Of its prompt, and of the targets that it is asked about."""
         self.is_done = False
         self._engine = engine
         self._events: asyncio.Queue[ServiceEvent] = asyncio.Queue()
@@ -68,8 +70,9 @@ class PendingRequest:
 class Engine:
     """Owns one engine process. All methods belong to one event loop.
 
-    max_requests and max_tokens bound what is held at a time: requests, and tokens of their prompts. on_counts is called
-    with (counts, those before in the same process or None) whenever the process tells; on_restart when it died.
+    max_requests and max_tokens bound what is held at a time: requests, and tokens of their prompts and given targets.
+    on_counts is called with (counts, those before in the same process or None) whenever the process tells; on_restart
+    when it died.
     """
 
     def __init__(
@@ -92,7 +95,8 @@ class Engine:
         self.counts: ServiceCounts | None = None
         """The process's latest word."""
         self.num_restarts = 0
-        self._loader, self._limits = loader, limits
+        self.limits = limits
+        self._loader = loader
         self._max_requests, self._max_tokens = max_requests, max_tokens
         self._stall_timeout_s = stall_timeout_s
         self._on_counts, self._on_restart = on_counts, on_restart
@@ -137,11 +141,11 @@ class Engine:
         """
         if self.status != "ready":
             raise BusyError(f"The model {self.name!r} is {self.status}; ask again in a moment.", retry_after_s=2.0)
-        num_tokens = [len(request.work.encoder_input_ids) for request in requests]
+        num_tokens = [_num_given_tokens(request.work) for request in requests]
         if len(requests) > self._max_requests or sum(num_tokens) > self._max_tokens:
             raise RequestError(
-                f"{len(requests)} texts of {sum(num_tokens):,} tokens are more than this server takes at a time "
-                f"({self._max_requests} and {self._max_tokens:,}). Split them over several requests."
+                f"{len(requests)} pieces of work of {sum(num_tokens):,} tokens are more than this server takes at a "
+                f"time ({self._max_requests} and {self._max_tokens:,}). Split them over several requests."
             )
         if (
             len(self._pending) + len(requests) > self._max_requests
@@ -199,7 +203,7 @@ class Engine:
 
         self._process = EngineProcess(
             self._loader,
-            self._limits,
+            self.limits,
             name=self.name,
             on_message=lambda message: tell(self._take, message),
             on_exit=lambda code: tell(self._process_ended, code),
@@ -289,3 +293,8 @@ class Engine:
             return 1.0
         rate = len(self._done_s) / max(1e-3, time.monotonic() - self._done_s[0])
         return min(60.0, max(1.0, 0.1 * len(self._pending) / rate))
+
+
+def _num_given_tokens(work: GenerationRequest | Probe) -> int:
+    """Return how many tokens a request brings: its prompt's, or all that the model has to read for a probe."""
+    return len(work.encoder_input_ids) if isinstance(work, GenerationRequest) else num_probe_tokens(work)

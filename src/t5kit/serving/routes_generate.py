@@ -61,7 +61,7 @@ async def generate(request: Request, body: GenerateRequest, client: AdmittedClie
     name = body.model or model.name
     texts = [body.text] if isinstance(body.text, str) else body.text
     note(request, server, name, texts)
-    asked = model.asked(words_of(body), is_streamed=body.stream)
+    asked = await model.asked(words_of(body), is_streamed=body.stream)
     prompts = await model.encode(texts, truncate=body.truncate)
     generation = model.generate(prompts, asked, server.asker(client, body, adapter), is_streamed=body.stream)
     if body.stream:
@@ -92,7 +92,7 @@ async def trace(request: Request, body: TraceBody, client: AdmittedClient, serve
     if body.answer_ids is not None:
         target = id_array(body.answer_ids, model)
     else:
-        (target,) = await model.encode([body.answer or ""])
+        (target,) = await model.encode([body.answer or ""], prompts=[body.text])
     if len(target) > model.limits.max_new_tokens or len(ids) * len(target) > _MAX_TRACED_WEIGHTS:
         raise RequestError(
             f"An answer of {len(target):,} tokens to a prompt of {len(ids):,} is too long to look into: at most "

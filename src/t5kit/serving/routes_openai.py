@@ -65,7 +65,7 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
     num_repeats = num_each if words.get("do_sample") else 1
     if num_repeats == 1 and num_each > 1:
         words["num_return_sequences"] = num_each
-    asked = model.asked(words, is_streamed=is_streamed)
+    asked = await model.asked(words, is_streamed=is_streamed)
     repeated = [ids for ids in prompts for _ in range(num_repeats)]
     if len(repeated) > model.limits.max_texts:
         raise RequestError(f"{len(repeated)} answers are more than one request may ask for ({model.limits.max_texts}).")

@@ -34,7 +34,7 @@ async def score(request: Request, body: ScoreBody, client: AdmittedClient, serve
         raise RequestError(f"Got {len(sources)} sources and {len(targets)} targets; give one target for each source.")
     note(request, server, name, sources)
     prompts = await model.encode(sources, truncate=body.truncate)
-    ids = await model.encode(targets, truncate=body.truncate)
+    ids = await model.encode(targets, truncate=body.truncate, prompts=sources)
     work = model.score(prompts, [[each] for each in ids], server.asker(client, body, adapter))
     found = await unless_disconnected(request, work)
     return ScoreReply(model=name, scores=[TargetScore(score=total(row), num_tokens=len(row)) for (row,) in found])
@@ -50,8 +50,8 @@ async def classify(request: Request, body: ClassifyBody, client: AdmittedClient,
         raise RequestError("A label stands twice among labels; name each once.")
     note(request, server, name, texts)
     prompts = await model.encode(texts, truncate=body.truncate)
-    labels = await model.encode(body.labels)
-    work = model.score(prompts, [labels] * len(prompts), server.asker(client, body, adapter))
+    labels = await model.encode_answers(body.labels, texts)
+    work = model.score(prompts, labels, server.asker(client, body, adapter))
     results = []
     for index, rows in enumerate(await unless_disconnected(request, work)):
         scores = np.array([total(row) for row in rows])
@@ -74,7 +74,7 @@ async def rank(request: Request, body: RankBody, client: AdmittedClient, server:
     name = body.model or model.name
     note(request, server, name, [body.text])
     prompts = await model.encode([body.text], truncate=body.truncate)
-    candidates = await model.encode(body.candidates, truncate=body.truncate)
+    candidates = await model.encode(body.candidates, truncate=body.truncate, prompts=[body.text] * len(body.candidates))
     work = model.score(prompts, [candidates], server.asker(client, body, adapter))
     (rows,) = await unless_disconnected(request, work)
     scores = [total(row) / (len(row) if body.normalize_by_length else 1) for row in rows]

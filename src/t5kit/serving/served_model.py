@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
@@ -34,7 +35,8 @@ from t5kit.scheduling import (
 from t5kit.scheduling.probes import Probe
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine, PendingRequest
-from t5kit.text import Tokenizer, load_tokenizer
+from t5kit.text import CharacterRule, Tokenizer, load_tokenizer
+from t5kit.text.character_rules import rule_of
 
 _LONG_TEXT = 20_000
 """Characters; turning more than this into ids would hold up the event loop, so a thread does it."""
@@ -111,27 +113,56 @@ class ServedModel:
         check_tokenizer(tokenizer, folder)
         return cls(source, folder, tokenizer, engine, limits)
 
-    async def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
-        """Return ids [S_i] int32 with EOS for each text. Raises: RequestError for the first that cannot be taken."""
+    async def encode(
+        self, texts: Sequence[str], *, truncate: bool = False, prompts: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """Return ids [S_i] int32 with EOS for each text; with prompts, as their targets.
+
+        Raises: RequestError for the first that cannot be taken.
+        """
         if len(texts) > self.limits.max_texts:
             raise RequestError(
                 f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
             )
         if sum(map(len, texts)) > _LONG_TEXT:
-            return await asyncio.to_thread(self._encode, texts, truncate)
-        return self._encode(texts, truncate)
+            return await asyncio.to_thread(self._encode, texts, truncate, prompts)
+        return self._encode(texts, truncate, prompts)
 
-    def _encode(self, texts: Sequence[str], truncate: bool) -> list[np.ndarray]:
+    async def encode_answers(self, answers: Sequence[str], prompts: Sequence[str]) -> list[list[np.ndarray]]:
+        """Return ids with EOS of the same answers to each prompt: once for all prompts of one character rule.
+
+        Raises: RequestError for the first that cannot be taken.
+        """
+        rules = getattr(self.tokenizer, "character_rules", ())
+        by_rule: dict[CharacterRule | None, list[np.ndarray]] = {}
+        encoded = []
+        for prompt in prompts:
+            rule = rule_of(prompt, rules)
+            if rule not in by_rule:
+                by_rule[rule] = await self.encode(answers, prompts=[prompt] * len(answers))
+            encoded.append(by_rule[rule])
+        return encoded
+
+    def _encode(self, texts: Sequence[str], truncate: bool, prompts: Sequence[str] | None) -> list[np.ndarray]:
         taken = []
         limit = self.limits.max_input_tokens
-        for ids in encode_each(texts, self.tokenizer, max_input_tokens=limit, truncate=truncate):
+        for ids in encode_each(texts, self.tokenizer, max_input_tokens=limit, truncate=truncate, prompts=prompts):
             if isinstance(ids, RequestError):
                 raise ids
             taken.append(ids)
         return taken
 
-    def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
-        """Return the options translated as `Model.generate` does. Raises: RequestError for a wrong option."""
+    async def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
+        """Return the options translated as `Model.generate` does; a grammar is checked on a thread.
+
+        Raises: RequestError for a wrong option.
+        """
+        if options.get("regex") is None and options.get("json_schema") is None:
+            return self._asked(options, is_streamed)
+        return await asyncio.to_thread(self._asked, options, is_streamed)
+
+    def _asked(self, options: GenerationArguments, is_streamed: bool) -> Asked:
+        self._check_grammar_size(options)
         description = self.engine.description
         engine = "" if description is None else description.engine
         asked = asked_of(options, self.folder, self.tokenizer, engine=engine, is_streamed=is_streamed)
@@ -148,6 +179,28 @@ class ServedModel:
             )
         return asked
 
+    def _check_grammar_size(self, options: GenerationArguments) -> None:
+        """Raise RequestError for a grammar that would take long to translate, or that is no text."""
+        limit = self.limits.max_grammar_bytes
+        for word in ("regex", "json_schema"):
+            given = options.get(word)
+            if given is None:
+                continue
+            try:
+                num_bytes = len((given if isinstance(given, str) else json.dumps(given)).encode("utf-8"))
+            except UnicodeEncodeError as error:
+                raise RequestError(
+                    f"{word} holds half of a surrogate pair at position {error.start}, no character. Mend it where it "
+                    "was decoded."
+                ) from error
+            except (TypeError, ValueError, RecursionError) as error:
+                raise RequestError(f"{word} cannot be written as JSON: {error}.") from error
+            if num_bytes > limit:
+                raise RequestError(
+                    f"{word} has {num_bytes:,} bytes, more than this server translates ({limit:,}). Say less of the "
+                    "answer's form, and check the rest of it in the answer."
+                )
+
     def generate(
         self, prompts: Sequence[np.ndarray], asked: Asked, asker: Asker, *, is_streamed: bool = False
     ) -> "Generation":
@@ -162,15 +215,27 @@ class ServedModel:
     async def score(
         self, prompts: Sequence[np.ndarray], targets: Sequence[Sequence[np.ndarray]], asker: Asker
     ) -> list[list[np.ndarray]]:
-        """Return log-probabilities [T] of each token of each prompt's targets."""
-        works = [
-            ScoreRequest(request_id=0, encoder_input_ids=ids, targets=tuple(of_one))
-            for ids, of_one in zip(prompts, targets, strict=True)
-        ]
-        found: list[list[np.ndarray]] = []
-        for event in await self._results(works, asker):
+        """Return log-probabilities [T] of each token of each prompt's targets.
+
+        Many targets are asked for in pieces: no step of the engine takes long, and a deadline ends what is left.
+        Raises: RequestError for a target that is longer than an answer may be, and what `generate` raises.
+        """
+        limit = self.limits.max_new_tokens
+        longest = max((len(target) for of_one in targets for target in of_one), default=0)
+        if longest > limit:
+            raise RequestError(
+                f"A target has {longest:,} tokens, more than max_new_tokens = {limit:,}, which this server allows for "
+                "an answer. Shorten the target."
+            )
+        works, owners = [], []
+        for owner, (ids, of_one) in enumerate(zip(prompts, targets, strict=True)):
+            for piece in _pieces(of_one, self.engine.limits.max_encoder_tokens):
+                works.append(ScoreRequest(request_id=0, encoder_input_ids=ids, targets=piece))
+                owners.append(owner)
+        found: list[list[np.ndarray]] = [[] for _ in prompts]
+        for owner, event in zip(owners, await self._results(works, asker), strict=True):
             assert isinstance(event, ScoreFinished)
-            found.append(list(event.token_log_probs))
+            found[owner] += event.token_log_probs
         return found
 
     async def embed(self, prompts: Sequence[np.ndarray], modules: SentenceModules, asker: Asker) -> np.ndarray:
@@ -224,6 +289,19 @@ class ServedModel:
             for each in pending:
                 each.cancel()
         return events
+
+
+def _pieces(targets: Sequence[np.ndarray], max_tokens: int) -> list[tuple[np.ndarray, ...]]:
+    """Return targets [T_i] in order, in pieces of at most max_tokens, or of one longer target."""
+    pieces: list[list[np.ndarray]] = []
+    room = 0
+    for target in targets:
+        if not pieces or len(target) > room:
+            pieces.append([])
+            room = max_tokens
+        pieces[-1].append(target)
+        room -= len(target)
+    return [tuple(piece) for piece in pieces]
 
 
 class Generation:

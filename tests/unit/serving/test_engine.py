@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 import t5kit
 from t5kit.checkpoint.sentence_modules import SentenceModules
+from t5kit.decoding import Grammar, GrammarCompiler
 from t5kit.errors import BusyError, CheckpointError, EngineGoneError, OverloadedError, RequestError, T5kitError
-from t5kit.scheduling import ServiceLimits
+from t5kit.scheduling import ServiceLimits, ServiceRequest
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine
 from t5kit.serving.loading import FolderLoader
@@ -24,8 +26,10 @@ LONG = {"max_new_tokens": 2000, "min_new_tokens": 2000}
 
 
 @contextlib.asynccontextmanager
-async def served(source: ModelSource, **limits: Any) -> AsyncIterator[ServedModel]:
-    engine = Engine(source.name, FolderLoader(source), ServiceLimits(), **limits)
+async def served(
+    source: ModelSource, service: ServiceLimits | None = None, **limits: Any
+) -> AsyncIterator[ServedModel]:
+    engine = Engine(source.name, FolderLoader(source), service or ServiceLimits(), **limits)
     await engine.start()
     try:
         yield ServedModel.open(source, engine, RequestLimits())
@@ -33,12 +37,17 @@ async def served(source: ModelSource, **limits: Any) -> AsyncIterator[ServedMode
         await engine.close()
 
 
+def unstarted(source: ModelSource, **limits: Any) -> ServedModel:
+    """Return a model whose process is not started: what is done before it is asked."""
+    return ServedModel.open(source, Engine(source.name, FolderLoader(source), ServiceLimits()), RequestLimits(**limits))
+
+
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
 async def begun(served_model: ServedModel, texts: list[str], is_streamed: bool = False, **options: Any) -> Generation:
-    asked = served_model.asked(options, is_streamed=is_streamed)  # type: ignore[arg-type]
+    asked = await served_model.asked(options, is_streamed=is_streamed)  # type: ignore[arg-type]
     return served_model.generate(await served_model.encode(texts), asked, ASKER, is_streamed=is_streamed)
 
 
@@ -121,7 +130,87 @@ def test_what_is_too_much_is_refused_and_nothing_of_it_is_begun(source: ModelSou
             assert server.engine.num_pending == 0
             await (await begun(server, ["c", "d", "e"], max_new_tokens=2)).answers()
             with pytest.raises(RequestError, match="more than this server allows"):
-                server.asked({"max_new_tokens": 4000})
+                await server.asked({"max_new_tokens": 4000})
+
+    run(main)
+
+
+def test_targets_are_scored_in_pieces_and_joined(source: ModelSource, model: t5kit.Model) -> None:
+    texts = ["a" * length for length in (5, 3, 20, 1, 1, 2, 9)]  # and EOS, as each byte, is a token
+
+    async def main() -> None:
+        async with served(source, service=ServiceLimits(max_encoder_tokens=10)) as server:
+            prompts, targets = await server.encode(["one", "two"]), await server.encode(texts)
+            asked: list[ServiceRequest] = []
+            submit = server.engine.submit
+            server.engine.submit = lambda requests: asked.extend(requests) or submit(requests)  # type: ignore[assignment,func-returns-value]
+            found = await server.score(prompts, [targets, targets[:1]], ASKER)
+            sizes = [[len(target) for target in request.work.targets] for request in asked]  # type: ignore[union-attr]
+            assert sizes == [[6, 4], [21], [2, 2, 3], [10], [6]]
+            scores = [float(row.sum(dtype="float64")) for row in (*found[0], *found[1])]
+            assert scores == model.score(["one"] * 7 + ["two"], [*texts, texts[0]])
+
+    run(main)
+
+
+def test_a_deadline_ends_scoring_between_pieces(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, service=ServiceLimits(max_encoder_tokens=8)) as server:
+            (prompt,), (target,) = await server.encode(["a"]), await server.encode(["b" * 1000])
+            with pytest.raises(TimeoutError, match="time limit"):
+                await server.score([prompt], [[target] * 500], Asker(timeout_s=0.05))
+            assert server.engine.num_pending == 0
+
+    run(main)
+
+
+def test_tokens_of_targets_are_held_tokens(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, max_tokens=100) as server:
+            prompts, targets = await server.encode(["a"]), await server.encode(["b" * 60] * 2)
+            with pytest.raises(RequestError, match="124 tokens are more than this server takes at a time"):
+                await server.score(prompts, [targets], ASKER)
+            with pytest.raises(RequestError, match="tokens are more than this server takes at a time"):
+                await server.trace(prompts, targets[:1], 2, ASKER)
+            await server.score(prompts, [targets[:1]], ASKER)
+
+    run(main)
+
+
+def test_the_event_loop_goes_on_while_a_grammar_is_checked(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_gone_on = threading.Event()
+
+    def check(compiler: GrammarCompiler, grammar: Grammar) -> None:
+        assert has_gone_on.wait(10), "the check holds the event loop"
+
+    monkeypatch.setattr(GrammarCompiler, "check", check)
+    server = unstarted(source)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(has_gone_on.set)
+        asked = await server.asked({"regex": "a+"})
+        assert asked.options.grammar == Grammar("regex", "a+")
+
+    run(main)
+
+
+def test_a_large_grammar_is_refused_before_it_is_translated(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Grammar] = []
+    monkeypatch.setattr(GrammarCompiler, "check", lambda compiler, grammar: checked.append(grammar))
+    server = unstarted(source, max_grammar_bytes=100)
+
+    async def main() -> None:
+        large: list[Any] = [{"regex": "\u00e4" * 51}, {"json_schema": {"enum": ["a" * 100]}}]
+        for options in large:
+            with pytest.raises(RequestError, match=r"has 1\d\d bytes, more than this server translates \(100\)"):
+                await server.asked(options)
+        assert not checked
+        await server.asked({"regex": "\u00e4" * 50})
+        assert len(checked) == 1
 
     run(main)
 
@@ -144,7 +233,7 @@ def test_a_reader_that_leaves_a_stream_frees_its_rows(source: ModelSource) -> No
 def test_a_deadline_is_an_error_of_its_own(source: ModelSource) -> None:
     async def main() -> None:
         async with served(source) as server:
-            asked = server.asked(LONG)  # type: ignore[arg-type]
+            asked = await server.asked(LONG)  # type: ignore[arg-type]
             generation = server.generate(await server.encode(["a"]), asked, Asker(timeout_s=0.01))
             with pytest.raises(TimeoutError, match="time limit"):
                 await generation.answers()

@@ -1,7 +1,9 @@
 """The server as its clients see it: answers, streams, scores, errors, and what is told of it."""
 
 import math
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +121,9 @@ def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None
         ("/v1/generate", {"text": "a" * 5000}, 400, "max_input_tokens"),
         ("/v1/generate", {"text": "a", "timeout_s": 9999}, 400, "timeout_s = 9999"),
         ("/v1/generate", {"text": ["a"] * 600}, 400, "600 texts"),
+        ("/v1/generate", {"text": "a", "regex": "a" * 65_537}, 400, "65,537 bytes"),
+        ("/v1/generate", {"text": "a", "json_schema": {"enum": ["a" * 65_536]}}, 400, "json_schema has"),
+        ("/v1/generate", b'{"text": "a", "regex": "\\ud800"}', 400, "surrogate"),
         ("/v1/generate", {"text": "a", "stream": True, "num_beams": 2, "num_return_sequences": 2}, 400, "one answer"),
         ("/v1/generate", {"text": "a", "logit_bias": {"x": 1}}, 400, "logit_bias"),
         ("/v1/generate", {"text": "a", "priority": "urgent"}, 422, "priority"),
@@ -127,6 +132,9 @@ def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None
         ("/v1/generate", b'{"text": "\\ud800"}', 400, "surrogate"),
         ("/v1/generate", b"[" * 100_000, 400, "parsing the body"),
         ("/v1/score", {"sources": ["a", "b"], "targets": ["c"]}, 400, "one target for each"),
+        ("/v1/score", {"sources": "a", "targets": "b" * 2048}, 400, "2,049 tokens, more than max_new_tokens = 2,048"),
+        ("/v1/classify", {"text": "a", "labels": ["x", "b" * 2048]}, 400, "more than max_new_tokens"),
+        ("/v1/rank", {"text": "a", "candidates": ["x", "b" * 2048]}, 400, "more than max_new_tokens"),
         ("/v1/classify", {"text": "a", "labels": ["x", "x"]}, 400, "twice"),
         ("/v1/trace", {"text": "a"}, 400, "one of the two"),
         ("/v1/trace", {"text": "a", "answer_ids": [1_000_000]}, 400, "outside the model's vocabulary"),
@@ -144,6 +152,22 @@ def test_wrong_requests_are_told_what_is_wrong(
     assert reply.status == status, reply
     error = reply.json["error"]
     assert words in error["message"] and set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_grammar_without_its_library_is_400_and_says_what_to_install(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "llguidance.py").write_text("raise ImportError('as if it were not installed')")
+    arguments = ["-m", str(folder), "--threads", "1"]
+    with ServerProcess(arguments, environment={"PYTHONPATH": str(tmp_path)}) as server:
+        reply = server.post("/v1/generate", {"text": "a", "regex": "a+"})
+        assert (reply.status, reply.json["error"]["type"]) == (400, "invalid_request_error")
+        assert "pip install 't5kit[constrain]'" in reply.json["error"]["message"]
+        assert server.post("/v1/generate", {"text": "a", "max_new_tokens": 2}).status == 200
+
+
+def test_the_extra_for_serving_brings_the_library_for_grammars() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert "t5kit[constrain]" in project["optional-dependencies"]["serve"]
+    assert any(each.startswith("llguidance") for each in project["optional-dependencies"]["constrain"])
 
 
 def test_a_deadline_is_504(server: ServerProcess) -> None:
