@@ -115,9 +115,14 @@ class Trainable:
         self._take_weights(result.model_path)
         return result
 
+    @property
+    def _has_adapter(self) -> bool:
+        """Whether an adapter is put on, so that the folder's weights are not those that answer."""
+        return self._is_view or isinstance(self.runtime, AdaptedRuntime)
+
     def _check_no_adapter(self, verb: str) -> None:
         """Raise RequestError if an adapter is put on: what is to be done would leave it out in silence."""
-        if self._is_view or isinstance(self.runtime, AdaptedRuntime):
+        if self._has_adapter:
             raise RequestError(
                 f"this model has an adapter put on, and {verb} works on the weights without it. Merge it first: "
                 "model.merge_adapter(name), or t5kit convert ADAPTER_FOLDER NEW_FOLDER."

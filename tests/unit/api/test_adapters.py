@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t5kit import Model
+from t5kit.checkpoint.adapters import open_any_adapter, write_soft_prompt
 from t5kit.errors import CheckpointError, EngineError, RequestError
 from t5kit.testing.folders import write_tiny_folder
 
@@ -98,6 +99,51 @@ def test_what_would_leave_an_adapter_out_is_refused(base: Path, lora: Path, tmp_
             with pytest.raises(RequestError, match="save_pretrained works on the weights without it"):
                 adapted.save_pretrained(tmp_path / "saved")
         model.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+def test_an_explanation_is_of_the_adapter_that_answers_or_refused(base: Path, lora: Path, engine: Any) -> None:
+    with (
+        Model.from_pretrained(base, engine=engine) as model,
+        Model.from_pretrained(lora / "adapter", engine=engine) as a,
+    ):
+        plain = model.explain("xx", "X", maps=["alignment"]).alignment
+        model.load_adapter("a", lora / "adapter")
+        for explained in (
+            model.explain("xx", "X", adapter="a"),
+            model.adapted("a").explain("xx", "X"),
+            a.explain("xx", "X"),
+        ):
+            assert set(explained.maps()) == {"alignment"}
+            assert "Attribution and encoder attention were left out: this model has an adapter" in explained.notes[0]
+            np.testing.assert_allclose(
+                explained.alignment, a.explain("xx", "X", maps=["alignment"]).alignment, atol=1e-5
+            )
+            assert not np.allclose(explained.alignment, plain, atol=1e-4)
+        own = model.explain("xx", maps=["alignment"], adapter="a", max_new_tokens=4)
+        assert own.answer == model.generate("xx", adapter="a", max_new_tokens=4)
+        for name in ("attribution", "encoder_attention"):
+            for adapted in (model.adapted("a"), a):
+                with pytest.raises(RequestError, match=f"has {name}, which cannot be had: .*Merge it first"):
+                    adapted.explain("xx", "X", maps=["alignment", name])  # type: ignore[list-item]
+            with pytest.raises(RequestError, match="Merge it first"):
+                model.explain("xx", "X", maps=[name], adapter="a")  # type: ignore[list-item]
+        model.merge_adapter("a")
+        merged = model.explain("xx", "X", maps=["alignment", "encoder_attention"])
+        np.testing.assert_allclose(merged.alignment, a.explain("xx", "X").alignment, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_prompt_of_vectors_is_not_explained(base: Path, model: Model, tmp_path: Path) -> None:
+    write_soft_prompt(tmp_path / "p", np.ones((3, 32), np.float32), base=str(base), config=model.config)
+    model.load_adapter("p", tmp_path / "p")
+    for maps in (None, ["alignment"], ["encoder_attention"]):
+        with pytest.raises(RequestError, match=r"has a prompt of vectors put on.*explain the model without it"):
+            model.explain("xx", "X", maps=maps, adapter="p")  # type: ignore[arg-type]
+        with (
+            Model.from_pretrained(tmp_path / "p", engine="reference") as opened,
+            pytest.raises(RequestError, match="has a prompt of vectors put on"),
+        ):
+            opened.explain("xx", "X", maps=maps)  # type: ignore[arg-type]
 
 
 def test_a_lora_run_is_resumed_to_the_bit(base: Path, tmp_path: Path) -> None:
@@ -228,7 +274,6 @@ def test_what_peft_writes_loads_and_what_is_trained_here_loads_in_peft(base: Pat
 
 
 def test_hostile_prompt_folders_are_refused(base: Path, tmp_path: Path) -> None:
-    from t5kit.checkpoint.adapters import open_any_adapter, write_soft_prompt
     from t5kit.testing.tiny import TINY_CONFIGS
 
     config = TINY_CONFIGS["byt5"]
