@@ -88,7 +88,7 @@ class Explainable:
         else:
             if options:
                 raise RequestError(f"{next(iter(options))} has no effect on a given target. Drop one of the two.")
-            (output_ids,) = model._encode([target], truncate=False)
+            (output_ids,) = model._encode([target], truncate=False, prompts=[text])
             answer = target
         weights = _weights_of(model)
         found: dict[str, Any] = {}
