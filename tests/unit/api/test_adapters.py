@@ -101,6 +101,18 @@ def test_what_would_leave_an_adapter_out_is_refused(base: Path, lora: Path, tmp_
         model.save_pretrained(tmp_path / "saved")
 
 
+def test_facts_are_extracted_with_the_adapter_that_is_named(model: Model, lora: Path) -> None:
+    model.load_adapter("a", lora / "adapter")
+    schema, options = {"kind": ["cat", "dog"]}, {"max_new_tokens": 12}
+    plain = model.extract(["xx", "zzz"], schema, **options)  # type: ignore[call-overload]
+    for method in ("line", "fields"):
+        named = model.extract(["xx", "zzz"], schema, method=method, adapter="a", **options)  # type: ignore[call-overload]
+        assert named == model.adapted("a").extract(["xx", "zzz"], schema, method=method, **options)  # type: ignore[call-overload]
+        assert [each.score for each in named] != [each.score for each in plain]
+    with pytest.raises(RequestError, match="adapter = 'b' is not loaded"):
+        model.extract("xx", schema, adapter="b")
+
+
 @pytest.mark.parametrize("engine", ["reference", "torch"])
 def test_an_explanation_is_of_the_adapter_that_answers_or_refused(base: Path, lora: Path, engine: Any) -> None:
     with (
