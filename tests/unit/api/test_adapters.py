@@ -131,7 +131,7 @@ def test_a_merged_model_keeps_what_stands_beside_its_weights(base: Path, tmp_pat
         np.testing.assert_allclose(saved.embed("xx"), adapted, atol=1e-5)
 
 
-def test_a_merged_classifier_keeps_its_labels(tmp_path: Path) -> None:
+def test_a_merged_classifier_keeps_its_labels_and_has_the_adapter(tmp_path: Path) -> None:
     config = dataclasses.replace(
         TINY_CONFIGS["byt5"], head=Head.TOKEN_CLASSIFICATION, num_labels=2, num_decoder_layers=0
     )
@@ -140,8 +140,10 @@ def test_a_merged_classifier_keeps_its_labels(tmp_path: Path) -> None:
     write_folder(start, config, random_tensors(config), labels=labels, save_tokenizer=ByteTokenizer().save)
     with Model.from_pretrained(start, engine="reference") as model:
         model.load_adapter("a", write_ones(tmp_path / "a", start, name))
+        adapted = model.adapted("a").embed("xx")
         model.merge_adapter("a")
         assert model.folder.labels == labels
+        np.testing.assert_allclose(model.embed("xx"), adapted, atol=1e-5)
 
 
 def test_a_merge_that_would_drop_another_adapter_is_refused(base: Path, tmp_path: Path) -> None:
