@@ -42,6 +42,8 @@ class Trainable:
         self._reopen = reopen
         self._is_view = False
         """Whether this is a model with an adapter put on, whose weights are another's to free."""
+        self.adapter_path: Path | None = None
+        """The folder of the adapter that this model was opened from, or was trained to; None without one."""
         self._temporary = contextlib.ExitStack()
         """Run folders of no name, one of which may hold this model's weights."""
 
@@ -142,6 +144,7 @@ class Trainable:
             runtime = self._reopen(folder)
         self.runtime.close()
         self.folder, self.runtime = folder, runtime
+        self.adapter_path = path if is_adapter_folder(path) else None
 
     def _forget_runs(self) -> None:
         """Remove temporary run folders; the weights of this model may be among them."""
