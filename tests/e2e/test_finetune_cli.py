@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from t5kit.cli.app import app
+from t5kit.errors import CheckpointError
 from t5kit.testing.folders import write_tiny_folder
 
 QUICK = ["--num-steps", "4", "--batch-tokens", "256", "--threads", "1", "--precision", "float32"]
@@ -91,6 +92,9 @@ def test_lora_is_trained_and_its_folder_answers(tiny: str, reviews: Path, tmp_pa
     answer = ["film 3", "--engine", "reference", "--max-new-tokens", "3"]
     merged = run(*answer, "-m", tmp_path / "out" / "model", verb="generate")
     assert run(*answer, "-m", tmp_path / "out" / "adapter", verb="generate") == merged and merged[0] == 0
+    on = ["-d", reviews, "--input", "text", "--target", "label", "-m", tmp_path / "out" / "adapter", *QUICK]
+    with pytest.raises(CheckpointError, match=r"adapter is an adapter's folder, expected a model's.*t5kit convert"):
+        run(*on, "-o", tmp_path / "on")
     with pytest.raises(ValueError, match="rank = 2 has no effect without method = 'lora'"):
         run(*words, "--rank", "2")
 

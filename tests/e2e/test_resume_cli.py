@@ -9,9 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from t5kit.checkpoint import open_folder
+from t5kit.checkpoint.adapters import linear_map_shapes, write_lora
+from t5kit.cli import generate
 from t5kit.cli.main import main
+from t5kit.errors import RequestError
 from t5kit.testing.folders import write_tiny_folder
 
 NUM_TEXTS = 1200
@@ -99,3 +104,32 @@ def test_a_run_about_something_else_is_refused(
     assert run(arguments(output, "--resume", "--top-k", "5"), monkeypatch) == 2
     assert "top_k = None, and now it is 5" in capsys.readouterr().err
     assert run(arguments(output, "--resume", "--stream"), monkeypatch) == 2
+
+
+def test_a_run_does_not_go_on_with_another_adapter(
+    folder: Path,
+    arguments: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, output = "encoder.block.0.layer.0.SelfAttention.o", tmp_path / "out.jsonl"
+    rows, columns = linear_map_shapes(open_folder(folder).config)[name]
+    for letter, value in (("a", 0.1), ("b", 0.2)):
+        parts = {name: (np.full((1, columns), value, np.float32), np.ones((rows, 1), np.float32))}
+        write_lora(tmp_path / letter, parts, rank=1, alpha=1.0, dropout=0.0, targets=["o"], base=str(folder))
+
+    def stop(*_: object, **__: object) -> None:
+        raise RequestError("stopped")
+
+    answer = generate._answer_chunk
+    chunks = iter([answer, stop])
+    monkeypatch.setattr(generate, "_answer_chunk", lambda *words, **more: next(chunks)(*words, **more))
+    assert run(arguments(output, "--resume", "-m", str(tmp_path / "a")), monkeypatch) == 2
+    monkeypatch.setattr(generate, "_answer_chunk", answer)
+    capsys.readouterr()
+    for other in (tmp_path / "b", folder):
+        assert run(arguments(output, "--resume", "-m", str(other)), monkeypatch) == 2
+        assert "its stopped run had adapter = " in capsys.readouterr().err
+    assert run(arguments(output, "--resume", "-m", str(tmp_path / "a")), monkeypatch) == 0
+    assert "going on after them" in capsys.readouterr().err

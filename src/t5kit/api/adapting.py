@@ -1,5 +1,6 @@
 """What a loaded model can put on and take off: LoRA adapters and soft prompts, several beside each other."""
 
+import abc
 import copy
 import dataclasses
 import tempfile
@@ -26,7 +27,7 @@ class LoadedAdapter:
     """The model's own with the adapter, or one of its own over merged weights."""
 
 
-class Adaptable(Trainable):
+class Adaptable(Trainable, abc.ABC):
     """A model that knows adapters by names of its user's."""
 
     def __init__(
@@ -82,8 +83,14 @@ class Adaptable(Trainable):
     def merge_adapter(self, name: str) -> None:
         """Add a LoRA adapter to the weights for good; all loaded adapters go. `save_pretrained` then writes the sum.
 
-        Raises: RequestError if none of this name is loaded, or it is a prompt; CheckpointError for int8 folders.
+        Raises: RequestError if none of this name is loaded, it is a prompt, or another adapter is put on, which would
+        be lost; CheckpointError for int8 folders.
         """
+        if self._has_adapter:
+            raise RequestError(
+                f"this model has an adapter put on, which merge_adapter({name!r}) would drop. Load {name!r} into a "
+                "model without one; to keep both, first merge the one put on: t5kit convert ADAPTER_FOLDER NEW_FOLDER."
+            )
         adapter = self._loaded(name).adapter
         if isinstance(adapter, SoftPrompt):
             raise RequestError(f"adapter {name!r} is a prompt of vectors, which cannot become part of the weights.")
@@ -93,9 +100,14 @@ class Adaptable(Trainable):
             self.folder.config,
             merged_tensors(self.folder.tensors(), adapter),
             generation=self.folder.generation,
-            save_tokenizer=self.tokenizer.save,
+            labels=self.folder.labels or None,
+            save_tokenizer=self._save_beside_weights,
         )
         self._take_weights(path)
+
+    @abc.abstractmethod
+    def _save_beside_weights(self, folder: Path) -> None:
+        """Write what a model folder holds beside weights and config: the vocabulary, a sentence-T5's modules."""
 
     def _chosen(self, options: GenerationArguments) -> tuple[Self, GenerationArguments]:
         """Return the model with the adapter that a call's options name, and the other options."""

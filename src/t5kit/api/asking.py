@@ -5,7 +5,7 @@ import collections
 import functools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast, get_args, overload
+from typing import Any, Literal, Self, Unpack, cast, get_args, overload
 
 import numpy as np
 
@@ -324,6 +324,11 @@ class Asking(Trainable, abc.ABC):
 
         Example: model.extract(text, {"entities": ["person", "place"]}).value["entities"][0]["text"]
         """
+        model, options = self._chosen(options)
+        if model is not self:
+            return model.extract(
+                texts, schema, method=method, prompt=prompt, is_copied=is_copied, truncate=truncate, **options
+            )
         check_options(options)
         checked = read_schema(schema)
         check_writable(checked, self.tokenizer)
@@ -407,6 +412,10 @@ class Asking(Trainable, abc.ABC):
     ) -> list[np.ndarray]:
         """Return ids [S_i] int32 with EOS for each text, with prompts as their targets; the first that cannot be taken
         is an error."""
+
+    @abc.abstractmethod
+    def _chosen(self, options: GenerationArguments) -> tuple[Self, GenerationArguments]:
+        """Return the model with the adapter that a call's options name, and the other options."""
 
     @abc.abstractmethod
     def _asked(self, options: GenerationArguments) -> Asked:

@@ -14,6 +14,7 @@ from t5kit.errors import DependencyError, RequestError
 from t5kit.explanation.alignment import cross_attention
 from t5kit.explanation.explanation import MAPS, Attribution, Explanation, Map
 from t5kit.runtime import ReferenceRuntime
+from t5kit.runtime.adapters import AdaptedRuntime
 from t5kit.text.words import readable_pieces, words_of
 
 if TYPE_CHECKING:
@@ -62,13 +63,19 @@ class Explainable:
         in attributions: "pad", "unknown" or "zero"; EOS stays. tolerance: how far an output token's attributions may be
         from summing to its difference of log-probability, in nats, or as a share of it above 1 nat; steps are added
         until they are within, at most max_steps. Attribution and encoder attention are computed in float32 from the
-        folder's weights, whatever the engine. Other keywords are those of `generate`.
+        folder's weights, whatever the engine. With a LoRA adapter put on, alignment alone can be had; with a prompt of
+        vectors nothing. Other keywords are those of `generate`.
         Raises: RequestError, EngineError; DependencyError if attribution is asked for without PyTorch.
 
         Example: model.explain("translate English to German: The house").to_html("why.html")
         """
-        model = cast("Model", self)
-        chosen, notes = _chosen_maps(maps)
+        model, options = cast("Model", self)._chosen(options)
+        if model is not self:
+            return model.explain(
+                text, target, maps=maps, baseline=baseline, tolerance=tolerance, max_steps=max_steps, truncate=truncate,
+                progress=progress, **options,
+            )  # fmt: skip
+        chosen, notes = _chosen_maps(maps, model)
         if baseline not in get_args(Baseline):
             raise RequestError(f"baseline = {baseline!r} must be one of: {', '.join(get_args(Baseline))}.")
         if not isinstance(text, str):
@@ -81,7 +88,7 @@ class Explainable:
         else:
             if options:
                 raise RequestError(f"{next(iter(options))} has no effect on a given target. Drop one of the two.")
-            (output_ids,) = model._encode([target], truncate=False)
+            (output_ids,) = model._encode([target], truncate=False, prompts=[text])
             answer = target
         weights = _weights_of(model)
         found: dict[str, Any] = {}
@@ -114,15 +121,34 @@ class Explainable:
         self._explaining = None
 
 
-def _chosen_maps(maps: Sequence[Map] | None) -> tuple[tuple[Map, ...], tuple[str, ...]]:
+_WITH_ADAPTER: tuple[Map, ...] = ("alignment",)
+"""What comes from the runtime that answers, and not from the folder's weights, which an adapter is no part of."""
+_MERGE_FIRST = (
+    "this model has an adapter put on, and the folder's weights, which that takes, are without it. Merge it first: "
+    "model.merge_adapter(name), or t5kit convert ADAPTER_FOLDER NEW_FOLDER."
+)
+
+
+def _chosen_maps(maps: Sequence[Map] | None, model: "Model") -> tuple[tuple[Map, ...], tuple[str, ...]]:
     """Return the maps to make, and what is to be said of those left out."""
     has_torch = importlib.util.find_spec("torch") is not None
+    is_adapted = model._has_adapter
+    if isinstance(model.runtime, AdaptedRuntime) and model.runtime.has_prompt:
+        raise RequestError(
+            "this model has a prompt of vectors put on, and explain shows only what comes from the words of the text. "
+            "A prompt cannot be merged into the weights; explain the model without it."
+        )
     if maps is None:
+        if is_adapted:
+            return _WITH_ADAPTER, (f"Attribution and encoder attention were left out: {_MERGE_FIRST}",)
         if has_torch:
             return MAPS, ()
         return MAPS[1:], ("Attribution was left out: it needs PyTorch (pip install 't5kit[explain]').",)
     if isinstance(maps, str) or not maps or any(name not in MAPS for name in maps):
         raise RequestError(f"maps = {maps!r} must be a list of at least one of: {', '.join(MAPS)}.")
+    without = next((name for name in MAPS if name in maps and name not in _WITH_ADAPTER), None)
+    if is_adapted and without is not None:
+        raise RequestError(f"maps = {maps!r} has {without}, which cannot be had: {_MERGE_FIRST}")
     if "attribution" in maps and not has_torch:
         raise DependencyError.for_extra("torch", "explain", "Attribution")
     return tuple(name for name in MAPS if name in maps), ()

@@ -101,7 +101,7 @@ class Model(Adaptable, Asking, Explainable):
         check_tokenizer(tokenizer, folder)
         reopen = functools.partial(open_runtime, engine=engine, weights=weights, threads=threads, device=device)
         runtime = reopen(folder) if adapter_path is None else open_adapted(folder, adapter_path, reopen, engine=engine)
-        return cls(
+        model = cls(
             folder,
             tokenizer,
             runtime,
@@ -109,6 +109,8 @@ class Model(Adaptable, Asking, Explainable):
             max_cache_bytes=max_cache_bytes,
             reopen=reopen,
         )
+        model.adapter_path = adapter_path
+        return model
 
     @property
     def config(self) -> T5Config:

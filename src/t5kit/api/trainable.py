@@ -42,6 +42,8 @@ class Trainable:
         self._reopen = reopen
         self._is_view = False
         """Whether this is a model with an adapter put on, whose weights are another's to free."""
+        self.adapter_path: Path | None = None
+        """The folder of the adapter that this model was opened from, or was trained to; None without one."""
         self._temporary = contextlib.ExitStack()
         """Run folders of no name, one of which may hold this model's weights."""
 
@@ -115,9 +117,14 @@ class Trainable:
         self._take_weights(result.model_path)
         return result
 
+    @property
+    def _has_adapter(self) -> bool:
+        """Whether an adapter is put on, so that the folder's weights are not those that answer."""
+        return self._is_view or isinstance(self.runtime, AdaptedRuntime)
+
     def _check_no_adapter(self, verb: str) -> None:
         """Raise RequestError if an adapter is put on: what is to be done would leave it out in silence."""
-        if self._is_view or isinstance(self.runtime, AdaptedRuntime):
+        if self._has_adapter:
             raise RequestError(
                 f"this model has an adapter put on, and {verb} works on the weights without it. Merge it first: "
                 "model.merge_adapter(name), or t5kit convert ADAPTER_FOLDER NEW_FOLDER."
@@ -137,6 +144,7 @@ class Trainable:
             runtime = self._reopen(folder)
         self.runtime.close()
         self.folder, self.runtime = folder, runtime
+        self.adapter_path = path if is_adapter_folder(path) else None
 
     def _forget_runs(self) -> None:
         """Remove temporary run folders; the weights of this model may be among them."""

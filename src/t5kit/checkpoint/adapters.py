@@ -220,7 +220,7 @@ def merged_tensors(tensors: Iterable[TensorView], adapter: Adapter) -> Iterator[
     Raises: CheckpointError for int8 weights, which cannot hold the sum.
     """
     for view in tensors:
-        low_rank = adapter.maps.get(view.name.removesuffix(".weight"))
+        low_rank = adapter.maps.get(view.name.removeprefix("transformer.").removesuffix(".weight"))
         if low_rank is not None:
             if view.scale is not None:
                 raise CheckpointError(

@@ -8,12 +8,14 @@ import dataclasses
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from t5kit.checkpoint.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from t5kit.checkpoint.atomic import atomic_folder
 from t5kit.checkpoint.generation import generation_defaults, generation_to_hf
 from t5kit.checkpoint.hf_config import Inference as Inference
@@ -103,6 +105,11 @@ def open_folder(path: Path) -> CheckpointFolder:
     that lists the first ten with both shapes. DependencyError if the folder has only .bin files and torch is missing.
     """
     names = _file_names(path)
+    if "config.json" not in names and ADAPTER_CONFIG in names:
+        raise CheckpointError(
+            f"{path} is an adapter's folder, expected a model's. Merge it into its model and take that: t5kit convert "
+            f"{shlex.quote(str(path))} NEW_FOLDER."
+        )
     if "config.json" not in names:
         raise CheckpointError(f"{path} has no config.json, so it is no model folder in the Hugging Face layout.")
     raw = read_json(locate(path, "config.json"))

@@ -206,12 +206,16 @@ def generate(
 
 def _asked_for(model: "Model", input: Path | None, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return what must be the same for a stopped run to go on."""
+    from t5kit.checkpoint.adapters import CONFIG_FILE, WEIGHTS_FILE
+
     assert input is not None
+    adapter = model.adapter_path
     description = model.runtime.description
     said = {name: value for name, value in arguments.items() if value is not None}
     return {
         "input": file_stamp(input),
         "model": [file_stamp(path) for path in model.folder.weight_files],
+        "adapter": None if adapter is None else [file_stamp(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)],
         "engine": [description.engine, description.weights],
         "max_input_tokens": model.max_input_tokens,
         **more,

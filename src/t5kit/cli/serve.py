@@ -139,6 +139,7 @@ def _sources(
 ) -> "tuple[ModelSource, ...]":
     """Return the models that --model and --adapter name, those of the Hub fetched."""
     from t5kit.checkpoint import resolve
+    from t5kit.checkpoint.adapters import is_adapter_folder
     from t5kit.serving.config import ModelSource
 
     named: dict[str, str] = {}
@@ -148,6 +149,11 @@ def _sources(
             name, target = Path(word.rstrip("/")).name, word
         if not name or not target or name in named:
             raise RequestError(f"--model {word!r} must be MODEL or NAME=MODEL, with a name of its own.")
+        if is_adapter_folder(Path(target).expanduser()):
+            raise RequestError(
+                f"--model {word!r} is an adapter's folder, expected a model's. Serve its model and name it beside: "
+                f"--model MODEL --adapter {name}={target}. Or merge the two first: t5kit convert {target} NEW_FOLDER."
+            )
         named[name] = target
     folders: dict[str, dict[str, Path]] = {name: {} for name in named}
     for word in adapters:

@@ -85,6 +85,11 @@ class AdaptedRuntime:
         self._owns = owns
         self._is_open = True
 
+    @property
+    def has_prompt(self) -> bool:
+        """Whether a prompt's vectors stand before every text, among the columns of its attention weights."""
+        return self._prefix is not None
+
     def encode(self, sequences: Sequence[np.ndarray]) -> list[int]:
         sequences = self._prefixed(sequences)
         if self._adapter == NO_ADAPTER:

@@ -1,6 +1,8 @@
 """Adapters trained, saved, loaded, switched and merged through the public face, and beside peft."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,14 @@ import numpy as np
 import pytest
 
 from t5kit import Model
+from t5kit.checkpoint import open_folder, write_folder
+from t5kit.checkpoint.adapters import linear_map_shapes, open_any_adapter, write_lora, write_soft_prompt
+from t5kit.checkpoint.sentence_modules import Dense, SentenceModules, write_sentence_modules
+from t5kit.config import Head
 from t5kit.errors import CheckpointError, EngineError, RequestError
 from t5kit.testing.folders import write_tiny_folder
+from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
+from t5kit.text import ByteTokenizer
 
 PAIRS = [(letter * number, letter.upper()) for letter in "wxyz" for number in range(1, 13)]
 QUICK: dict[str, Any] = dict(num_steps=4, batch_tokens=256, threads=1, progress=False, precision="float32", lr=0.05)
@@ -100,6 +108,115 @@ def test_what_would_leave_an_adapter_out_is_refused(base: Path, lora: Path, tmp_
         model.save_pretrained(tmp_path / "saved")
 
 
+def write_ones(path: Path, base: Path, name: str) -> Path:
+    """Write a LoRA adapter that adds 0.05 to every weight of one map."""
+    rows, columns = linear_map_shapes(open_folder(base).config)[name]
+    parts = {name: (np.full((1, columns), 0.05, np.float32), np.ones((rows, 1), np.float32))}
+    write_lora(path, parts, rank=1, alpha=1.0, dropout=0.0, targets=[name.rsplit(".", 1)[1]], base=str(base))
+    return path
+
+
+def test_a_merged_model_keeps_what_stands_beside_its_weights(base: Path, tmp_path: Path) -> None:
+    start, name = tmp_path / "start", "encoder.block.0.layer.0.SelfAttention.o"
+    shutil.copytree(base, start)
+    dense = Dense(np.eye(8, 32, dtype=np.float32), None, "identity")
+    write_sentence_modules(start, SentenceModules(("mean",), (dense,)), 32)
+    with Model.from_pretrained(start, engine="reference") as model:
+        model.load_adapter("a", write_ones(tmp_path / "a", start, name))
+        adapted = model.adapted("a").embed("xx")
+        model.merge_adapter("a")
+        model.save_pretrained(tmp_path / "saved")
+    assert adapted.shape == (8,)
+    with Model.from_pretrained(tmp_path / "saved", engine="reference") as saved:
+        np.testing.assert_allclose(saved.embed("xx"), adapted, atol=1e-5)
+
+
+def test_a_merged_classifier_keeps_its_labels_and_has_the_adapter(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        TINY_CONFIGS["byt5"], head=Head.TOKEN_CLASSIFICATION, num_labels=2, num_decoder_layers=0
+    )
+    start, name = tmp_path / "start", "encoder.block.0.layer.0.SelfAttention.o"
+    labels = ("name", "other")
+    write_folder(start, config, random_tensors(config), labels=labels, save_tokenizer=ByteTokenizer().save)
+    with Model.from_pretrained(start, engine="reference") as model:
+        model.load_adapter("a", write_ones(tmp_path / "a", start, name))
+        adapted = model.adapted("a").embed("xx")
+        model.merge_adapter("a")
+        assert model.folder.labels == labels
+        np.testing.assert_allclose(model.embed("xx"), adapted, atol=1e-5)
+
+
+def test_a_merge_that_would_drop_another_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    a = write_ones(tmp_path / "a", base, "encoder.block.0.layer.0.SelfAttention.o")
+    b = write_ones(tmp_path / "b", base, "encoder.block.0.layer.0.SelfAttention.v")
+    with (
+        Model.from_pretrained(a, engine="reference") as opened,
+        Model.from_pretrained(base, engine="reference") as model,
+    ):
+        model.load_adapter("a", a)
+        for put_on in (opened, model.adapted("a")):
+            put_on.load_adapter("b", b)
+            with pytest.raises(RequestError, match=r"has an adapter put on, which merge_adapter\('b'\) would drop"):
+                put_on.merge_adapter("b")
+
+
+def test_facts_are_extracted_with_the_adapter_that_is_named(model: Model, lora: Path) -> None:
+    model.load_adapter("a", lora / "adapter")
+    schema, options = {"kind": ["cat", "dog"]}, {"max_new_tokens": 12}
+    plain = model.extract(["xx", "zzz"], schema, **options)  # type: ignore[call-overload]
+    for method in ("line", "fields"):
+        named = model.extract(["xx", "zzz"], schema, method=method, adapter="a", **options)  # type: ignore[call-overload]
+        assert named == model.adapted("a").extract(["xx", "zzz"], schema, method=method, **options)  # type: ignore[call-overload]
+        assert [each.score for each in named] != [each.score for each in plain]
+    with pytest.raises(RequestError, match="adapter = 'b' is not loaded"):
+        model.extract("xx", schema, adapter="b")
+
+
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+def test_an_explanation_is_of_the_adapter_that_answers_or_refused(base: Path, lora: Path, engine: Any) -> None:
+    with (
+        Model.from_pretrained(base, engine=engine) as model,
+        Model.from_pretrained(lora / "adapter", engine=engine) as a,
+    ):
+        plain = model.explain("xx", "X", maps=["alignment"]).alignment
+        model.load_adapter("a", lora / "adapter")
+        for explained in (
+            model.explain("xx", "X", adapter="a"),
+            model.adapted("a").explain("xx", "X"),
+            a.explain("xx", "X"),
+        ):
+            assert set(explained.maps()) == {"alignment"}
+            assert "Attribution and encoder attention were left out: this model has an adapter" in explained.notes[0]
+            np.testing.assert_allclose(
+                explained.alignment, a.explain("xx", "X", maps=["alignment"]).alignment, atol=1e-5
+            )
+            assert not np.allclose(explained.alignment, plain, atol=1e-4)
+        own = model.explain("xx", maps=["alignment"], adapter="a", max_new_tokens=4)
+        assert own.answer == model.generate("xx", adapter="a", max_new_tokens=4)
+        for name in ("attribution", "encoder_attention"):
+            for adapted in (model.adapted("a"), a):
+                with pytest.raises(RequestError, match=f"has {name}, which cannot be had: .*Merge it first"):
+                    adapted.explain("xx", "X", maps=["alignment", name])  # type: ignore[list-item]
+            with pytest.raises(RequestError, match="Merge it first"):
+                model.explain("xx", "X", maps=[name], adapter="a")  # type: ignore[list-item]
+        model.merge_adapter("a")
+        merged = model.explain("xx", "X", maps=["alignment", "encoder_attention"])
+        np.testing.assert_allclose(merged.alignment, a.explain("xx", "X").alignment, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_prompt_of_vectors_is_not_explained(base: Path, model: Model, tmp_path: Path) -> None:
+    write_soft_prompt(tmp_path / "p", np.ones((3, 32), np.float32), base=str(base), config=model.config)
+    model.load_adapter("p", tmp_path / "p")
+    for maps in (None, ["alignment"], ["encoder_attention"]):
+        with pytest.raises(RequestError, match=r"has a prompt of vectors put on.*explain the model without it"):
+            model.explain("xx", "X", maps=maps, adapter="p")  # type: ignore[arg-type]
+        with (
+            Model.from_pretrained(tmp_path / "p", engine="reference") as opened,
+            pytest.raises(RequestError, match="has a prompt of vectors put on"),
+        ):
+            opened.explain("xx", "X", maps=maps)  # type: ignore[arg-type]
+
+
 def test_a_lora_run_is_resumed_to_the_bit(base: Path, tmp_path: Path) -> None:
     from t5kit.api.training import train_config
     from t5kit.recipe import read_recipe
@@ -173,10 +290,6 @@ def test_a_prompt_is_trained_and_answers_where_engines_take_it(base: Path, tmp_p
 
 @pytest.mark.parametrize("family", ["t5", "byt5"])
 def test_head_only_training_changes_the_head_alone(tmp_path: Path, family: str) -> None:
-    import dataclasses
-
-    from t5kit.testing.tiny import TINY_CONFIGS
-
     config = dataclasses.replace(TINY_CONFIGS[family], vocab_size=384)
     start = write_tiny_folder(tmp_path / "start", config=config)
     with Model.from_pretrained(start, engine="reference", weights="float32") as model:
@@ -228,9 +341,6 @@ def test_what_peft_writes_loads_and_what_is_trained_here_loads_in_peft(base: Pat
 
 
 def test_hostile_prompt_folders_are_refused(base: Path, tmp_path: Path) -> None:
-    from t5kit.checkpoint.adapters import open_any_adapter, write_soft_prompt
-    from t5kit.testing.tiny import TINY_CONFIGS
-
     config = TINY_CONFIGS["byt5"]
     write_soft_prompt(tmp_path / "p", np.zeros((3, 31), np.float32), base="x", config=config)
     with pytest.raises(CheckpointError, match=r"expected float32 \[P, 32\]"):
@@ -248,7 +358,6 @@ def test_hostile_prompt_folders_are_refused(base: Path, tmp_path: Path) -> None:
 def test_convert_merges_an_adapter_into_the_model_it_names(lora: Path, base: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from t5kit.checkpoint import open_folder
     from t5kit.cli.app import app
 
     run = CliRunner().invoke(app, ["convert", str(lora / "adapter"), str(tmp_path / "a")])

@@ -282,4 +282,6 @@ def test_labels_are_written_as_their_prompts_answers_are(tmp_path: Path) -> None
             assert {each.label for each in model.classify(TEXTS, labels, prompt=prompt, method="greedy")} <= set(labels)
             ranked = model.rank("good", TEXTS, method="likelihood", prompt=prompt.replace("text", "document"))
             np.testing.assert_allclose(ranked.scores, model.score(made, ["good"] * len(made)), atol=1e-4)
+            explained = model.explain(made[0], "good", maps=["alignment"])
+            assert len(explained.output_ids) == lengths[0], "a given target is explained as it is scored"
     assert all_lengths[0] != all_lengths[1], "letters under one prompt, pieces under the other"

@@ -196,6 +196,7 @@ def status_of(pid: int) -> str:
         (["-m", "={folder}"], "NAME=MODEL", 2),
         (["-m", "a={folder}", "--adapter", "b@c=d"], "NAME@MODEL", 2),
         (["-m", "a={folder}", "--adapter", "b={tmp}"], "adapter_config.json", 1),
+        (["-m", "a={adapter}"], "is an adapter's folder, expected a model's. Serve its model", 2),
         (["-m", "a={folder}", "--tls-cert", "none"], "both files", 2),
         (["-m", "a={folder}", "--tls-cert", "{folder}/config.json", "--tls-key", "{folder}/config.json"], "TLS", 2),
         (["-m", "a={folder}", "--log-level", "loud"], "debug, info", 2),
@@ -205,6 +206,7 @@ def status_of(pid: int) -> str:
 )
 def test_misuse_is_told_in_a_sentence(
     folder: Path,
+    adapter: Path,
     tmp_path: Path,
     arguments: list[str],
     words: str,
@@ -213,7 +215,7 @@ def test_misuse_is_told_in_a_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("T5KIT_MODEL", raising=False)
-    filled = [each.format(folder=folder, tmp=tmp_path) for each in arguments]
+    filled = [each.format(folder=folder, adapter=adapter, tmp=tmp_path) for each in arguments]
     monkeypatch.setattr(sys, "argv", ["t5kit", "serve", "--port", "0", "--offline", *filled])
     with pytest.raises(SystemExit) as left:
         main()
