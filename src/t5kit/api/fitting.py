@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from t5kit.api.fitting_config import TASK, Choice, cuts, measure, run_config
 from t5kit.api.fitting_data import (
+    FEWEST_TO_HOLD_OUT,
+    MOST_HELD_OUT,
     FitData,
     FitTables,
     checked_rows,
@@ -51,10 +53,8 @@ CorpusData = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str,
 
 SYNONYMS = "synonyms.txt"
 """The word list, in the run's data."""
-MOST_HELD_OUT = 1000
 HELD_OUT_SHARE = 0.05
-FEWEST_TO_HOLD_OUT = 40
-"""Of fewer texts nothing is held out, for it would say little."""
+"""Of running text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
