@@ -2,7 +2,8 @@
 # newer (with venv), a C++17 compiler and make; what is set up already is not done again.
 #
 #   make setup      the environment for development, in .venv
-#   make demo       real FLAN-T5-small weights answer real texts; no PyTorch (.venv-demo)
+#   make demo       mini, the built-in model, answers real texts; no PyTorch, nothing fetched but packages (.venv-demo)
+#   make demo-flan  the same with real FLAN-T5-small weights
 #   make test       the tests                      make test ARGS='-k beam -x'   some of them
 #   make check      format, lint, types, import rules, spelling
 #   make bench      measurements, one JSON line a result
@@ -44,7 +45,7 @@ define venv
 	@touch $@
 endef
 
-.PHONY: setup demo test check bench sanitize neon docs weights page-tools format constraints clean
+.PHONY: setup demo demo-flan test check bench sanitize neon docs weights page-tools format constraints clean
 
 setup: .venv/ready
 
@@ -53,11 +54,12 @@ setup: .venv/ready
 	$(call venv,.venv,--editable '.[test$(comma)check$(comma)docs]')
 
 .venv-demo/ready: $(PACKAGE) $(SOURCES)
-	$(call venv,.venv-demo,'.[onnx]')
+	$(call venv,.venv-demo,.)
 
 weights: $(FILES)/.fetched
 
 $(FILES)/.fetched: $(WEIGHTS) | .venv-demo/ready
+	@.venv-demo/bin/python -m pip install -qq --no-compile onnx
 	.venv-demo/bin/python scripts/fetch_weights.py $(FILES)
 	@touch $@
 
@@ -70,8 +72,11 @@ page-tools: .cache/axe-core/axe.min.js
 	@mkdir -p $(@D)
 	cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzf axe-core-$(AXE_VERSION).tgz --strip-components=1 package/axe.min.js && rm axe-core-$(AXE_VERSION).tgz
 
-demo: .venv-demo/ready $(FILES)/.fetched
-	T5KIT_TEST_FILES=$(CURDIR)/$(FILES) .venv-demo/bin/python demo/run.py $(ARGS)
+demo: .venv-demo/ready
+	.venv-demo/bin/python demo/run.py $(ARGS)
+
+demo-flan: .venv-demo/ready $(FILES)/.fetched
+	.venv-demo/bin/python demo/run.py --texts demo/texts.jsonl $(FILES)/flan-t5-small $(ARGS)
 
 test: .venv/ready
 	.venv/bin/python -m pytest -n 2 -q $(ARGS)

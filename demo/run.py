@@ -1,14 +1,14 @@
-"""The main job on real input: FLAN-T5-small answers the texts of texts.jsonl, shown as a table.
+"""The main job on real input: the built-in model answers the texts of mini.jsonl, shown as a table.
 
-usage: run.py [--engine ENGINE] [MODEL_FOLDER]        (`make demo` sets everything up and calls it)
+usage: run.py [--engine ENGINE] [--texts FILE.jsonl] [MODEL]        (`make demo` sets everything up and calls it)
 
-The package descriptions are Debian's, under their packages' free licences; the reviews and questions were written for
-this file. The model is a FLAN-T5-small that was fine-tuned to give titles to logs, so it answers short.
+The texts were drawn at random from the test records of the model's tasks, which it has not seen; docs/how-to/mini.md
+says where they come from. texts.jsonl beside it suits FLAN-T5 models: `make demo-flan`. Its package descriptions are
+Debian's, under their packages' free licences; the reviews and questions were written for it.
 """
 
 import argparse
 import json
-import os
 import sys
 import textwrap
 import time
@@ -24,17 +24,17 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Load the model, answer every text, print the table and what it took."""
-    parser = argparse.ArgumentParser(description="Answer demo/texts.jsonl with a real T5.")
-    default = Path(os.environ.get("T5KIT_TEST_FILES", HERE.parent / ".cache" / "t5kit-test-files")) / "flan-t5-small"
-    parser.add_argument("model", nargs="?", default=str(default), help="a model folder")
+    parser = argparse.ArgumentParser(description="Answer texts with a real T5.")
+    parser.add_argument("model", nargs="?", default="mini", help="a model folder, a Hub id, or mini")
+    parser.add_argument("--texts", type=Path, default=HERE / "mini.jsonl", help="lines of task, text and expected")
     parser.add_argument("--engine", default="auto", help="auto, native, torch or reference")
     arguments = parser.parse_args()
 
     started = time.perf_counter()
     model = t5kit.Model.from_pretrained(arguments.model, engine=arguments.engine)
     loaded = time.perf_counter()
-    inputs = [json.loads(line) for line in (HERE / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
-    answers = model.generate([item["text"] for item in inputs], max_new_tokens=48)
+    inputs = [json.loads(line) for line in arguments.texts.read_text(encoding="utf-8").splitlines()]
+    answers = model.generate([item["text"] for item in inputs], max_new_tokens=64)
     finished = time.perf_counter()
 
     table = Table(title=f"{Path(arguments.model).name}, {model.config.num_parameters:,} parameters", show_lines=True)

@@ -116,7 +116,7 @@ def test_a_stream_prints_the_same_answer(run: Run) -> None:
     [
         (["generate", "a", "--model", "no/such-folder-here", "--offline"], 1, ["no/such-folder-here"]),
         (["generate", "a", "--model", "/nonexistent/model"], 1, ["/nonexistent/model"]),
-        (["generate", "a", "--model", "mini"], 1, ["mini"]),
+        (["generate", "a", "--model", "mini", "--revision", "main"], 1, ["mini", "no revision"]),
         (["generate", "-i", "missing.txt"], 1, ["missing.txt", "cannot be read"]),
         (["generate", "a", "-i", "b.txt"], 2, ["exclude each other"]),
         (["generate", "a", "--engine", "warp"], 2, ["warp", "reference"]),

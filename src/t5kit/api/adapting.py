@@ -101,6 +101,7 @@ class Adaptable(Trainable, abc.ABC):
             merged_tensors(self.folder.tensors(), adapter),
             generation=self.folder.generation,
             labels=self.folder.labels or None,
+            prefixes=self.folder.prefixes,
             save_tokenizer=self._save_beside_weights,
         )
         self._take_weights(path)

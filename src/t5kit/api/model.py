@@ -376,6 +376,7 @@ class Model(Adaptable, Asking, Explainable):
             weights=weights,
             generation=self.folder.generation,
             labels=self.folder.labels or None,
+            prefixes=self.folder.prefixes,
             save_tokenizer=self._save_beside_weights,
             overwrite=overwrite,
         )

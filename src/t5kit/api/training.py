@@ -293,6 +293,7 @@ def _training_run(
             save_tokenizer=parts.tokenizer.save,
             write_adapter=_adapter_writer(config, parts, model),
             generation={"max_new_tokens": config.evaluation.max_new_tokens},
+            prefixes=config.model.prefixes or (parts.start.prefixes if parts.start else None),
         )
 
     return in_folder

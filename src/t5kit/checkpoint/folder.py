@@ -19,7 +19,7 @@ from t5kit.checkpoint.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from t5kit.checkpoint.atomic import atomic_folder
 from t5kit.checkpoint.generation import generation_defaults, generation_to_hf
 from t5kit.checkpoint.hf_config import Inference as Inference
-from t5kit.checkpoint.hf_config import config_from_hf, config_to_hf, label_names
+from t5kit.checkpoint.hf_config import config_from_hf, config_to_hf, label_names, task_prefixes
 from t5kit.checkpoint.layout import to_home_layout
 from t5kit.checkpoint.quantized import (
     EXACT_SUFFIX,
@@ -74,6 +74,8 @@ class CheckpointFolder:
     """Text metadata of the safetensors files, such as {"format": "pt"}."""
     labels: tuple[str, ...]
     """A classifier's label names; empty for other heads."""
+    prefixes: Mapping[str, str]
+    """Task -> beginning of its prompts, as far as the folder says; "summarization" -> "summarize: "."""
     weight_files: tuple[Path, ...]
     """The files the tensors lie in."""
     _views: Mapping[str, TensorView]
@@ -135,6 +137,7 @@ def open_folder(path: Path) -> CheckpointFolder:
         raw_config=raw,
         metadata=stored.metadata,
         labels=labels,
+        prefixes=task_prefixes(raw),
         weight_files=stored.files,
         _views={name: home.views[name] for name in tensor_shapes(config)},
     )
@@ -309,6 +312,7 @@ def write_folder(
     max_shard_bytes: int = 5 * 2**30,
     generation: Mapping[str, object] | None = None,
     labels: Sequence[str] | None = None,
+    prefixes: Mapping[str, str] | None = None,
     save_tokenizer: Callable[[Path], None] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -337,7 +341,7 @@ def write_folder(
     views = [given[name] for name in tensor_shapes(config)]
     is_int8 = word is None and (weights == "int8" or any(view.scale is not None for view in views))
     stored: list[TensorView | LazyTensor] = list(views)
-    config_json = config_to_hf(config, labels=labels)
+    config_json = config_to_hf(config, labels=labels, prefixes=prefixes)
     if is_int8:
         stored = list(quantized_tensors(config, views, has_exact_head=has_exact_head))
         has_exact = any(tensor.name.endswith(EXACT_SUFFIX) for tensor in stored)

@@ -104,7 +104,21 @@ def label_names(raw: Mapping[str, object], num_labels: int) -> tuple[str, ...]:
     return tuple(str(names[i]) for i in wanted)
 
 
-def config_to_hf(config: T5Config, *, labels: Sequence[str] | None = None) -> dict[str, object]:
+def task_prefixes(raw: Mapping[str, object]) -> dict[str, str]:
+    """Return task -> beginning of its prompts, from `task_specific_params`, where transformers' T5 folders keep them.
+
+    Entries without a prefix, or of another shape, say nothing about prompts and are left out.
+    """
+    tasks = raw.get("task_specific_params")
+    if not isinstance(tasks, dict):
+        return {}
+    said = {name: task.get("prefix") for name, task in tasks.items() if isinstance(task, dict)}
+    return {name: prefix for name, prefix in said.items() if isinstance(prefix, str) and prefix.strip()}
+
+
+def config_to_hf(
+    config: T5Config, *, labels: Sequence[str] | None = None, prefixes: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """Return config.json for `config`, so that transformers 4 and 5 both compute what t5kit computes.
 
     v1.0 is written as tie_word_embeddings and scale_decoder_outputs both true, the others as both false. Limits of
@@ -159,6 +173,8 @@ def config_to_hf(config: T5Config, *, labels: Sequence[str] | None = None) -> di
         made["label2id"] = {name: i for i, name in enumerate(names)}
         if config.problem_type is not None:
             made["problem_type"] = next(hf for hf, ours in _PROBLEM_TYPES.items() if ours == config.problem_type)
+    if prefixes:
+        made["task_specific_params"] = {name: {"prefix": prefix} for name, prefix in prefixes.items()}
     return made
 
 

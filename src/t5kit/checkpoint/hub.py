@@ -21,7 +21,8 @@ from t5kit.errors import CheckpointError, ModelNotFoundError
 # Speed: huggingface_hub loads its parts when they are used. Its errors bring an HTTP client (0.3 s), so they are
 # imported where the Hub is asked: opening a folder does not wait for them.
 
-_RESERVED: Final = ("mini",)
+BUILT_IN: Final = "mini"
+"""Name of the model that t5kit itself carries."""
 _SMALL_FILES: Final = (
     "config.json",
     "generation_config.json",
@@ -45,19 +46,21 @@ _MAX_INDEX_BYTES: Final = 100_000_000
 def resolve(
     name: str, *, revision: str | None = None, offline: bool | None = None, cache_dir: Path | None = None
 ) -> Path:
-    """Return the folder of the model `name`: a folder's path, or a Hub id such as "google/flan-t5-small".
+    """Return the folder of the model `name`: "mini", a folder's path, or a Hub id such as "google/flan-t5-small".
 
-    An existing folder comes first, then the Hub's newest commit of `revision` (a branch, tag or commit; default main).
+    "mini" is the built-in model, whatever folders there are (./mini is a folder of yours). Else an existing folder
+    comes first, then the Hub's newest commit of `revision` (a branch, tag or commit; default main).
     If the Hub cannot be reached, what the cache holds is used with a warning. `offline` True never asks the Hub; None
     goes by HF_HUB_OFFLINE. `cache_dir` replaces the usual Hugging Face cache.
     Raises: ModelNotFoundError saying whether the name is malformed, unknown, gated, of no such revision, not cached or
     unreachable.
     """
-    if name in _RESERVED:
-        raise ModelNotFoundError(
-            f"The built-in model {name!r} is not part of this version of t5kit. Give a Hugging Face Hub id, such as "
-            f"google/flan-t5-small, or a folder (./{name} for one of this name)."
-        )
+    if name == BUILT_IN:
+        if revision is not None:
+            raise ModelNotFoundError(
+                f"The built-in model has no revision {shortened(revision)}: drop it, or say ./mini."
+            )
+        return built_in_folder()
     folder = _as_folder(name)
     if folder is not None:
         return folder
@@ -78,6 +81,18 @@ def resolve(
             )
         return cached
     return _fetched(name, revision, cache_dir)
+
+
+def built_in_folder() -> Path:
+    """Return the folder of the built-in model. Raises: ModelNotFoundError for an installation without its files."""
+    folder = Path(__file__).parents[1] / BUILT_IN
+    if not (folder / INT8_FILE).is_file():
+        raise ModelNotFoundError(
+            f"This installation of t5kit lacks the built-in model: there is no {folder / INT8_FILE}. Install t5kit "
+            f"again, or give a Hugging Face Hub id, such as google/flan-t5-small, or a folder (./{BUILT_IN} for one of "
+            "this name)."
+        )
+    return folder
 
 
 def _as_folder(name: str) -> Path | None:

@@ -32,6 +32,8 @@ class FolderDescription:
     """The architecture."""
     labels: tuple[str, ...]
     """A classifier's label names."""
+    prefixes: dict[str, str]
+    """Task -> beginning of its prompts."""
     generation: dict[str, object]
     """Generation defaults of the folder."""
     num_tensors: int
@@ -76,6 +78,7 @@ class FolderDescription:
         if self.labels:
             shown = ", ".join(_printable(label) for label in self.labels[:8]) + (" ..." if len(self.labels) > 8 else "")
             rows.append(("label names", shown, ""))
+        rows += [(f"task {_printable(task)}", f'"{_printable(prefix)}"', "") for task, prefix in self.prefixes.items()]
         rows += [(f"generation {key}", str(value), "") for key, value in self.generation.items()]
         rows.append(("parameters", f"{self.num_parameters:,}", f"{self.num_tensors} tensors"))
         for word, size in self.dtype_bytes.items():
@@ -105,6 +108,7 @@ def describe(folder: CheckpointFolder) -> FolderDescription:
         facts=(_family(folder), *folder.inferences),
         config=config,
         labels=folder.labels,
+        prefixes=dict(folder.prefixes),
         generation=dict(folder.generation),
         num_tensors=len(folder.names()),
         num_parameters=num_parameters,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def classify(
-    model: options.ModelOption,
+    model: options.ModelOption = options.DEFAULT_MODEL,
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
     ] = None,

@@ -98,7 +98,7 @@ def convert(
         write_folder(
             target, folder.config, folder.tensors(), dtype=dtype, weights=weights,
             has_exact_head=exact_head, generation=folder.generation,
-            labels=folder.labels or None, max_shard_bytes=int(max_shard_bytes),
+            labels=folder.labels or None, prefixes=folder.prefixes, max_shard_bytes=int(max_shard_bytes),
             save_tokenizer=save_beside_weights, overwrite=overwrite,
         )  # fmt: skip
     written = open_folder(target)  # read back: what was written is whole

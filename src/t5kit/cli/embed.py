@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def embed(
-    model: options.ModelOption,
+    model: options.ModelOption = options.DEFAULT_MODEL,
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
     ] = None,

@@ -18,8 +18,8 @@ NUM_SHOWN = 4
 
 
 def explain(
-    model: options.ModelOption,
     text: Annotated[str, typer.Argument(help='The input; "-" is standard input.', show_default=False)],
+    model: options.ModelOption = options.DEFAULT_MODEL,
     target: Annotated[
         str | None, typer.Option(help="Explain this text instead of the model's answer.", show_default=False)
     ] = None,

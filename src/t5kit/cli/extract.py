@@ -14,7 +14,7 @@ from t5kit.sources import BadRecord
 
 
 def extract(
-    model: options.ModelOption,
+    model: options.ModelOption = options.DEFAULT_MODEL,
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
     ] = None,

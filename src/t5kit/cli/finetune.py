@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    model: options.ModelOption,
     data: Annotated[
         list[Path],
         typer.Option(
@@ -29,6 +28,7 @@ def finetune(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the run; the model is in its model/.", show_default=False)
     ],
+    model: options.ModelOption = options.DEFAULT_MODEL,
     input: Annotated[
         str,
         typer.Option("--input", help='Column of the input, or a template: "review: {text}".', show_default=False),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    model: options.ModelOption,
+    model: options.ModelOption = options.DEFAULT_MODEL,
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts to answer; "-" reads standard input.', show_default=False)
     ] = None,

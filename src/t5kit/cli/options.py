@@ -11,10 +11,15 @@ from t5kit.errors import RequestError
 if TYPE_CHECKING:
     from t5kit.api import Model
 
+DEFAULT_MODEL = "mini"
+"""The built-in model."""
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="T5KIT_MODEL", help="A model folder, or a Hugging Face Hub id.", show_default=False
+        "--model",
+        "-m",
+        envvar="T5KIT_MODEL",
+        help='A model folder, a Hugging Face Hub id, or "mini", the built-in one.',
     ),
 ]
 EngineOption = Annotated[str, typer.Option("--engine", help="auto, native, torch or reference.")]

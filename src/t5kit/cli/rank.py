@@ -12,8 +12,8 @@ from t5kit.cli.outputs import json_line, one_line, open_output, progress
 
 
 def rank(
-    model: options.ModelOption,
     query: Annotated[str, typer.Option("--query", "-q", help="What is looked for.", show_default=False)],
+    model: options.ModelOption = options.DEFAULT_MODEL,
     documents: Annotated[
         list[str] | None, typer.Argument(help='Documents; "-" reads standard input.', show_default=False)
     ] = None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def score(
-    model: options.ModelOption,
+    model: options.ModelOption = options.DEFAULT_MODEL,
     pair: Annotated[list[str] | None, typer.Argument(help="One source and one target.", show_default=False)] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,

@@ -23,7 +23,7 @@ def serve(
             "--model",
             "-m",
             metavar="[NAME=]MODEL",
-            help="A model folder, or a Hugging Face Hub id (repeat it; the first answers requests that name none).",
+            help='A model folder, a Hub id, or "mini" (repeat it; the first answers requests that name none).',
             show_default="T5KIT_MODEL",
         ),
     ] = None,
@@ -85,9 +85,7 @@ def serve(
     """
     if log_level not in _LEVELS:
         raise RequestError(f"--log-level {log_level!r} must be one of: {', '.join(_LEVELS)}.")
-    sources = model or ([os.environ["T5KIT_MODEL"]] if os.environ.get("T5KIT_MODEL") else [])
-    if not sources:
-        raise RequestError("There is no model to serve: name one with --model, or in T5KIT_MODEL.")
+    sources = model or [os.environ.get("T5KIT_MODEL") or options.DEFAULT_MODEL]
     with interrupts_end_at_once():
         try:
             from t5kit.serving.server import Listening, serve

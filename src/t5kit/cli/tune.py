@@ -15,7 +15,6 @@ from t5kit.training.config import PRECISIONS
 
 
 def tune(
-    model: options.ModelOption,
     data: Annotated[
         list[Path],
         typer.Option(
@@ -26,6 +25,7 @@ def tune(
         Path,
         typer.Option("--out", "-o", help="Folder of the search; the best model is in its model/.", show_default=False),
     ],
+    model: options.ModelOption = options.DEFAULT_MODEL,
     input: Annotated[
         str, typer.Option("--input", help='Column of the input, or a template: "review: {text}".', show_default=False)
     ] = "",

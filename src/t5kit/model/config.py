@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from t5kit.config import T5Config, preset
@@ -59,6 +60,10 @@ class ModelConfig:
     """Every self-attention layer owns a relative position table (umT5)."""
     dropout_rate: float | None = None
     """Share of activations dropped while training, in [0, 1); for a start too (T5: 0 pre-training, 0.1 fine-tuning)."""
+
+    prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Task -> beginning of its prompts, which the final model's folder tells: summarization = "summarize: "; without
+    any, the start's."""
 
     def __post_init__(self) -> None:
         preset(self.preset)

@@ -29,6 +29,7 @@ async def models(client: KnownClient, server: Server) -> ModelsReply:
                     status=model.engine.status,
                     max_input_tokens=model.limits.max_input_tokens,
                     defaults=dict(model.folder.generation),
+                    prefixes=dict(model.folder.prefixes),
                 )
             )
     return ModelsReply(data=replies)

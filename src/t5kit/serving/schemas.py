@@ -480,6 +480,8 @@ class ModelReply(Reply):
     max_input_tokens: int
     defaults: dict[str, Any]
     """The folder's own generation defaults."""
+    prefixes: dict[str, str] = Field(default_factory=dict)
+    """Task -> how its prompts begin, as far as the folder says."""
 
 
 class ModelsReply(Reply):

@@ -93,6 +93,8 @@ class TrainingRun:
     """Writes what an adaptation trained, as the model has it, into a folder in peft's format; None without one."""
     generation: Mapping[str, object] | None = None
     """Generation defaults of the final model's folder, such as {"max_new_tokens": 64}."""
+    prefixes: Mapping[str, str] | None = None
+    """Task -> beginning of its prompts, for the final model's folder."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

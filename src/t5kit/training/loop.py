@@ -265,6 +265,7 @@ def _write_model(run: TrainingRun, state: TrainingState) -> int:
         run.model.config,
         tensors,
         generation=run.generation,
+        prefixes=run.prefixes,
         save_tokenizer=run.save_tokenizer,
         overwrite=True,
     )

@@ -104,6 +104,20 @@ def test_a_folder_can_be_written_over_itself_while_it_is_mapped(saved: Path, v1_
     assert [bytes(view.data) for view in folder.tensors()] == before
 
 
+def test_task_prefixes_are_kept_where_transformers_keeps_them(v1_1: T5Config, tmp_path: Path) -> None:
+    prefixes = {"summarize a text": "summarize: ", "pronounce": "pronounce: "}
+    write_folder(tmp_path / "m", v1_1, random_tensors(v1_1), prefixes=prefixes)
+    opened = open_folder(tmp_path / "m")
+    assert opened.prefixes == prefixes
+    assert keys_of(opened.path)["task_specific_params"]["pronounce"] == {"prefix": "pronounce: "}
+    assert "task pronounce" in describe(opened).to_text()
+
+
+@pytest.mark.parametrize("said", [None, [], "x", {"a": None}, {"a": {"prefix": 3}}, {"a": {"num_beams": 4}}])
+def test_what_is_no_prefix_is_left_out(said: object, edit_config: Edit) -> None:
+    assert open_folder(edit_config(task_specific_params=said)).prefixes == {}
+
+
 def test_the_tokenizer_is_saved_in_the_same_stroke(v1_1: T5Config, tmp_path: Path) -> None:
     write_folder(tmp_path / "m", v1_1, random_tensors(v1_1), save_tokenizer=lambda folder: (folder / "vocab").touch())
     assert (tmp_path / "m" / "vocab").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import t5kit.checkpoint.hub
 from t5kit.checkpoint import open_folder, resolve
 from t5kit.checkpoint.hub import hub_id_of, wanted_files
 from t5kit.errors import ModelNotFoundError
@@ -274,12 +275,21 @@ def test_a_folder_stays_itself(saved: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert resolve(name).resolve() == saved.resolve()
 
 
-def test_mini_is_reserved_and_a_folder_of_that_name_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mini_is_the_built_in_model_and_a_folder_of_that_name_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mini").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelNotFoundError, match=r"built-in model 'mini' is not part of this version.*\./mini"):
-        resolve("mini")
+    assert resolve("mini").parent.name == "t5kit"
     assert resolve("./mini") == Path("mini")
+    with pytest.raises(ModelNotFoundError, match="no revision main"):
+        resolve("mini", revision="main")
+
+
+def test_an_installation_without_the_built_in_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(t5kit.checkpoint.hub, "__file__", str(tmp_path / "checkpoint" / "hub.py"))
+    with pytest.raises(ModelNotFoundError, match=r"lacks the built-in model.*mini"):
+        resolve("mini")
 
 
 @pytest.mark.parametrize(

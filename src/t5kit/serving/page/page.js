@@ -114,8 +114,19 @@ async function listModels() {
   $("model").replaceChildren(...data.map(({ id, parent }) => new Option(parent ? `${id} (on ${parent})` : id, id)));
   if (data.some(({ id }) => id === chosen)) $("model").value = chosen;
   const model = data.find(({ id }) => id === $("model").value);
+  listTasks(model?.prefixes ?? {});
   readyText = model ? `ready: ${model.engine}, ${model.weights}` : "ready";
   setStatus(readyText, "ready");
+}
+
+const USUAL_TASKS = [...$("task").options].slice(1, -1);
+
+// The tasks that the model's folder names; the usual ones of T5 for a folder that names none.
+function listTasks(prefixes) {
+  const own = Object.entries(prefixes).map(([task, prefix]) => new Option(task, prefix));
+  const [written, custom] = [$("task").options[0], $("task").options[$("task").options.length - 1]];
+  $("task").replaceChildren(written, ...(own.length ? own : USUAL_TASKS), custom);
+  setPrefix($("prefix").value);
 }
 
 function askForKey() {

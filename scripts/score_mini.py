@@ -1,0 +1,112 @@
+"""Score a model on every task of mini, beside each task's baseline.
+
+    python scripts/score_mini.py DATA_FOLDER [--model mini] [--part dev] [--num-beams 1] [--output scores.json]
+
+DATA_FOLDER holds the tables of build_tasks.py, build_debian_tasks.py and build_translations.py. Choose on dev; test is
+scored once for a recipe that will not change any more.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import t5kit
+from t5kit.evaluation.config import RepeatedPrompts
+
+MOST_INPUT_TOKENS = 256
+"""Prompts are cut to it, as in training."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A task's score and what it is measured against, both in percent."""
+
+    task: str
+    metric: str
+    score: str
+    """Which of the metric's scores."""
+    baseline: float
+    baseline_name: str
+    is_lower_better: bool = False
+    prompt: str = "{input}"
+    repeated_prompts: RepeatedPrompts = "each"
+    reference_separator: str = ""
+    max_new_tokens: int = 64
+
+
+PRONUNCIATION = Scored(
+    task="g2p", metric="pronunciation", score="wer", baseline=25.96, baseline_name="Phonetisaurus, trained on the same",
+    is_lower_better=True, prompt="pronounce: {input}", repeated_prompts="group",
+)  # fmt: skip
+TASKS = (
+    PRONUNCIATION,
+    dataclasses.replace(PRONUNCIATION, score="per", baseline=6.22),
+    Scored(task="spell", metric="exact_match", score="exact_match", baseline=80.7, baseline_name="SymSpell"),
+    Scored(
+        task="inflect", metric="exact_match", score="exact_match", baseline=85.5, baseline_name="rules by hand",
+        reference_separator="/",
+    ),
+    Scored(
+        task="section", metric="accuracy", score="accuracy", baseline=84.3, baseline_name="TF-IDF + LinearSVC",
+        max_new_tokens=8,
+    ),
+    Scored(task="synopsis", metric="rouge_stemmed", score="rougeL", baseline=26.9, baseline_name="first eight words"),
+    Scored(
+        task="en-de", metric="chrf", score="chrf", baseline=26.0, baseline_name="the English itself",
+        max_new_tokens=128,
+    ),
+    Scored(
+        task="en-fr", metric="chrf", score="chrf", baseline=30.8, baseline_name="the English itself",
+        max_new_tokens=128,
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Print a line a score and, with --output, write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--part", choices=("dev", "test"), default="dev")
+    parser.add_argument("--num-beams", type=int, default=1)
+    parser.add_argument("--max-examples", type=int, default=0, help="of each task; 0: all")
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    with t5kit.Model.from_pretrained(
+        arguments.model, weights=arguments.weights, max_input_tokens=MOST_INPUT_TOKENS
+    ) as model:
+        reports = {}
+        for scored in TASKS:
+            started = time.perf_counter()
+            if scored.task not in reports:
+                reports[scored.task] = model.evaluate(
+                    str(arguments.data / f"{scored.task}.{arguments.part}.tsv.gz"), [scored.metric],
+                    input=scored.prompt, target="target", repeated_prompts=scored.repeated_prompts,
+                    reference_separator=scored.reference_separator, max_examples=arguments.max_examples,
+                    truncate=True, num_beams=arguments.num_beams,
+                    max_new_tokens=scored.max_new_tokens,
+                )  # fmt: skip
+            report = reports[scored.task]
+            interval = report.intervals[scored.score]
+            rows.append(
+                {
+                    "task": scored.task, "score": scored.score, "value": report.scores[scored.score],
+                    "interval": [interval.low, interval.high], "num_examples": len(report.results),
+                    "baseline": scored.baseline, "baseline_name": scored.baseline_name,
+                    "is_better": (report.scores[scored.score] < scored.baseline) == scored.is_lower_better,
+                }
+            )  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+            print(f"{scored.task}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    if arguments.output is not None:
+        result = {"model": arguments.model, "part": arguments.part, "num_beams": arguments.num_beams, "scores": rows}
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
