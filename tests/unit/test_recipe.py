@@ -66,7 +66,8 @@ def small(recipe: Path, folder: Path, tiny_folder: Path) -> RunConfig:
         said += [f"model.{name}={size}" for name, size in dict(d_model=16, d_kv=8, d_ff=16, num_heads=2).items()]
         said += ["model.num_encoder_layers=1", "model.num_decoder_layers=1"]
     if values.get("vocabulary", {}).get("source") == "folder":
-        said.append(f"vocabulary.path={tiny_folder}")
+        own = ROOT / values["vocabulary"]["path"]
+        said.append(f"vocabulary.path={own if own.is_dir() else tiny_folder}")
     if values.get("vocabulary", {}).get("source") == "unigram":
         said += ["vocabulary.size=380", "vocabulary.max_sentences=0"]
     return read_recipe(recipe, said)
