@@ -1,5 +1,6 @@
 """The page at /, used as a visitor uses it, in a headless Chromium."""
 
+import json
 import os
 import shutil
 import socket
@@ -38,7 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(["-m", f"tiny={folder}", "--threads", "1", "--weights", "float32"]) as running:
+    """Two models: one whose folder names no tasks, one whose does."""
+    named = shutil.copytree(folder, folder.parent / "named")
+    config = json.loads((named / "config.json").read_text())
+    config["task_specific_params"] = {"count the words": {"prefix": "count: "}}
+    (named / "config.json").write_text(json.dumps(config))
+    models = ["-m", f"tiny={folder}", "-m", f"named={named}"]
+    with ServerProcess([*models, "--threads", "1", "--weights", "float32"]) as running:
         yield running
 
 
@@ -80,6 +87,18 @@ def test_an_answer_streams_and_is_the_models(page: Page, folder: Path) -> None:
     with t5kit.Model.from_pretrained(folder, weights="float32", threads=1) as model:
         right = model.generate("summarize: one two", max_new_tokens=20)
     assert page.locator("#answer").evaluate("each => each.textContent") == right
+
+
+def test_tasks_are_those_that_the_models_folder_names(page: Page) -> None:
+    usual = page.locator("#task option").all_text_contents()
+    assert usual[0] == "As written" and "Summarize" in usual
+    page.locator("#model").select_option("named")
+    expect(page.locator("#task option")).to_have_text(["As written", "count the words", "Prefix of your own"])
+    page.locator("#task").select_option("count the words")
+    expect(page.locator("#prefix")).to_have_value("count: ")
+    page.locator("#model").select_option("tiny")
+    expect(page.locator("#task option")).to_have_text(usual)
+    expect(page.locator("#task")).to_have_value("custom")  # what stands in the prefix stays
 
 
 def test_words_tell_their_alternatives_and_where_the_model_looked(page: Page) -> None:

@@ -1,0 +1,76 @@
+"""mini, the built-in model: the wheel carries the committed stage, quantised, and it answers without PyTorch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import t5kit
+from t5kit.checkpoint import open_folder, resolve, write_folder
+from t5kit.checkpoint.quantized import INT8_FILE
+from t5kit.text import load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+STAGE = ROOT / "models" / "mini-1"
+MOST_BYTES = 25_000_000
+
+ANSWERS = {
+    "pronounce: superficial": "S UW P ER F IH SH AH L",
+    "inflect noun plural: pedestal": "pedestals",
+    "inflect verb past: rein": "reined",
+    "spell: argumetns": "arguments",
+}
+
+
+@pytest.fixture(scope="module")
+def mini() -> Iterator[t5kit.Model]:
+    with t5kit.Model.from_pretrained("mini") as model:
+        yield model
+
+
+def test_the_wheel_carries_the_committed_stage_in_int8(tmp_path: Path) -> None:
+    stage = open_folder(STAGE)
+    write_folder(tmp_path / "int8", stage.config, stage.tensors(), weights="int8")
+    assert (tmp_path / "int8" / INT8_FILE).read_bytes() == (resolve("mini") / INT8_FILE).read_bytes()
+    shipped = open_folder(resolve("mini"))
+    assert shipped.config == stage.config
+    assert shipped.prefixes == stage.prefixes
+    assert load_tokenizer(resolve("mini")).character_rules == load_tokenizer(STAGE).character_rules
+
+
+def test_it_fits_into_the_wheel() -> None:
+    assert sum(path.stat().st_size for path in resolve("mini").iterdir()) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("prompt", ANSWERS)
+def test_it_answers(mini: t5kit.Model, prompt: str) -> None:
+    assert mini.generate(prompt) == ANSWERS[prompt]
+
+
+def test_the_engines_give_the_same_texts(mini: t5kit.Model) -> None:
+    with t5kit.Model.from_pretrained("mini", engine="torch") as torch_model:
+        assert torch_model.generate(list(ANSWERS)) == list(ANSWERS.values())
+
+
+def test_its_card_tells_every_task_that_the_folder_names(mini: t5kit.Model) -> None:
+    card = (resolve("mini") / "README.md").read_text(encoding="utf-8")
+    missing = [prefix for prefix in mini.folder.prefixes.values() if f"`{prefix}" not in card]
+    assert mini.folder.prefixes and not missing
+
+
+def test_a_command_without_a_model_asks_mini_without_network_or_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None  # importing it fails\n"
+        "sys.argv = ['t5kit', 'generate', 'inflect noun plural: pedestal', '--json']\n"
+        "from t5kit.cli.main import main\n"
+        "main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "T5KIT_MODEL"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "T5KIT_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["text"] == "pedestals"
