@@ -74,3 +74,15 @@ def test_a_command_without_a_model_asks_mini_without_network_or_torch(tmp_path: 
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "T5KIT_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["text"] == "pedestals"
+
+
+def test_it_can_be_fine_tuned_and_an_adapter_of_it_names_it(tmp_path: Path) -> None:
+    """Its weights are int8 in the wheel: training goes on from what they stand for, and keeps the letters of words."""
+    records = [{"text": f"pronounce: word{'x' * n}", "label": "AH"} for n in range(12)]
+    with t5kit.Model.from_pretrained("mini", engine="torch") as model:
+        model.fit(records, input="text", target="label", method="lora", num_steps=2, run_folder=tmp_path / "run")
+    stated = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert stated["base_model_name_or_path"] == "mini"
+    trained = open_folder(tmp_path / "run" / "model")
+    assert trained.dtype == "float32" and trained.prefixes["pronounce a word"] == "pronounce: "
+    assert len(load_tokenizer(trained.path).encode("pronounce: abcdefgh")) > 10

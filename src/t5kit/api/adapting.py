@@ -84,7 +84,7 @@ class Adaptable(Trainable, abc.ABC):
         """Add a LoRA adapter to the weights for good; all loaded adapters go. `save_pretrained` then writes the sum.
 
         Raises: RequestError if none of this name is loaded, it is a prompt, or another adapter is put on, which would
-        be lost; CheckpointError for int8 folders.
+        be lost. An int8 model becomes float32 by it.
         """
         if self._has_adapter:
             raise RequestError(

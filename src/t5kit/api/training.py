@@ -23,7 +23,7 @@ from t5kit.api.run_parts import (
 )
 from t5kit.checkpoint.adapters import write_lora, write_soft_prompt
 from t5kit.checkpoint.atomic import atomic_folder, write_file
-from t5kit.checkpoint.hub import hub_id_of
+from t5kit.checkpoint.hub import id_of
 from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.errors import ConfigError, DependencyError
@@ -307,7 +307,7 @@ def _adapter_writer(config: RunConfig, parts: RunParts, model: "T5") -> Callable
     if adaptation is None or start is None or adaptation.method == "head":
         return None
     # A folder is named whole, so that the adapter finds it from anywhere; what came from the Hub by its id.
-    base = hub_id_of(start.path) or str(start.path.resolve())
+    base = id_of(start.path) or str(start.path.resolve())
 
     def write(path: Path) -> None:
         rows = soft_prompt(model)

@@ -217,16 +217,12 @@ def merged_tensors(tensors: Iterable[TensorView], adapter: Adapter) -> Iterator[
     """Yield a model's tensors with the adapter's products added to its maps, in float32 where they are.
 
     Numerics: a map that is stored in 16 bits becomes float32, for rounding it again would lose the addition's bits.
-    Raises: CheckpointError for int8 weights, which cannot hold the sum.
+    int8 weights all become the float32 that they stand for, since a folder is int8 as a whole or not at all.
     """
-    for view in tensors:
+    for stored in tensors:
+        view = stored if stored.scale is None else stored.converted("F32")
         low_rank = adapter.maps.get(view.name.removeprefix("transformer.").removesuffix(".weight"))
         if low_rank is not None:
-            if view.scale is not None:
-                raise CheckpointError(
-                    f"{adapter.source}: cannot be merged into int8 weights. Merge it into the float folder they were "
-                    "made of, and quantise that."
-                )
             sum_OI = view.to_float32().astype(np.float64) + low_rank.b.astype(np.float64) @ low_rank.a
             view = TensorView.from_array(view.name, sum_OI.astype(np.float32))
         yield view

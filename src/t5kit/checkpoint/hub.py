@@ -23,6 +23,7 @@ from t5kit.errors import CheckpointError, ModelNotFoundError
 
 BUILT_IN: Final = "mini"
 """Name of the model that t5kit itself carries."""
+_BUILT_IN_FOLDER: Final = Path(__file__).absolute().parents[1] / BUILT_IN
 _SMALL_FILES: Final = (
     "config.json",
     "generation_config.json",
@@ -85,14 +86,13 @@ def resolve(
 
 def built_in_folder() -> Path:
     """Return the folder of the built-in model. Raises: ModelNotFoundError for an installation without its files."""
-    folder = Path(__file__).parents[1] / BUILT_IN
-    if not (folder / INT8_FILE).is_file():
+    if not (_BUILT_IN_FOLDER / INT8_FILE).is_file():
         raise ModelNotFoundError(
-            f"This installation of t5kit lacks the built-in model: there is no {folder / INT8_FILE}. Install t5kit "
-            f"again, or give a Hugging Face Hub id, such as google/flan-t5-small, or a folder (./{BUILT_IN} for one of "
-            "this name)."
+            f"This installation of t5kit lacks the built-in model: there is no {_BUILT_IN_FOLDER / INT8_FILE}. Install "
+            f"t5kit again, or give a Hugging Face Hub id, such as google/flan-t5-small, or a folder (./{BUILT_IN} for "
+            "one of this name)."
         )
-    return folder
+    return _BUILT_IN_FOLDER
 
 
 def _as_folder(name: str) -> Path | None:
@@ -237,8 +237,13 @@ def _reason(error: Exception) -> str:
     return f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
 
 
-def hub_id_of(folder: Path) -> str | None:
-    """Return the Hub id of a folder in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT); None elsewhere."""
+def id_of(folder: Path) -> str | None:
+    """Return the name that `resolve` turns into this folder on any machine; None for folders without one.
+
+    It is "mini", or the Hub id of a folder in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT).
+    """
+    if folder.absolute() == _BUILT_IN_FOLDER:
+        return BUILT_IN
     parent = folder.absolute().parent
     if parent.name != "snapshots" or not parent.parent.name.startswith("models--"):
         return None

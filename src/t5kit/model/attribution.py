@@ -124,7 +124,7 @@ class Attributor:
     """
 
     def __init__(self, config: T5Config, tensors: Iterable[TensorView]) -> None:
-        model = load_model(config, (view.converted("F32") if view.dtype == "I8" else view for view in tensors))
+        model = load_model(config, tensors)
         if not isinstance(model, T5):
             raise EngineError(f"A model with the head {config.head.value!r} writes nothing that could be attributed.")
         self._model = model

@@ -71,8 +71,9 @@ def load_model(
 ) -> T5Model:
     """Return a model with these weights, copied into memory of its own, in inference mode (`.train()` to train).
 
-    tensors: every tensor of `tensor_shapes(config)` in any order, F32, BF16, F16 or F64, one read at a time: the peak
-    is the model and one tensor. dtype: that of all parameters; float16 does not overflow (t5.py, feed_forward.py).
+    tensors: every tensor of `tensor_shapes(config)` in any order, F32, BF16, F16, F64 or int8 with its scales, one read
+    at a time: the peak is the model and one tensor. dtype: that of all parameters; float16 does not overflow (t5.py,
+    feed_forward.py).
     Raises: CheckpointError listing the tensors that are missing, unknown, doubled or misshapen, or of another dtype,
     or beyond the range of float16.
     """
@@ -115,7 +116,9 @@ def _assign(model: nn.Module, name: str, values: Tensor) -> None:
 
 
 def _to_torch(view: TensorView, dtype: torch.dtype) -> Tensor:
-    """Return the view's values as a new CPU tensor."""
+    """Return the view's values as a new CPU tensor; an int8 matrix with scales becomes what it stands for."""
+    if view.scale is not None:
+        view = view.converted("F32")
     if view.dtype not in _TORCH_DTYPES:
         raise CheckpointError(f"Tensor {view.name!r} is {view.dtype}; weights are: {', '.join(_TORCH_DTYPES)}.")
     stored = torch.empty(math.prod(view.shape), dtype=_TORCH_DTYPES[view.dtype])

@@ -18,7 +18,7 @@ from t5kit.config import Head
 from t5kit.errors import CheckpointError, EngineError, RequestError
 from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
-from t5kit.text import ByteTokenizer
+from t5kit.text import ByteTokenizer, load_tokenizer
 
 PAIRS = [(letter * number, letter.upper()) for letter in "wxyz" for number in range(1, 13)]
 QUICK: dict[str, Any] = dict(num_steps=4, batch_tokens=256, threads=1, progress=False, precision="float32", lr=0.05)
@@ -114,6 +114,21 @@ def write_ones(path: Path, base: Path, name: str) -> Path:
     parts = {name: (np.full((1, columns), 0.05, np.float32), np.ones((rows, 1), np.float32))}
     write_lora(path, parts, rank=1, alpha=1.0, dropout=0.0, targets=[name.rsplit(".", 1)[1]], base=str(base))
     return path
+
+
+def test_an_adapter_merged_into_int8_weights_gives_floats_that_score_the_same(
+    base: Path, lora: Path, tmp_path: Path
+) -> None:
+    folder = open_folder(base)
+    write_folder(
+        tmp_path / "int8", folder.config, folder.tensors(), weights="int8", save_tokenizer=load_tokenizer(base).save
+    )
+    with Model.from_pretrained(tmp_path / "int8", engine="reference") as model:
+        model.load_adapter("upper", lora / "adapter")
+        applied = model.adapted("upper").score(["wwww", "xyz"], ["W", "XYZ"])
+        model.merge_adapter("upper")
+        np.testing.assert_allclose(model.score(["wwww", "xyz"], ["W", "XYZ"]), applied, rtol=1e-5, atol=1e-5)
+        assert model.folder.dtype == "float32"
 
 
 def test_a_merged_model_keeps_what_stands_beside_its_weights(base: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import t5kit.checkpoint.hub
 from t5kit.checkpoint import open_folder, resolve
-from t5kit.checkpoint.hub import hub_id_of, wanted_files
+from t5kit.checkpoint.hub import id_of, wanted_files
 from t5kit.errors import ModelNotFoundError
 
 COMMITS = {"main": "1" * 40, "v2": "2" * 40}
@@ -282,12 +282,12 @@ def test_mini_is_the_built_in_model_and_a_folder_of_that_name_is_not(
     monkeypatch.chdir(tmp_path)
     assert resolve("mini").parent.name == "t5kit"
     assert resolve("./mini") == Path("mini")
-    with pytest.raises(ModelNotFoundError, match="no revision main"):
+    with pytest.raises(ModelNotFoundError, match="no revision .main."):
         resolve("mini", revision="main")
 
 
 def test_an_installation_without_the_built_in_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(t5kit.checkpoint.hub, "__file__", str(tmp_path / "checkpoint" / "hub.py"))
+    monkeypatch.setattr(t5kit.checkpoint.hub, "_BUILT_IN_FOLDER", tmp_path / "mini")
     with pytest.raises(ModelNotFoundError, match=r"lacks the built-in model.*mini"):
         resolve("mini")
 
@@ -323,5 +323,6 @@ def test_a_file_is_no_folder(saved: Path) -> None:
 
 def test_a_folder_of_the_hub_s_cache_tells_its_id() -> None:
     cached = Path("/cache/hub/models--google--flan-t5-small/snapshots/0fc9ddf")
-    assert hub_id_of(cached) == "google/flan-t5-small"
-    assert hub_id_of(Path("/models/flan-t5-small")) is None
+    assert id_of(cached) == "google/flan-t5-small"
+    assert id_of(Path("/models/flan-t5-small")) is None
+    assert id_of(resolve("mini")) == "mini"

@@ -1,9 +1,11 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from t5kit.checkpoint import open_folder, write_folder
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config
 from t5kit.errors import CheckpointError
@@ -72,6 +74,15 @@ def test_doubled_tensor_is_refused() -> None:
     views = random_tensors(CONFIG)
     with pytest.raises(CheckpointError, match=r"'shared.weight' comes twice"):
         load_model(CONFIG, [*views, views[0]])
+
+
+def test_int8_weights_become_what_they_stand_for(tmp_path: Path) -> None:
+    write_folder(tmp_path / "int8", CONFIG, random_tensors(CONFIG), weights="int8")
+    views = list(open_folder(tmp_path / "int8").tensors())
+    assert any(view.scale is not None for view in views)
+    state = load_model(CONFIG, views).state_dict()
+    for view in views:
+        np.testing.assert_array_equal(state[view.name].numpy(), view.to_float32(), err_msg=view.name)
 
 
 def test_integer_tensor_is_refused() -> None:
