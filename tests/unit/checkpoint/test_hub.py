@@ -282,7 +282,7 @@ def test_mini_is_the_built_in_model_and_a_folder_of_that_name_is_not(
     monkeypatch.chdir(tmp_path)
     assert resolve("mini").parent.name == "t5kit"
     assert resolve("./mini") == Path("mini")
-    with pytest.raises(ModelNotFoundError, match="no revision .main."):
+    with pytest.raises(ModelNotFoundError, match=r"no revision .main."):
         resolve("mini", revision="main")
 
 
