@@ -69,6 +69,17 @@ def test_labels_follow_the_rule_of_each_text(ruled_server: ServerProcess, ruled:
     assert found == [dict(zip(labels, scores, strict=True)) for scores in right]
 
 
+def test_allowed_outputs_follow_the_rule_of_each_text(ruled_server: ServerProcess) -> None:
+    for is_streamed in (False, True):
+        body = {"text": list(NUM_TOKENS), "allowed_outputs": ["cat", "it"], "stream": is_streamed}
+        reply = ruled_server.post("/v1/generate", body)
+        results = [each for each in reply.events if each["type"] == "result"] if is_streamed else reply.json["results"]
+        for result in results:
+            (output,) = result["outputs"]
+            assert output["num_tokens"] == list(NUM_TOKENS.values())[result["index"]][output["text"]]
+        assert len(results) == len(NUM_TOKENS)
+
+
 def test_labels_are_encoded_once_for_each_rule(ruled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ModelSource(name="ruled", path=ruled)
     served = ServedModel.open(source, Engine("ruled", FolderLoader(source), ServiceLimits()), RequestLimits())
