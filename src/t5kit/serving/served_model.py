@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 
 from t5kit.api.arguments import Asked, GenerationArguments
+from t5kit.api.classification import label_set
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.embedding import stepped
 from t5kit.api.prompting import (
-    answer_rule,
     asked_after_each,
     asked_of,
     check_tokenizer,
@@ -43,7 +43,7 @@ from t5kit.scheduling import (
 from t5kit.scheduling.probes import Probe
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine, PendingRequest
-from t5kit.text import CharacterRule, Tokenizer, load_tokenizer
+from t5kit.text import Tokenizer, load_tokenizer
 
 _LONG_TEXT = 20_000
 """Characters; turning more than this into ids would hold up the event loop, so a thread does it."""
@@ -127,27 +127,28 @@ class ServedModel:
 
         Raises: RequestError for the first that cannot be taken.
         """
-        if len(texts) > self.limits.max_texts:
-            raise RequestError(
-                f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
-            )
+        self._check_num_texts(texts)
         if sum(map(len, texts)) > _LONG_TEXT:
             return await asyncio.to_thread(self._encode, texts, truncate, prompts)
         return self._encode(texts, truncate, prompts)
 
-    async def encode_answers(self, answers: Sequence[str], prompts: Sequence[str]) -> list[list[np.ndarray]]:
-        """Return ids with EOS of the same answers to each prompt: once for all prompts of one character rule.
+    async def encode_labels(self, labels: Sequence[str], prompts: Sequence[str]) -> list[list[np.ndarray]]:
+        """Return ids with EOS of the same labels as the answers to each prompt.
 
-        Raises: RequestError for the first that cannot be taken.
+        Raises: RequestError for labels that `Model.classify` refuses, or too many.
         """
-        by_rule: dict[CharacterRule | None, list[np.ndarray]] = {}
-        encoded = []
-        for prompt in prompts:
-            rule = answer_rule(prompt, self.tokenizer)
-            if rule not in by_rule:
-                by_rule[rule] = await self.encode(answers, prompts=[prompt] * len(answers))
-            encoded.append(by_rule[rule])
-        return encoded
+        self._check_num_texts(labels)
+
+        def encoded() -> list[list[np.ndarray]]:
+            return label_set(labels, self.tokenizer).targets(prompts, self.tokenizer)
+
+        return await asyncio.to_thread(encoded) if sum(map(len, labels)) > _LONG_TEXT else encoded()
+
+    def _check_num_texts(self, texts: Sequence[str]) -> None:
+        if len(texts) > self.limits.max_texts:
+            raise RequestError(
+                f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
+            )
 
     def _encode(self, texts: Sequence[str], truncate: bool, prompts: Sequence[str] | None) -> list[np.ndarray]:
         taken = []

@@ -92,6 +92,6 @@ def test_labels_are_encoded_once_for_each_rule(ruled: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(served.tokenizer, "encode_targets", counted)
     prompts = [f"{prefix}: {number}" for number in range(100) for prefix in ("spell", "say")]
-    encoded = asyncio.run(served.encode_answers(["cat", "it"], prompts))
+    encoded = asyncio.run(served.encode_labels(["cat", "it"], prompts))
     assert [[len(ids) for ids in row] for row in encoded] == [[5, 4], [2, 2]] * 100
-    assert calls == [["spell: 0"] * 2, ["say: 0"] * 2]
+    assert calls == [[""] * 2, ["spell: 0"] * 2, ["say: 0"] * 2], "checked, then written by each rule"
