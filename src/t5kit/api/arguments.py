@@ -6,7 +6,7 @@ import json
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 
@@ -103,6 +103,16 @@ class Asked:
     labels: Mapping[tuple[int, ...], str]
     """Ids of an allowed output, EOS included -> the caller's text for it, which decoding the ids may not give back."""
 
+    def written_after(self, prompt: str, tokenizer: Tokenizer) -> Self:
+        """Return the same with its allowed outputs written as the answers to a prompt.
+
+        Raises: RequestError as `translate` does.
+        """
+        labels = _labels(list(self.labels.values()), tokenizer, prompt)
+        return dataclasses.replace(
+            self, options=dataclasses.replace(self.options, allowed_outputs=tuple(labels)), labels=labels
+        )
+
 
 def decoding_options(
     arguments: GenerationArguments,
@@ -128,6 +138,7 @@ def translate(
     (the best id is never one of them in a trained model, and a suppressed id costs every greedy step).
     Raises: RequestError for an unknown word (naming the nearest), a wrong type or range, words that exclude each
     other, or a text the vocabulary cannot write where an answer must hold it.
+    Allowed outputs are written as after a prompt without character rules; `Asked.written_after` writes them for one.
     """
     known = GenerationArguments.__annotations__
     for word in arguments:
@@ -159,7 +170,7 @@ def translate(
     options["forced_prefix_ids"] = prefix
     labels: dict[tuple[int, ...], str] = {}
     if "allowed_outputs" in asked:
-        labels = _labels(_texts(asked["allowed_outputs"], "allowed_outputs"), tokenizer)
+        labels = _labels(_texts(asked["allowed_outputs"], "allowed_outputs"), tokenizer, "")
         options["allowed_outputs"] = tuple(labels)
     grammar = _grammar(asked)
     if grammar is not None:
@@ -210,9 +221,9 @@ def _writable(text: str, ids: np.ndarray, word: str, tokenizer: Tokenizer) -> tu
     return found
 
 
-def _labels(texts: list[str], tokenizer: Tokenizer) -> dict[tuple[int, ...], str]:
+def _labels(texts: list[str], tokenizer: Tokenizer, prompt: str) -> dict[tuple[int, ...], str]:
     labels: dict[tuple[int, ...], str] = {}
-    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+    for text, ids in zip(texts, tokenizer.encode_targets(texts, [prompt] * len(texts)), strict=True):
         key = _writable(text, ids, "allowed_outputs", tokenizer)
         if labels.setdefault(key, text) != text:
             raise RequestError(

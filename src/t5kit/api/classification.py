@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
 from t5kit.api.calibration import Calibration, softmax
 from t5kit.api.evaluation import no_progress
+from t5kit.api.prompting import answer_rule
 from t5kit.errors import RequestError, T5kitError
 from t5kit.evaluation.answering import likelihoods_of
 from t5kit.runtime import Runtime
-from t5kit.text import Tokenizer
+from t5kit.text import CharacterRule, Tokenizer
 
 ClassificationMethod = Literal["score", "greedy"]
 Labels = Sequence[str] | Mapping[str, str]
@@ -47,20 +48,27 @@ class LabelSet:
     def targets(self, prompts: Sequence[str], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
         """Return the ids of every label's words for each prompt, [N][K] of [T] int32, EOS in.
 
-        A prompt decides how its answers are written where the vocabulary has character rules.
-        Raises: RequestError naming the label that cannot be written.
+        A prompt decides how its answers are written where the vocabulary has character rules; labels are encoded once
+        for all prompts of one rule. Raises: RequestError naming the label that cannot be written.
         """
-        num_labels = len(self.words)
-        repeated = [prompt for prompt in prompts for _ in range(num_labels)]
-        encoded = tokenizer.encode_targets(list(self.words.values()) * len(prompts), repeated)
-        for place, ids in enumerate(encoded):
+        by_rule: dict[CharacterRule | None, list[np.ndarray]] = {}
+        targets = []
+        for prompt in prompts:
+            rule = answer_rule(prompt, tokenizer)
+            if rule not in by_rule:
+                by_rule[rule] = self._written(prompt, tokenizer)
+            targets.append(by_rule[rule])
+        return targets
+
+    def _written(self, prompt: str, tokenizer: Tokenizer) -> list[np.ndarray]:
+        encoded = tokenizer.encode_targets(list(self.words.values()), [prompt] * len(self.words))
+        for (name, words), ids in zip(self.words.items(), encoded, strict=True):
             if tokenizer.unk_id in ids:
-                name = self.names[place % num_labels]
                 raise RequestError(
-                    f"The label {name!r} is answered with {self.words[name]!r}, which this vocabulary cannot write: it "
+                    f"The label {name!r} is answered with {words!r}, which this vocabulary cannot write: it "
                     f"reads back as {tokenizer.decode(ids)!r}. Give it other words."
                 )
-        return [encoded[start : start + num_labels] for start in range(0, len(encoded), num_labels)]
+        return encoded
 
 
 def label_set(labels: Labels, tokenizer: Tokenizer) -> LabelSet:
@@ -109,6 +117,16 @@ class LabelScores:
     """[N, K] float64: natural, of a label's words, summed over its tokens, EOS included."""
     lengths: np.ndarray
     """[N, K] float64: tokens of a label's words, EOS included."""
+
+    @classmethod
+    def of_tokens(cls, token_log_probs: Sequence[Sequence[np.ndarray]]) -> Self:
+        """Return the scores of [N][K] targets, each the natural log-probabilities [T] of its tokens."""
+        return cls(
+            log_probabilities=np.array(
+                [[row.sum(dtype=np.float64) for row in rows] for rows in token_log_probs], np.float64
+            ),
+            lengths=np.array([[len(row) for row in rows] for rows in token_log_probs], np.float64),
+        )
 
     def comparable(self, *, is_length_normalized: bool) -> np.ndarray:
         """Return the scores [N, K] that labels are compared by: a token's mean, or the sums as they stand."""

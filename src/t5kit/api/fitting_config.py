@@ -118,6 +118,34 @@ def measure(task: OpenedTask, tokenizer: Tokenizer, settings: FitSettings) -> Da
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Packed rows, how many a step takes, and how many steps."""
+
+    encoder_length: int
+    target_length: int
+    batch_rows: int
+    num_steps: int
+    num_epochs: float
+    """Passes that these steps make."""
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_rows * self.encoder_length
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    """How a run is scored on the way, and when it stops."""
+
+    is_answered: bool
+    """Dev records are answered, not only their loss taken."""
+    evaluate_every: int
+    best_metric: str
+    patience: int
+    """0: it never stops early."""
+
+
 def run_config(
     start: Path,
     task: TaskConfig,
@@ -129,90 +157,138 @@ def run_config(
 ) -> tuple[RunConfig, tuple[Choice, ...], float]:
     """Return the run (rows that both sides fill alike, as many steps as passes are asked for), what was chosen, and the
     passes that its steps make."""
-    most_input, most_target = settings.max_input_tokens or LONGEST_ROW, settings.max_target_tokens or LONGEST_ROW
-    if settings.method == "prompt":  # its ids stand before every input
-        more = settings.num_prompt_tokens
-        most_input += more
-        lengths = dataclasses.replace(
-            lengths,
-            longest_encoder=lengths.longest_encoder + more,
-            encoder_ids=lengths.encoder_ids + more * lengths.num_records,
-        )
-    longest_target = min(lengths.longest_target, most_target)
-    if task.objective is not None:
-        encoder_length = settings.max_input_tokens or 512
-        target_length = encoder_length  # of most objectives, all of the text may stand on both sides
-        if task.objective.name == "span_corruption":
-            spans = SpanCorruption(task.objective.noise_density, task.objective.mean_span_length)
-            _, target_length = spans.lengths(spans.raw_length(encoder_length))
-    else:
-        # A row's lengths are an example's limits too: where something is to be cut, the rows are no longer than that.
-        encoder_length, target_length = most_input, most_target
-        if lengths.longest_encoder <= most_input:
-            encoder_length = max(LEAST_ROW, _multiple_of_8(lengths.longest_encoder))
-        if lengths.longest_target <= most_target:
-            balanced = math.ceil(encoder_length * lengths.target_ids / max(lengths.encoder_ids, 1.0))
-            target_length = _multiple_of_8(max(longest_target, min(balanced, LONGEST_ROW)))
-    rows = max(lengths.encoder_ids / encoder_length, lengths.target_ids / target_length) / FILL
-    batch_tokens = settings.batch_tokens or _batch_tokens(lengths, profile)
-    batch_rows = max(1, round(batch_tokens / encoder_length))
-    num_epochs = settings.num_epochs or _num_epochs(lengths, profile, settings.method)
-    num_steps = settings.num_steps or max(1, math.ceil(num_epochs * rows / batch_rows))
-    num_epochs = num_steps * batch_rows / rows
-    has_dev = bool(task.dev)
-    is_watched = profile is not None and has_dev
-    num_evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], round(num_epochs))) if is_watched else 5
-    evaluate_every = max(1, math.ceil(num_steps / num_evaluations))
-    best_metric = _best_metric(task, profile) if is_watched else "loss"
-    patience = 0
-    if is_watched:
-        patience = max(2, round(PATIENCE_SHARE * num_evaluations)) if settings.patience is None else settings.patience
-    optimizer, usual_lr = OPTIMIZERS[settings.method]
-    lr = settings.lr or (usual_lr if profile is not None else PRETRAINING_LR)
-    # Running text is met once: the learning rate stays, for there will be more of it.
-    schedule = ScheduleConfig(name="constant", peak_lr=lr)
-    if profile is not None:
-        warmup_steps = int(WARMUP_SHARE * num_steps)
-        # A first step of no length is a step lost, and short runs have few.
-        first = 1 / (warmup_steps + 1) if warmup_steps else 0.0
-        schedule = ScheduleConfig(name="linear", peak_lr=lr, warmup_steps=warmup_steps, warmup_start=first)
-    longest_answer = longest_target
-    if profile is not None and profile.kind in ("answers", "texts"):
-        longest_answer = min(most_target, math.ceil(ANSWER_ROOM * longest_target))
+    if settings.method == "prompt":
+        lengths = _with_prompt(lengths, settings.num_prompt_tokens)
+    rows = _rows(task, lengths, settings, profile)
+    watch = _watch(task, settings, profile, rows)
     config = RunConfig(
         model=ModelConfig(start=str(start)),
         adaptation=settings.adaptation,
         data=DataConfig(
             dir=str(data_folder),
             tasks={TASK: task},
-            batch_rows=batch_rows,
-            encoder_length=encoder_length,
-            target_length=target_length,
+            batch_rows=rows.batch_rows,
+            encoder_length=rows.encoder_length,
+            target_length=rows.target_length,
         ),
         loss=LossConfig(),
-        optimizer=optimizer,
-        schedule=schedule,
+        optimizer=OPTIMIZERS[settings.method][0],
+        schedule=_schedule(settings, profile, rows.num_steps),
         compute=ComputeConfig(precision=settings.precision or "float32", num_threads=settings.threads or 0),
         training=TrainingConfig(
-            num_steps=num_steps,
+            num_steps=rows.num_steps,
             seed=settings.seed,
-            log_every=max(1, min(10, num_steps // 20)),
-            evaluate_every=evaluate_every if has_dev else 0,
-            checkpoint_every=evaluate_every,
+            log_every=max(1, min(10, rows.num_steps // 20)),
+            evaluate_every=watch.evaluate_every if task.dev else 0,
+            checkpoint_every=watch.evaluate_every,
             keep_checkpoints=1,
-            patience=patience,
-            best_metric=best_metric,
-            best_is="lowest" if best_metric == "loss" or best_metric in LOWER_IS_BETTER else "highest",
+            patience=watch.patience,
+            best_metric=watch.best_metric,
+            best_is="lowest" if watch.best_metric == "loss" or watch.best_metric in LOWER_IS_BETTER else "highest",
         ),
         evaluation=EvaluationConfig(
-            max_new_tokens=longest_answer,
-            max_input_tokens=encoder_length,  # a text of a million tokens would take all memory to answer
-            max_examples=MOST_ANSWERED[profile.kind] if is_watched and profile is not None else 0,
+            max_new_tokens=_longest_answer(lengths, settings, profile),
+            max_input_tokens=rows.encoder_length,  # a text of a million tokens would take all memory to answer
+            max_examples=MOST_ANSWERED[profile.kind] if watch.is_answered and profile is not None else 0,
             seed=settings.seed,
         ),
     )
-    num_tokens = batch_rows * encoder_length
-    num_together = num_tokens * FILL / max(1.0, lengths.encoder_ids / max(1, lengths.num_records))
+    return config, _choices(config, lengths, settings, profile, rows, watch), rows.num_epochs
+
+
+def _with_prompt(lengths: DataLengths, num_prompt_tokens: int) -> DataLengths:
+    """Return the lengths with a prompt's ids before every input."""
+    return dataclasses.replace(
+        lengths,
+        longest_encoder=lengths.longest_encoder + num_prompt_tokens,
+        encoder_ids=lengths.encoder_ids + num_prompt_tokens * lengths.num_records,
+    )
+
+
+def _rows(task: TaskConfig, lengths: DataLengths, settings: FitSettings, profile: TargetProfile | None) -> _Rows:
+    encoder_length, target_length = _row_lengths(task, lengths, settings)
+    rows = max(lengths.encoder_ids / encoder_length, lengths.target_ids / target_length) / FILL
+    batch_tokens = settings.batch_tokens or _batch_tokens(lengths, profile)
+    batch_rows = max(1, round(batch_tokens / encoder_length))
+    num_epochs = settings.num_epochs or _num_epochs(lengths, profile, settings.method)
+    num_steps = settings.num_steps or max(1, math.ceil(num_epochs * rows / batch_rows))
+    return _Rows(
+        encoder_length=encoder_length,
+        target_length=target_length,
+        batch_rows=batch_rows,
+        num_steps=num_steps,
+        num_epochs=num_steps * batch_rows / rows,
+    )
+
+
+def _row_lengths(task: TaskConfig, lengths: DataLengths, settings: FitSettings) -> tuple[int, int]:
+    """Return the positions of a row's two sides, which are an example's limits too.
+
+    Where something is to be cut, the rows are no longer than that.
+    """
+    if task.objective is not None:
+        encoder_length = settings.max_input_tokens or 512
+        if task.objective.name != "span_corruption":
+            return encoder_length, encoder_length  # of most objectives, all of the text may stand on both sides
+        spans = SpanCorruption(task.objective.noise_density, task.objective.mean_span_length)
+        return encoder_length, spans.lengths(spans.raw_length(encoder_length))[1]
+    encoder_length, target_length = settings.max_input_tokens or LONGEST_ROW, _most_target(settings)
+    if settings.method == "prompt":
+        encoder_length += settings.num_prompt_tokens
+    if lengths.longest_encoder <= encoder_length:
+        encoder_length = max(LEAST_ROW, _multiple_of_8(lengths.longest_encoder))
+    if lengths.longest_target <= target_length:
+        balanced = math.ceil(encoder_length * lengths.target_ids / max(lengths.encoder_ids, 1.0))
+        target_length = _multiple_of_8(max(lengths.longest_target, min(balanced, LONGEST_ROW)))
+    return encoder_length, target_length
+
+
+def _most_target(settings: FitSettings) -> int:
+    return settings.max_target_tokens or LONGEST_ROW
+
+
+def _watch(task: TaskConfig, settings: FitSettings, profile: TargetProfile | None, rows: _Rows) -> _Watch:
+    if profile is None or not task.dev:
+        evaluate_every = max(1, math.ceil(rows.num_steps / EVALUATIONS[0]))
+        return _Watch(is_answered=False, evaluate_every=evaluate_every, best_metric="loss", patience=0)
+    num_evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], round(rows.num_epochs)))
+    usual_patience = max(2, round(PATIENCE_SHARE * num_evaluations))
+    return _Watch(
+        is_answered=True,
+        evaluate_every=max(1, math.ceil(rows.num_steps / num_evaluations)),
+        best_metric=_best_metric(task, profile),
+        patience=usual_patience if settings.patience is None else settings.patience,
+    )
+
+
+def _schedule(settings: FitSettings, profile: TargetProfile | None, num_steps: int) -> ScheduleConfig:
+    if profile is None:  # running text is met once: the learning rate stays, for there will be more of it
+        return ScheduleConfig(name="constant", peak_lr=settings.lr or PRETRAINING_LR)
+    warmup_steps = int(WARMUP_SHARE * num_steps)
+    # A first step of no length is a step lost, and short runs have few.
+    first = 1 / (warmup_steps + 1) if warmup_steps else 0.0
+    lr = settings.lr or OPTIMIZERS[settings.method][1]
+    return ScheduleConfig(name="linear", peak_lr=lr, warmup_steps=warmup_steps, warmup_start=first)
+
+
+def _longest_answer(lengths: DataLengths, settings: FitSettings, profile: TargetProfile | None) -> int:
+    longest_target = min(lengths.longest_target, _most_target(settings))
+    if profile is not None and profile.kind in ("answers", "texts"):
+        return min(_most_target(settings), math.ceil(ANSWER_ROOM * longest_target))
+    return longest_target
+
+
+def _choices(
+    config: RunConfig,
+    lengths: DataLengths,
+    settings: FitSettings,
+    profile: TargetProfile | None,
+    rows: _Rows,
+    watch: _Watch,
+) -> tuple[Choice, ...]:
+    """Return what is told of a run before it begins."""
+    task = config.data.tasks[TASK]
+    num_together = rows.batch_tokens * FILL / max(1.0, lengths.encoder_ids / max(1, lengths.num_records))
     longest = "running text"
     if lengths.longest_encoder:
         longest = (
@@ -220,16 +296,16 @@ def run_config(
         )
     is_said = settings.num_steps is not None or settings.num_epochs is not None
     choices = [
-        Choice("lengths", longest, f"packed into rows of {encoder_length:,} and {target_length:,}"),
-        Choice("batch", f"{num_tokens:,} tokens, some {num_together:,.0f} records", ""),
+        Choice("lengths", longest, f"packed into rows of {rows.encoder_length:,} and {rows.target_length:,}"),
+        Choice("batch", f"{rows.batch_tokens:,} tokens, some {num_together:,.0f} records", ""),
         Choice(
             "learning rate",
-            f"{lr:g}, " + ("rising at first, then falling to 0" if profile else "constant"),
-            f"{optimizer.name}, {_TRAINED[settings.method]}",
+            f"{config.schedule.peak_lr:g}, " + ("rising at first, then falling to 0" if profile else "constant"),
+            f"{config.optimizer.name}, {_TRAINED[settings.method]}",
         ),
         Choice(
             "steps",
-            f"{num_steps:,}: {num_epochs:.3g} passes",
+            f"{rows.num_steps:,}: {rows.num_epochs:.3g} passes",
             "" if is_said else f"for {lengths.num_records:,} records",
         ),
         Choice("precision", config.compute.precision, ""),
@@ -238,10 +314,11 @@ def run_config(
         words = task.augmentation
         kinds = (["other words"] if words.synonyms else []) + (["mistyped letters"] if words.noise_rate else [])
         choices.append(Choice("augmentation", " and ".join(kinds), f"in {words.probability:.0%} of the train inputs"))
-    if is_watched:
-        stop = f"stops after {patience} without a better one" if patience else "never stops early"
-        choices.append(Choice("dev", f"scored every {evaluate_every:,} steps; the best {best_metric} is kept", stop))
-    return config, tuple(choices), num_epochs
+    if watch.is_answered:
+        when = f"scored every {watch.evaluate_every:,} steps; the best {watch.best_metric} is kept"
+        stop = f"stops after {watch.patience} without a better one" if watch.patience else "never stops early"
+        choices.append(Choice("dev", when, stop))
+    return tuple(choices)
 
 
 def _num_epochs(lengths: DataLengths, profile: TargetProfile | None, method: Method) -> float:

@@ -17,7 +17,15 @@ from t5kit.api.embedding import asked_modules, embedded
 from t5kit.api.engines import Engine, Weights, open_adapted, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
 from t5kit.api.explaining import Explainable
-from t5kit.api.prompting import asked_of, check_tokenizer, encode_each, error_of, is_known_by_tokens, requests_of
+from t5kit.api.prompting import (
+    asked_after_each,
+    asked_of,
+    check_tokenizer,
+    encode_each,
+    error_of,
+    requests_asked,
+    requests_of,
+)
 from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
 from t5kit.checkpoint.adapters import base_of, is_adapter_folder
 from t5kit.checkpoint.sentence_modules import write_sentence_modules
@@ -167,8 +175,9 @@ class Model(Adaptable, Asking, Explainable):
         asked = self._asked(options)
         many = [texts] if isinstance(texts, str) else _as_list("texts", texts)
         ids = dict(enumerate(self._encode(many, truncate=truncate)))
-        answers = self._answered(self._requests(ids, asked.options))
-        shaped = [self._shape(answer, asked, details=details) for answer in answers]
+        after_each = asked_after_each(asked, many, self.tokenizer)
+        answers = self._answered(requests_asked(ids, dict(enumerate(after_each)), self.tokenizer))
+        shaped = [self._shape(answer, each, details=details) for answer, each in zip(answers, after_each, strict=True)]
         return shaped[0] if isinstance(texts, str) else shaped
 
     def check_options(self, **options: Unpack[GenerationArguments]) -> None:
@@ -194,17 +203,16 @@ class Model(Adaptable, Asking, Explainable):
         if model is not self:
             return model.try_generate(texts, truncate=truncate, repeats=repeats, **options)
         asked = self._asked(options)
-        results: list[Any] = self._encode_each(_as_list("texts", texts), truncate=truncate)
-        requests = self._requests(
-            {index: ids for index, ids in enumerate(results) if not isinstance(ids, T5kitError)},
-            asked.options,
-            repeats=repeats,
-        )
-        for answer in self._answer(requests):
+        many = _as_list("texts", texts)
+        results: list[Any] = self._encode_each(many, truncate=truncate)
+        taken = {index: ids for index, ids in enumerate(results) if not isinstance(ids, T5kitError)}
+        after_each = asked_after_each(asked, [many[index] for index in taken], self.tokenizer)
+        asked_by_id = dict(zip(taken, after_each, strict=True))
+        for answer in self._answer(requests_asked(taken, asked_by_id, self.tokenizer, repeats=repeats)):
             if isinstance(answer, RequestFailed):
                 results[answer.request_id] = error_of(answer)
             else:
-                results[answer.request_id] = self._completions(answer, asked)
+                results[answer.request_id] = self._completions(answer, asked_by_id[answer.request_id])
         return results
 
     def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> Iterator[str]:
@@ -217,14 +225,13 @@ class Model(Adaptable, Asking, Explainable):
         if model is not self:
             return model.stream(text, truncate=truncate, **options)
         asked = self._asked(options, is_streamed=True)
-        arguments = asked.options
-        if arguments.num_return_sequences > 1:
+        if asked.options.num_return_sequences > 1:
             raise RequestError(
-                f"stream gives one answer; num_return_sequences = {arguments.num_return_sequences} needs generate."
+                f"stream gives one answer; num_return_sequences = {asked.options.num_return_sequences} needs generate."
             )
-        is_streamed = is_known_by_tokens(asked, self.tokenizer)
         ids = dict(enumerate(self._encode([text], truncate=truncate)))
-        (request,) = self._requests(ids, arguments, is_streamed=is_streamed)
+        (asked,) = asked_after_each(asked, [text], self.tokenizer)
+        (request,) = requests_asked(ids, {0: asked}, self.tokenizer, is_streamed=True)
         return self._stream(request, asked)
 
     def _stream(self, request: GenerationRequest, asked: Asked) -> Iterator[str]:
@@ -435,11 +442,10 @@ class Model(Adaptable, Asking, Explainable):
         encoded: Mapping[int, np.ndarray],
         options: DecodingOptions,
         *,
-        is_streamed: bool = False,
         repeats: collections.Counter[bytes] | None = None,
     ) -> list[GenerationRequest]:
         """Return a request for each id -> prompt ids [S] under the same options."""
-        return requests_of(encoded, options, is_streamed=is_streamed, repeats=repeats)
+        return requests_of(encoded, options, repeats=repeats)
 
     def _scheduler(self) -> ContinuousScheduler:
         return ContinuousScheduler(

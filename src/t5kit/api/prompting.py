@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from t5kit.checkpoint import CheckpointFolder
 from t5kit.decoding import DecodingOptions
 from t5kit.errors import RequestError, T5kitError, TokenizerError
 from t5kit.scheduling import GenerationRequest, RequestFailed
-from t5kit.text import Tokenizer
+from t5kit.text import CharacterRule, Tokenizer
+from t5kit.text.character_rules import rule_of
 
 
 def check_tokenizer(tokenizer: Tokenizer, folder: CheckpointFolder) -> None:
@@ -56,6 +57,26 @@ def asked_of(
     if options.get("speculate") is None and engine.startswith("native"):
         asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, speculate="auto"))
     return asked
+
+
+def answer_rule(prompt: str, tokenizer: Tokenizer) -> CharacterRule | None:
+    """Return the vocabulary's character rule for a prompt; prompts of one rule write their answers alike."""
+    return rule_of(prompt, getattr(tokenizer, "character_rules", ()))
+
+
+def asked_after_each(asked: Asked, prompts: Iterable[str], tokenizer: Tokenizer) -> list[Asked]:
+    """Return what is asked of each prompt: the same, its allowed outputs written as the prompt's answers are.
+
+    Speed: one object for all prompts of a rule, since decoding shares the outputs' tree by identity.
+    """
+    by_rule: dict[CharacterRule | None, Asked] = {None: asked}
+    each_asked = []
+    for prompt in prompts:
+        rule = answer_rule(prompt, tokenizer) if asked.labels else None
+        if rule not in by_rule:
+            by_rule[rule] = asked.written_after(prompt, tokenizer)
+        each_asked.append(by_rule[rule])
+    return each_asked
 
 
 def is_known_by_tokens(asked: Asked, tokenizer: Tokenizer) -> bool:
@@ -122,6 +143,31 @@ def requests_of(
         )
         repeats[key] += 1
     return requests
+
+
+def requests_asked(
+    encoded: Mapping[int, np.ndarray],
+    asked: Mapping[int, Asked],
+    tokenizer: Tokenizer,
+    *,
+    is_streamed: bool = False,
+    repeats: collections.Counter[bytes] | None = None,
+) -> list[GenerationRequest]:
+    """Return `requests_of` for each id -> prompt ids [S], each under what is asked of it, in their order.
+
+    is_streamed: where the answer can be given by its tokens.
+    """
+    repeats = collections.Counter() if repeats is None else repeats
+    groups: dict[int, dict[int, np.ndarray]] = {}
+    for request_id, ids in encoded.items():
+        groups.setdefault(id(asked[request_id]), {})[request_id] = ids
+    requests = {}
+    for group in groups.values():
+        of_group = asked[next(iter(group))]
+        streams = is_streamed and is_known_by_tokens(of_group, tokenizer)
+        for request in requests_of(group, of_group.options, is_streamed=streams, repeats=repeats):
+            requests[request.request_id] = request
+    return [requests[request_id] for request_id in encoded]
 
 
 def error_of(failure: RequestFailed) -> T5kitError:

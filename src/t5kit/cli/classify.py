@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 def classify(
     model: options.ModelOption = options.DEFAULT_MODEL,
-    texts: Annotated[
-        list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
-    ] = None,
+    texts: options.TextsArgument = None,
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", help="A label (repeat it).", show_default=False)
     ] = None,
@@ -50,14 +48,12 @@ def classify(
     ] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
-    field: Annotated[
-        str | None, typer.Option("--field", help="JSON field or TSV column that holds the text.", show_default="text")
-    ] = None,
+    field: options.FieldOption = None,
     output: options.OutputOption = None,
     json: options.JsonOption = False,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
-    batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
+    batch_size: options.BatchSizeOption = 256,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
     threads: options.ThreadsOption = None,

@@ -7,26 +7,28 @@ from t5kit.cli.outputs import at_place
 from t5kit.errors import T5kitError
 from t5kit.sources import BadRecord
 
+Item = TypeVar("Item")
+"""What is asked: a text, or a source and its target."""
 Answer = TypeVar("Answer")
 
 
 def asked_each(
-    chunk: Sequence[tuple[str, str | BadRecord]], ask: Callable[[list[str]], Sequence[Answer]]
+    chunk: Sequence[tuple[str, Item | BadRecord]], ask: Callable[[list[Item]], Sequence[Answer]]
 ) -> list[Answer | str]:
-    """Return for each (place, text or what is wrong) its answer, or why there is none.
+    """Return for each (place, item or what is wrong) its answer, or why there is none.
 
-    ask: gives one answer for each text, or raises a T5kitError for all.
+    ask: gives one answer for each item, or raises a T5kitError for all.
     """
-    good = [(place, text) for place, text in chunk if isinstance(text, str)]
+    good = [(place, item) for place, item in chunk if not isinstance(item, BadRecord)]
     answers = iter(_asked(good, ask))
-    return [text.error if isinstance(text, BadRecord) else next(answers) for _, text in chunk]
+    return [item.error if isinstance(item, BadRecord) else next(answers) for _, item in chunk]
 
 
-def _asked(items: list[tuple[str, str]], ask: Callable[[list[str]], Sequence[Answer]]) -> list[Answer | str]:
+def _asked(items: list[tuple[str, Item]], ask: Callable[[list[Item]], Sequence[Answer]]) -> list[Answer | str]:
     if not items:
         return []
     try:
-        return list(ask([text for _, text in items]))
+        return list(ask([item for _, item in items]))
     except T5kitError as error:
         if len(items) == 1:
             return [at_place(items[0][0], error)]

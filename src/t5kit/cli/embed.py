@@ -3,31 +3,24 @@
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from t5kit.cli import options
+from t5kit.cli.each import asked_each
 from t5kit.cli.inputs import chunks, records_of, texts_of
-from t5kit.cli.outputs import at_place, json_line, open_output, progress
-from t5kit.errors import DataError, T5kitError
-from t5kit.sources import BadRecord
-
-if TYPE_CHECKING:
-    from t5kit.api import Model
+from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.errors import DataError
 
 
 def embed(
     model: options.ModelOption = options.DEFAULT_MODEL,
-    texts: Annotated[
-        list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
-    ] = None,
+    texts: options.TextsArgument = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
-    field: Annotated[
-        str | None, typer.Option("--field", help="JSON field or TSV column that holds the text.", show_default="text")
-    ] = None,
+    field: options.FieldOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A .jsonl file, or .npy for one float32 array [N, D].", show_default=False),
@@ -44,7 +37,7 @@ def embed(
     ] = None,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
-    batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
+    batch_size: options.BatchSizeOption = 256,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
     threads: options.ThreadsOption = None,
@@ -62,16 +55,14 @@ def embed(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
-    nothing = loaded.embed([], pooling=pooling)  # type: ignore[arg-type]  # refuses a wrong option if no text comes
+    asked: dict[str, Any] = {"pooling": pooling, "normalize": normalize}
+    nothing = loaded.embed([], **asked)  # refuses a wrong option if no text comes
     as_array = output is not None and output.suffix.lower() == ".npy"
     rows: list[np.ndarray] = []
     num_failed = 0
     with open_output(output, is_binary=as_array) as out, progress("texts embedded") as count:
         for chunk in chunks(texts_of(records, field), batch_size):
-            good = [(place, text) for place, text in chunk if isinstance(text, str)]
-            vectors = iter(_embed_each(loaded, good, pooling=pooling, normalize=normalize, truncate=truncate))
-            for _, text in chunk:
-                result = text.error if isinstance(text, BadRecord) else next(vectors)
+            for result in asked_each(chunk, lambda some: loaded.embed(some, truncate=truncate, **asked)):
                 if isinstance(result, str):
                     num_failed += 1
                     print(f"t5kit: {result}", file=sys.stderr)
@@ -92,20 +83,3 @@ def embed(
             out.write(buffer.getvalue())
     if num_failed:
         raise typer.Exit(1)
-
-
-def _embed_each(
-    model: "Model", items: list[tuple[str, str]], *, pooling: str | None, normalize: bool | None, truncate: bool
-) -> list[np.ndarray | str]:
-    """Embed a chunk at once; if one text of it is refused, each alone, so that it takes no other down."""
-    try:
-        texts = [text for _, text in items]
-        return list(model.embed(texts, pooling=pooling, normalize=normalize, truncate=truncate))  # type: ignore[arg-type]
-    except T5kitError as error:
-        if len(items) == 1:
-            return [at_place(items[0][0], error)]
-        return [
-            result
-            for item in items
-            for result in _embed_each(model, [item], pooling=pooling, normalize=normalize, truncate=truncate)
-        ]

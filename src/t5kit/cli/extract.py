@@ -15,9 +15,7 @@ from t5kit.sources import BadRecord
 
 def extract(
     model: options.ModelOption = options.DEFAULT_MODEL,
-    texts: Annotated[
-        list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)
-    ] = None,
+    texts: options.TextsArgument = None,
     entity: Annotated[
         list[str] | None, typer.Option("--entity", help="A type of entity to find (repeat it).", show_default=False)
     ] = None,
@@ -45,16 +43,14 @@ def extract(
     seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.", show_default=False)] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
-    field: Annotated[
-        str | None, typer.Option("--field", help="JSON field or TSV column that holds the text.", show_default="text")
-    ] = None,
+    field: options.FieldOption = None,
     output: options.OutputOption = None,
     details: Annotated[
         bool, typer.Option("--details", help="Write input, value, is_complete, line and score.")
     ] = False,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
-    batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 64,
+    batch_size: options.BatchSizeOption = 64,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
     threads: options.ThreadsOption = None,

@@ -22,6 +22,11 @@ ModelOption = Annotated[
         help='A model folder, a Hugging Face Hub id, or "mini", the built-in one.',
     ),
 ]
+TextsArgument = Annotated[list[str] | None, typer.Argument(help='Texts; "-" reads standard input.', show_default=False)]
+FieldOption = Annotated[
+    str | None, typer.Option("--field", help="JSON field or TSV column that holds the text.", show_default="text")
+]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", help="Texts taken from a file at once.", min=1)]
 EngineOption = Annotated[str, typer.Option("--engine", help="auto, native, torch or reference.")]
 WeightsOption = Annotated[str, typer.Option("--weights", help="auto, float32, bfloat16, float16, int8 or int4.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Processor threads.", show_default="all")]

@@ -14,9 +14,7 @@ from t5kit.cli.outputs import json_line, one_line, open_output, progress
 def rank(
     query: Annotated[str, typer.Option("--query", "-q", help="What is looked for.", show_default=False)],
     model: options.ModelOption = options.DEFAULT_MODEL,
-    documents: Annotated[
-        list[str] | None, typer.Argument(help='Documents; "-" reads standard input.', show_default=False)
-    ] = None,
+    documents: options.TextsArgument = None,
     method: Annotated[
         str, typer.Option(help="relevance (monoT5), likelihood (of the query) or embedding.")
     ] = "relevance",
@@ -30,15 +28,12 @@ def rank(
     top: Annotated[int | None, typer.Option(help="Print so many.", min=1, show_default="all")] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
-    field: Annotated[
-        str | None,
-        typer.Option("--field", help="JSON field or TSV column that holds the document.", show_default="text"),
-    ] = None,
+    field: options.FieldOption = None,
     output: options.OutputOption = None,
     json: options.JsonOption = False,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
-    batch_size: Annotated[int, typer.Option(help="Documents taken from a file at once.", min=1)] = 256,
+    batch_size: options.BatchSizeOption = 256,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
     threads: options.ThreadsOption = None,

@@ -1,21 +1,18 @@
 """`t5kit score`: log-probabilities of given targets."""
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from t5kit.cli import options
+from t5kit.cli.each import asked_each
 from t5kit.cli.inputs import chunks, records_of
-from t5kit.cli.outputs import at_place, json_line, open_output, progress
-from t5kit.errors import RequestError, T5kitError
+from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.errors import RequestError
 from t5kit.sources import BadRecord, Record
 from t5kit.sources.records import text_field
-
-if TYPE_CHECKING:
-    from t5kit.api import Model
 
 
 def score(
@@ -33,7 +30,7 @@ def score(
     json: options.JsonOption = False,
     truncate: options.TruncateOption = False,
     max_input_tokens: options.MaxInputTokensOption = 4096,
-    batch_size: Annotated[int, typer.Option(help="Pairs taken from a file at once.", min=1)] = 256,
+    batch_size: options.BatchSizeOption = 256,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
     threads: options.ThreadsOption = None,
@@ -60,6 +57,10 @@ def score(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
+
+    def scored(some: list[tuple[str, str]]) -> list[float]:
+        return loaded.score([source for source, _ in some], [target for _, target in some], truncate=truncate)
+
     with open_output(output) as out, progress("pairs scored") as count:
         if records is None:
             value = loaded.score(pairs[0], pairs[1], truncate=truncate)
@@ -67,10 +68,7 @@ def score(
             return
         num_failed = 0
         for chunk in chunks(_pairs_of(records, source_field, target_field), batch_size):
-            good = [pair for pair in chunk if not isinstance(pair, BadRecord)]
-            scores = iter(_score_each(loaded, good, truncate=truncate))
-            for pair_or_bad in chunk:
-                result = pair_or_bad.error if isinstance(pair_or_bad, BadRecord) else next(scores)
+            for result in asked_each(chunk, scored):
                 if isinstance(result, float):
                     out.write(json_line({"score": result}) if json else f"{result:.6f}\n")
                     continue
@@ -82,36 +80,20 @@ def score(
         raise typer.Exit(1)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Pair:
-    source: str
-    target: str
-    place: str
-
-
 def _pairs_of(
     records: Iterable[Record | BadRecord], source_field: str | None, target_field: str | None
-) -> Iterator[_Pair | BadRecord]:
+) -> Iterator[tuple[str, tuple[str, str] | BadRecord]]:
+    """Yield (place, source and target or what is wrong) for each record."""
     for record in records:
         if isinstance(record, BadRecord):
-            yield record
+            yield record.place, record
             continue
         is_tsv = "0" in record.fields
         source = text_field(record, source_field or ("0" if is_tsv else "source"))
         target = text_field(record, target_field or ("1" if is_tsv else "target"))
         if isinstance(source, BadRecord):
-            yield source
+            yield record.place, source
         elif isinstance(target, BadRecord):
-            yield target
+            yield record.place, target
         else:
-            yield _Pair(source, target, record.place)
-
-
-def _score_each(model: "Model", pairs: list[_Pair], *, truncate: bool) -> list[float | str]:
-    """Score a chunk at once; if one pair of it is refused, each alone, so that it takes no other down."""
-    try:
-        return list(model.score([pair.source for pair in pairs], [pair.target for pair in pairs], truncate=truncate))
-    except T5kitError as error:
-        if len(pairs) == 1:
-            return [at_place(pairs[0].place, error)]
-        return [result for pair in pairs for result in _score_each(model, [pair], truncate=truncate)]
+            yield record.place, (source, target)

@@ -63,7 +63,8 @@ async def generate(request: Request, body: GenerateRequest, client: AdmittedClie
     note(request, server, name, texts)
     asked = await model.asked(words_of(body), is_streamed=body.stream)
     prompts = await model.encode(texts, truncate=body.truncate)
-    generation = model.generate(prompts, asked, server.asker(client, body, adapter), is_streamed=body.stream)
+    asker = server.asker(client, body, adapter)
+    generation = model.generate(prompts, asked, asker, texts=texts, is_streamed=body.stream)
     if body.stream:
         return EventStream(_events(server, model, generation, prompts, details=body.details))
     answers = await unless_disconnected(request, counted(server, model, generation))

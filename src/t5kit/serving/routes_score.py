@@ -1,8 +1,13 @@
 """POST /v1/score, /v1/classify and /v1/rank: how likely given texts are as answers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from fastapi import APIRouter, Request
 
+from t5kit.api.classification import Classification as ClassifiedText
+from t5kit.api.classification import LabelScores, classifications
+from t5kit.api.ranking import ranking
 from t5kit.errors import RequestError
 from t5kit.serving.routes_generate import note
 from t5kit.serving.schemas import (
@@ -46,25 +51,20 @@ async def classify(request: Request, body: ClassifyBody, client: AdmittedClient,
     model, adapter = server.model_of(body.model)
     name = body.model or model.name
     texts = [body.text] if isinstance(body.text, str) else body.text
-    if len(set(body.labels)) < len(body.labels):
-        raise RequestError("A label stands twice among labels; name each once.")
     note(request, server, name, texts)
     prompts = await model.encode(texts, truncate=body.truncate)
-    labels = await model.encode_answers(body.labels, texts)
+    labels = await model.encode_labels(body.labels, texts)
     work = model.score(prompts, labels, server.asker(client, body, adapter))
-    results = []
-    for index, rows in enumerate(await unless_disconnected(request, work)):
-        scores = np.array([total(row) for row in rows])
-        compared = scores / [len(row) for row in rows] if body.normalize_by_length else scores
-        weights = np.exp(compared - compared.max())
-        probabilities = weights / weights.sum()
-        order = np.argsort(-compared, kind="stable").tolist()
-        found = [
-            LabelScore(label=body.labels[place], score=scores[place], probability=probabilities[place])
-            for place in order
-        ]
-        results.append(Classification(index=index, label=found[0].label, labels=found))
-    return ClassifyReply(model=name, results=results)
+    scores = LabelScores.of_tokens(await unless_disconnected(request, work))
+    compared_NK = scores.comparable(is_length_normalized=body.is_length_normalized)
+    found = classifications(scores, body.labels, is_length_normalized=body.is_length_normalized, calibration=None)
+    return ClassifyReply(
+        model=name,
+        results=[
+            _classification(index, each, ranking(compared_K).order)
+            for index, (each, compared_K) in enumerate(zip(found, compared_NK, strict=True))
+        ],
+    )
 
 
 @router.post("/v1/rank", response_model=RankReply, summary="Candidates in order of likelihood")
@@ -77,15 +77,29 @@ async def rank(request: Request, body: RankBody, client: AdmittedClient, server:
     candidates = await model.encode(body.candidates, truncate=body.truncate, prompts=[body.text] * len(body.candidates))
     work = model.score(prompts, [candidates], server.asker(client, body, adapter))
     (rows,) = await unless_disconnected(request, work)
-    scores = [total(row) / (len(row) if body.normalize_by_length else 1) for row in rows]
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    (compared_K,) = LabelScores.of_tokens([rows]).comparable(is_length_normalized=body.is_length_normalized)
+    ranked = ranking(compared_K)
     return RankReply(
         model=name,
         results=[
-            Ranked(index=place, text=body.candidates[place], score=scores[place], num_tokens=len(rows[place]))
-            for place in order[: body.top_n]
+            Ranked(index=place, text=body.candidates[place], score=ranked.scores[place], num_tokens=len(rows[place]))
+            for place in ranked.order[: body.top_n]
         ],
     )
+
+
+def _classification(index: int, found: ClassifiedText, order: Sequence[int]) -> Classification:
+    """Return one text's reply, its labels in an order of their places."""
+    names = list(found.probabilities)
+    labels = [
+        LabelScore(
+            label=names[place],
+            score=found.log_probabilities[names[place]],
+            probability=found.probabilities[names[place]],
+        )
+        for place in order
+    ]
+    return Classification(index=index, label=found.label, labels=labels)
 
 
 def total(log_probs: np.ndarray) -> float:

@@ -201,7 +201,7 @@ class ClassifyBody(Asking):
     """One text, or a list."""
     labels: Annotated[list[str], Field(min_length=2)]
     """Labels as the model would write them."""
-    normalize_by_length: bool = False
+    is_length_normalized: bool = False
     """Compare log-probabilities a token, so that long labels are not at a disadvantage."""
 
     model_config = ConfigDict(
@@ -216,7 +216,7 @@ class LabelScore(Reply):
     score: float
     """Natural log-probability as the answer, summed over its tokens."""
     probability: float
-    """Softmax of the labels' scores (a token, with normalize_by_length): among these labels only."""
+    """Softmax of the labels' scores (a token, with is_length_normalized): among these labels only."""
 
 
 class Classification(Reply):
@@ -242,7 +242,7 @@ class RankBody(Asking):
     """The prompt."""
     candidates: Annotated[list[str], Field(min_length=1)]
     """Texts that could be its answer."""
-    normalize_by_length: bool = False
+    is_length_normalized: bool = False
     """Compare log-probabilities a token."""
     top_n: int | None = Field(default=None, ge=1)
     """Give only so many."""
@@ -259,7 +259,7 @@ class Ranked(Reply):
     """Where it stood in the request."""
     text: str
     score: float
-    """Natural log-probability, summed over its tokens, or a token with normalize_by_length."""
+    """Natural log-probability, summed over its tokens, or a token with is_length_normalized."""
     num_tokens: int
 
 

@@ -9,9 +9,17 @@ from typing import Self
 import numpy as np
 
 from t5kit.api.arguments import Asked, GenerationArguments
+from t5kit.api.classification import label_set
 from t5kit.api.completion import Completion, to_completion
 from t5kit.api.embedding import stepped
-from t5kit.api.prompting import asked_of, check_tokenizer, encode_each, error_of, is_known_by_tokens, requests_of
+from t5kit.api.prompting import (
+    asked_after_each,
+    asked_of,
+    check_tokenizer,
+    encode_each,
+    error_of,
+    requests_asked,
+)
 from t5kit.checkpoint import CheckpointFolder, open_folder
 from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
 from t5kit.decoding.checks import check_options
@@ -35,8 +43,7 @@ from t5kit.scheduling import (
 from t5kit.scheduling.probes import Probe
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine, PendingRequest
-from t5kit.text import CharacterRule, Tokenizer, load_tokenizer
-from t5kit.text.character_rules import rule_of
+from t5kit.text import Tokenizer, load_tokenizer
 
 _LONG_TEXT = 20_000
 """Characters; turning more than this into ids would hold up the event loop, so a thread does it."""
@@ -120,28 +127,28 @@ class ServedModel:
 
         Raises: RequestError for the first that cannot be taken.
         """
-        if len(texts) > self.limits.max_texts:
-            raise RequestError(
-                f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
-            )
+        self._check_num_texts(texts)
         if sum(map(len, texts)) > _LONG_TEXT:
             return await asyncio.to_thread(self._encode, texts, truncate, prompts)
         return self._encode(texts, truncate, prompts)
 
-    async def encode_answers(self, answers: Sequence[str], prompts: Sequence[str]) -> list[list[np.ndarray]]:
-        """Return ids with EOS of the same answers to each prompt: once for all prompts of one character rule.
+    async def encode_labels(self, labels: Sequence[str], prompts: Sequence[str]) -> list[list[np.ndarray]]:
+        """Return ids with EOS of the same labels as the answers to each prompt.
 
-        Raises: RequestError for the first that cannot be taken.
+        Raises: RequestError for labels that `Model.classify` refuses, or too many.
         """
-        rules = getattr(self.tokenizer, "character_rules", ())
-        by_rule: dict[CharacterRule | None, list[np.ndarray]] = {}
-        encoded = []
-        for prompt in prompts:
-            rule = rule_of(prompt, rules)
-            if rule not in by_rule:
-                by_rule[rule] = await self.encode(answers, prompts=[prompt] * len(answers))
-            encoded.append(by_rule[rule])
-        return encoded
+        self._check_num_texts(labels)
+
+        def encoded() -> list[list[np.ndarray]]:
+            return label_set(labels, self.tokenizer).targets(prompts, self.tokenizer)
+
+        return await asyncio.to_thread(encoded) if sum(map(len, labels)) > _LONG_TEXT else encoded()
+
+    def _check_num_texts(self, texts: Sequence[str]) -> None:
+        if len(texts) > self.limits.max_texts:
+            raise RequestError(
+                f"{len(texts)} texts are more than this server takes in one request ({self.limits.max_texts})."
+            )
 
     def _encode(self, texts: Sequence[str], truncate: bool, prompts: Sequence[str] | None) -> list[np.ndarray]:
         taken = []
@@ -202,15 +209,24 @@ class ServedModel:
                 )
 
     def generate(
-        self, prompts: Sequence[np.ndarray], asked: Asked, asker: Asker, *, is_streamed: bool = False
+        self,
+        prompts: Sequence[np.ndarray],
+        asked: Asked,
+        asker: Asker,
+        *,
+        texts: Sequence[str] | None = None,
+        is_streamed: bool = False,
     ) -> "Generation":
         """Begin to answer prompts, each ids [S_i].
 
-        Raises: BusyError or OverloadedError if nothing can be taken now.
+        texts: the prompts as text, where `asked` has allowed outputs: the character rule of each says how they are
+        written. Raises: BusyError or OverloadedError if nothing can be taken now.
         """
-        is_streamed = is_streamed and is_known_by_tokens(asked, self.tokenizer)
-        works = requests_of(dict(enumerate(prompts)), asked.options, is_streamed=is_streamed)
-        return Generation(self, asked, self._submit(works, asker))
+        after_each = asked_after_each(asked, texts or [""] * len(prompts), self.tokenizer)
+        works = requests_asked(
+            dict(enumerate(prompts)), dict(enumerate(after_each)), self.tokenizer, is_streamed=is_streamed
+        )
+        return Generation(self, after_each, self._submit(works, asker))
 
     async def score(
         self, prompts: Sequence[np.ndarray], targets: Sequence[Sequence[np.ndarray]], asker: Asker
@@ -307,7 +323,8 @@ def _pieces(targets: Sequence[np.ndarray], max_tokens: int) -> list[tuple[np.nda
 class Generation:
     """Texts that are being answered; leave it with `cancel`, or read it to its end."""
 
-    def __init__(self, model: ServedModel, asked: Asked, pending: Sequence[PendingRequest]) -> None:
+    def __init__(self, model: ServedModel, asked: Sequence[Asked], pending: Sequence[PendingRequest]) -> None:
+        """asked: what is asked of each text."""
         self._model, self._asked, self._pending = model, asked, pending
 
     def cancel(self) -> None:
@@ -344,7 +361,9 @@ class Generation:
                     return
 
         readers = [asyncio.create_task(hand_on(index, each)) for index, each in enumerate(self._pending)]
-        texts = [StopTextStream(self._model.tokenizer.detokenizer(), self._asked.options.stop_strings) for _ in readers]
+        texts = [
+            StopTextStream(self._model.tokenizer.detokenizer(), asked.options.stop_strings) for asked in self._asked
+        ]
         has_begun = [False] * len(readers)
         num_left = len(readers)
         try:
@@ -371,11 +390,12 @@ class Generation:
             self.cancel()
 
     def _answer(self, index: int, event: RequestFinished) -> Answer:
-        stops, labels = self._asked.options.stop_strings, self._asked.labels
+        asked = self._asked[index]
         tokenizer = self._model.tokenizer
         return Answer(
             index=index,
             completions=tuple(
-                to_completion(hypothesis, tokenizer, stops, event.timings, labels) for hypothesis in event.hypotheses
+                to_completion(hypothesis, tokenizer, asked.options.stop_strings, event.timings, asked.labels)
+                for hypothesis in event.hypotheses
             ),
         )

@@ -253,7 +253,8 @@ def test_flan_t5_small_knows_a_good_film_from_a_bad_one(test_files: Path) -> Non
             model.classify("a", ["{yes}", "no"])
 
 
-def test_labels_are_written_as_their_prompts_answers_are(tmp_path: Path) -> None:
+def ruled_model(path: Path) -> Model:
+    """Return a model whose vocabulary writes what follows "spell: ", and its answers, in characters."""
     kinds = {"<pad>": PieceKind.CONTROL, "</s>": PieceKind.CONTROL, "<unk>": PieceKind.UNKNOWN}
     special = [Piece(text, 0.0, kind) for text, kind in kinds.items()]
     bytes_ = [Piece(f"<0x{byte:02X}>", 0.0, PieceKind.BYTE) for byte in range(256)]
@@ -264,9 +265,30 @@ def test_labels_are_written_as_their_prompts_answers_are(tmp_path: Path) -> None
     rule = CharacterRule("spell: ", in_targets=True)
     tokenizer = SentencePieceTokenizer(model_file, num_sentinels=3, character_rules=[rule])
     config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], vocab_size=tokenizer.vocab_size)
-    write_folder(tmp_path / "model", config, random_tensors(config), save_tokenizer=tokenizer.save)
+    write_folder(path, config, random_tensors(config), save_tokenizer=tokenizer.save)
+    return Model.from_pretrained(path, engine="reference")
+
+
+def test_allowed_outputs_are_written_as_their_prompts_answers_are(tmp_path: Path) -> None:
+    prompts, outputs = ["spell: good", "sort: good", "spell: bad"], ["good", "bad"]
+    with ruled_model(tmp_path / "model") as model:
+        answers = model.generate(prompts, details=True, allowed_outputs=outputs)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            assert answer.text in outputs
+            (expected,) = model.tokenizer.encode_targets([answer.text], [prompt])
+            assert list(answer.token_ids) == expected.tolist()
+            assert "".join(model.stream(prompt, allowed_outputs=outputs)) == answer.text
+        tried = model.try_generate(["\ud800", *prompts], allowed_outputs=outputs)
+        assert isinstance(tried[0], RequestError)
+        assert [each[0].token_ids for each in tried[1:] if isinstance(each, tuple)] == [a.token_ids for a in answers]
+        with pytest.raises(RequestError, match="more than max_new_tokens = 3"):
+            model.generate(prompts[0], allowed_outputs=outputs, max_new_tokens=3)
+        assert model.generate(prompts[1], allowed_outputs=outputs, max_new_tokens=3) in outputs, "pieces fit"
+
+
+def test_labels_are_written_as_their_prompts_answers_are(tmp_path: Path) -> None:
     labels = ["good", "bad"]
-    with Model.from_pretrained(tmp_path / "model", engine="reference") as model:
+    with ruled_model(tmp_path / "model") as model:
         all_lengths = []
         for prompt in ("spell: {text}", "sort: {text}"):
             made = [prompt.format(text=text) for text in TEXTS]

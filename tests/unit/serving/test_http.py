@@ -86,9 +86,14 @@ def test_scores_classes_and_ranks_are_log_probabilities(server: ServerProcess, m
         zip(["x", "yes", "zz"], expected, strict=True)
     )
     assert first["label"] == first["labels"][0]["label"] == ["x", "yes", "zz"][expected.index(max(expected))]
-    assert math.isclose(sum(each["probability"] for each in first["labels"]), 1)
+    for is_length_normalized in (False, True):
+        body = {"text": "a", "labels": ["x", "yes", "zz"], "is_length_normalized": is_length_normalized}
+        (result,) = server.post("/v1/classify", body).json["results"]
+        right = model.classify("a", ["x", "yes", "zz"], is_length_normalized=is_length_normalized)
+        assert result["label"] == right.label
+        assert {each["label"]: each["probability"] for each in result["labels"]} == right.probabilities
 
-    body = {"text": "a", "candidates": ["x", "yes", "zz"], "normalize_by_length": True, "top_n": 2}
+    body = {"text": "a", "candidates": ["x", "yes", "zz"], "is_length_normalized": True, "top_n": 2}
     ranked = server.post("/v1/rank", body).json["results"]
     normal = [score / length for score, length in zip(expected, [2, 4, 3], strict=True)]
     assert [each["score"] for each in ranked] == sorted(normal, reverse=True)[:2]
@@ -136,6 +141,8 @@ def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None
         ("/v1/classify", {"text": "a", "labels": ["x", "b" * 2048]}, 400, "more than max_new_tokens"),
         ("/v1/rank", {"text": "a", "candidates": ["x", "b" * 2048]}, 400, "more than max_new_tokens"),
         ("/v1/classify", {"text": "a", "labels": ["x", "x"]}, 400, "twice"),
+        ("/v1/classify", {"text": "a", "labels": ["x", " "]}, 400, "has no words"),
+        ("/v1/classify", {"text": "a", "labels": ["x", "y"], "normalize_by_length": True}, 422, "is_length_normalized"),
         ("/v1/trace", {"text": "a"}, 400, "one of the two"),
         ("/v1/trace", {"text": "a", "answer_ids": [1_000_000]}, 400, "outside the model's vocabulary"),
         ("/v1/embeddings", {"input": "a", "dimensions": 3}, 400, "dimensions"),

@@ -69,6 +69,17 @@ def test_labels_follow_the_rule_of_each_text(ruled_server: ServerProcess, ruled:
     assert found == [dict(zip(labels, scores, strict=True)) for scores in right]
 
 
+def test_allowed_outputs_follow_the_rule_of_each_text(ruled_server: ServerProcess) -> None:
+    for is_streamed in (False, True):
+        body = {"text": list(NUM_TOKENS), "allowed_outputs": ["cat", "it"], "stream": is_streamed}
+        reply = ruled_server.post("/v1/generate", body)
+        results = [each for each in reply.events if each["type"] == "result"] if is_streamed else reply.json["results"]
+        for result in results:
+            (output,) = result["outputs"]
+            assert output["num_tokens"] == list(NUM_TOKENS.values())[result["index"]][output["text"]]
+        assert len(results) == len(NUM_TOKENS)
+
+
 def test_labels_are_encoded_once_for_each_rule(ruled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ModelSource(name="ruled", path=ruled)
     served = ServedModel.open(source, Engine("ruled", FolderLoader(source), ServiceLimits()), RequestLimits())
@@ -81,6 +92,6 @@ def test_labels_are_encoded_once_for_each_rule(ruled: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(served.tokenizer, "encode_targets", counted)
     prompts = [f"{prefix}: {number}" for number in range(100) for prefix in ("spell", "say")]
-    encoded = asyncio.run(served.encode_answers(["cat", "it"], prompts))
+    encoded = asyncio.run(served.encode_labels(["cat", "it"], prompts))
     assert [[len(ids) for ids in row] for row in encoded] == [[5, 4], [2, 2]] * 100
-    assert calls == [["spell: 0"] * 2, ["say: 0"] * 2]
+    assert calls == [[""] * 2, ["spell: 0"] * 2, ["say: 0"] * 2], "checked, then written by each rule"
