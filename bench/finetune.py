@@ -50,7 +50,7 @@ BUILT = ROOT / ".cache" / "comparison-data"
 T5KIT = [sys.executable, "-c", "from t5kit.cli.main import main; main()"]
 LR = 3e-4
 """What transformers' page on T5 says works well with AdamW."""
-STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """C of the linear classifiers, and 1 / alpha of the regression, that are tried."""
 NUM_FOLDS = 5
 

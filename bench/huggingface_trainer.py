@@ -25,7 +25,7 @@ from safetensors import safe_open
 BATCH_SIZE = 8
 MAX_INPUT, MAX_TARGET = 1024, 128
 """Tokens; what run_summarization.py of transformers cuts at."""
-NUM_TIMED, NUM_WARMUP = 20, 3
+NUM_TIMED, NUM_WARMUP = 30, 3
 """Steps that are run to see how long one takes, and how many of them do not count."""
 
 
