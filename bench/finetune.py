@@ -239,7 +239,7 @@ def emit_result(question: Question, result: Result, ours: EvaluationReport) -> N
         intervals={name: [found.low, found.high] for name, found in report.intervals.items()},
         seconds=result.seconds,
         difference=None if report is ours else compare(ours, report, bootstrap=Bootstrap()).to_json()["scores"],
-        **result.facts,
+        run=dict(result.facts),
     )
 
 
