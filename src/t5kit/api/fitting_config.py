@@ -36,6 +36,9 @@ FILL = 0.95
 
 MOST_EPOCHS, EPOCHS_AT, EPOCHS_EXPONENT, FEWEST_EPOCHS = 20.0, 500, 0.4, 2.0
 """Passes: 20 over up to 500 records, then as records^-0.4 (10,000: 6; 100,000: 2.4), never below 2."""
+MOST_TOKENS, LONG_EPOCHS = 800_000, 3.0
+"""Of long texts fewer: no more than so many tokens in all, ten minutes of FLAN-T5-small on two cores at the 1,351 a
+second of docs/explanation/training-speed.md; but 3 passes, or what records alone would give."""
 LEAST_BATCH, MOST_BATCH = 512, 4096
 """Encoder tokens of a batch; between the two, a fiftieth of the records."""
 BATCHES_A_PASS = 50
@@ -289,6 +292,7 @@ def _choices(
     """Return what is told of a run before it begins."""
     task = config.data.tasks[TASK]
     num_together = rows.batch_tokens * FILL / max(1.0, lengths.encoder_ids / max(1, lengths.num_records))
+    mean_ids = (lengths.encoder_ids + lengths.target_ids) / max(1, lengths.num_records)
     longest = "running text"
     if lengths.longest_encoder:
         longest = (
@@ -306,7 +310,7 @@ def _choices(
         Choice(
             "steps",
             f"{rows.num_steps:,}: {rows.num_epochs:.3g} passes",
-            "" if is_said else f"for {lengths.num_records:,} records",
+            "" if is_said else f"for {lengths.num_records:,} records of {mean_ids:,.0f} tokens",
         ),
         Choice("precision", config.compute.precision, ""),
     ]
@@ -325,7 +329,9 @@ def _num_epochs(lengths: DataLengths, profile: TargetProfile | None, method: Met
     if profile is None:
         return 1.0
     scale = max(1.0, lengths.num_records / EPOCHS_AT)
-    num_epochs = max(FEWEST_EPOCHS, MOST_EPOCHS * scale**-EPOCHS_EXPONENT)
+    by_records = max(FEWEST_EPOCHS, MOST_EPOCHS * scale**-EPOCHS_EXPONENT)
+    by_tokens = max(LONG_EPOCHS, MOST_TOKENS / max(1.0, lengths.encoder_ids + lengths.target_ids))
+    num_epochs = min(by_records, by_tokens)
     return PROMPT_EPOCHS * num_epochs if method == "prompt" else num_epochs
 
 

@@ -42,7 +42,7 @@ class FitSettings:
     """What a person may say about such a run; everything else follows from the data."""
 
     num_epochs: float | None = None
-    """Passes over the records; None: 20 for up to 500 records, fewer for more."""
+    """Passes over the records; None: 20 for up to 500 records, fewer for more and for long ones."""
     num_steps: int | None = None
     """Updates, in place of passes."""
     batch_tokens: int | None = None

@@ -218,3 +218,26 @@ def test_one_endless_record_does_not_make_an_endless_run(tiny_folder: Path, tmp_
     assert plans[1].config.training.num_steps <= 3 * plans[0].config.training.num_steps
     assert plans[1].config.data.encoder_length == 1024 == plans[1].config.evaluation.max_input_tokens
     assert any("the longest input has 500,001 tokens" in finding for finding in plans[1].findings)
+
+
+@pytest.mark.parametrize(
+    ("num_records", "num_characters", "num_epochs"),
+    [
+        (500, 20, 20),  # 22 tokens a record, EOS on both sides and the label among them
+        (4000, 20, 20 * 8**-0.4),
+        (2000, 96, 800_000 / (2000 * 100)),
+        (2000, 496, 3),
+        (2000, 4000, 3),  # of which 1,024 are read
+    ],
+)
+def test_long_texts_are_passed_over_less_often(
+    tiny_folder: Path, tmp_path: Path, num_records: int, num_characters: int, num_epochs: float
+) -> None:
+    from t5kit.api.fitting import plan_fit
+    from t5kit.api.fitting_settings import FitSettings
+    from t5kit.text import ByteTokenizer
+
+    rows = [(f"{number:05}".ljust(num_characters, "x"), "ab"[number % 2]) for number in range(num_records)]
+    dev = [("y", "a"), ("z", "b")]
+    plan = plan_fit(tiny_folder, ByteTokenizer(), rows, dev, tmp_path, settings=FitSettings())
+    assert plan.num_epochs == pytest.approx(num_epochs, rel=0.03)  # steps are whole
