@@ -51,11 +51,21 @@ class Adaptable(Trainable, abc.ABC):
         `generate(…, adapter=name)` then answers with it, and so does all of `adapted(name)`. The native and the
         reference engine keep one copy of the weights for all LoRA adapters; the torch engine takes another copy for
         each. Prompts need the torch or the reference engine.
-        Raises: RequestError for no name; CheckpointError for a folder that is no adapter of this model; EngineError.
+        Raises: RequestError for no name, or where an adapter is put on already (a model opened from an adapter's
+        folder, or `adapted(name)`): the new one would answer without it; CheckpointError for a folder that is no
+        adapter of this model; EngineError.
         """
         if not isinstance(name, str) or not name:
             raise RequestError(f"name = {name!r} must be a text that is not empty, such as 'sentiment'.")
         path = Path(folder).expanduser()
+        if self._has_adapter:
+            put_on = "an adapter" if self.adapter_path is None else f"the adapter {self.adapter_path}"
+            raise RequestError(
+                f"this model has {put_on} put on, and {name!r} would answer without it: adapters are trained for the "
+                f"weights that they name. To switch between the two, load both into the model without one, "
+                f"{self.folder.path}, each under a name. To have the sum, merge the first: t5kit convert "
+                "ADAPTER_FOLDER NEW_FOLDER."
+            )
         adapter = open_any_adapter(path, self.folder.config)
         if isinstance(adapter, SoftPrompt) or isinstance(self.runtime, AdaptingRuntime):
             runtime: Runtime = with_adapter(self.runtime, adapter)
@@ -83,14 +93,8 @@ class Adaptable(Trainable, abc.ABC):
     def merge_adapter(self, name: str) -> None:
         """Add a LoRA adapter to the weights for good; all loaded adapters go. `save_pretrained` then writes the sum.
 
-        Raises: RequestError if none of this name is loaded, it is a prompt, or another adapter is put on, which would
-        be lost. An int8 model becomes float32 by it.
+        Raises: RequestError if none of this name is loaded or it is a prompt. An int8 model becomes float32 by it.
         """
-        if self._has_adapter:
-            raise RequestError(
-                f"this model has an adapter put on, which merge_adapter({name!r}) would drop. Load {name!r} into a "
-                "model without one; to keep both, first merge the one put on: t5kit convert ADAPTER_FOLDER NEW_FOLDER."
-            )
         adapter = self._loaded(name).adapter
         if isinstance(adapter, SoftPrompt):
             raise RequestError(f"adapter {name!r} is a prompt of vectors, which cannot become part of the weights.")

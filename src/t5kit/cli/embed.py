@@ -62,7 +62,7 @@ def embed(
     num_failed = 0
     with open_output(output, is_binary=as_array) as out, progress("texts embedded") as count:
         for chunk in chunks(texts_of(records, field), batch_size):
-            for result in asked_each(chunk, lambda some: loaded.embed(some, truncate=truncate, **asked)):
+            for result in asked_each(chunk, lambda some: list(loaded.embed(some, truncate=truncate, **asked))):
                 if isinstance(result, str):
                     num_failed += 1
                     print(f"t5kit: {result}", file=sys.stderr)

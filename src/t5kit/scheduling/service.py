@@ -2,7 +2,7 @@
 
 In front of the continuous scheduler stands a fair queue: it hands over only as many prompts as the next encoder run
 takes, so that whose turn it is is decided as late as possible. Requests have deadlines, and probes (scores, vectors)
-are done in bounded pieces between decoding steps.
+are done in bounded pieces between decoding steps. Grammars are translated on a thread before their requests queue.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from t5kit.decoding import ConstraintFactory, DetokenizerFactory, num_rows
 from t5kit.errors import DeadlineError, RequestError
 from t5kit.runtime import Runtime
+from t5kit.scheduling.constraints import ConstraintsAhead
 from t5kit.scheduling.continuous import (
     DEFAULT_MAX_BATCH_ROWS,
     DEFAULT_MAX_PROMPT_TOKENS,
@@ -29,6 +30,8 @@ PRIORITY_WEIGHTS: Mapping[Priority, float] = {"high": 16.0, "normal": 4.0, "low"
 """Shares of the machine while all three wait; even a low request is never starved."""
 
 ServiceEvent = Event | ProbeEvent
+_CONSTRAINT_WAIT_S = 0.01
+"""A step that has nothing to do but to wait for a grammar ends after so long: commands must not wait for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,7 @@ class SchedulingService:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         limits = limits or ServiceLimits()
+        self._constraints = None if constraint_factory is None else ConstraintsAhead(constraint_factory)
         self._runtime = runtime
         self._adapters = dict(adapters or {})
         self._clock = clock
@@ -96,7 +100,7 @@ class SchedulingService:
         self._scheduler = ContinuousScheduler(
             runtime,
             detokenizer_factory=detokenizer_factory,
-            constraint_factory=constraint_factory,
+            constraint_factory=self._constraints,
             max_batch_rows=limits.max_batch_rows,
             max_encoder_tokens=limits.max_encoder_tokens,
             max_prompt_tokens=limits.max_prompt_tokens,
@@ -104,6 +108,8 @@ class SchedulingService:
             max_kept_bytes=limits.max_kept_bytes,
             clock=clock,
         )
+        self._without_constraint: dict[int, ServiceRequest] = {}
+        """Requests whose grammar is being translated, their work checked."""
         self._generations: FairQueue[GenerationRequest] = FairQueue()
         self._probes: FairQueue[Probe] = FairQueue()
         self._queued_since: dict[int, float] = {}
@@ -133,16 +139,20 @@ class SchedulingService:
             self._queued_since[request_id] = now
             if request.timeout_s is not None:
                 heapq.heappush(self._deadlines, (now + request.timeout_s, request_id))
-            flow, weight = (request.client, request.priority), PRIORITY_WEIGHTS[request.priority]
-            if isinstance(work, GenerationRequest):
-                cost = len(work.encoder_input_ids) + num_rows(work.options) * work.options.max_new_tokens
-                self._generations.push(request_id, work, flow=flow, cost=cost, weight=weight)
+            checked = dataclasses.replace(request, work=work)
+            grammar = work.options.grammar if isinstance(work, GenerationRequest) else None
+            if grammar is not None and self._constraints is not None:
+                self._constraints.begin(request_id, grammar)
+                self._without_constraint[request_id] = checked
             else:
-                self._probes.push(request_id, work, flow=flow, cost=num_probe_tokens(work), weight=weight)
+                self._queue(checked)
 
     def cancel(self, request_id: int) -> None:
         """Drop a request, waiting or alive, and free what it holds at once; it gives no more events."""
         if self._queued_since.pop(request_id, None) is None:
+            return
+        self._forget_constraint(request_id)
+        if self._without_constraint.pop(request_id, None) is not None:
             return
         if self._generations.remove(request_id) is None and self._probes.remove(request_id) is None:
             self._scheduler.cancel(request_id)
@@ -151,10 +161,12 @@ class SchedulingService:
     def step(self) -> list[ServiceEvent]:
         """Do the next piece of work and return what came of it.
 
-        At most one encoder run, one token for every answer alive, and one piece of probes.
+        At most one encoder run, one token for every answer alive, and one piece of probes. Where all that is left waits
+        for its grammar, this waits a little for one of them.
         """
         events: list[ServiceEvent] = [*self._refused, *self._expire()]
         self._refused = []
+        self._queue_constrained(waits=not events)
         self._hand_over()
         if self._scheduler.has_work:
             events += [self._told(event) for event in self._scheduler.step()]
@@ -164,7 +176,7 @@ class SchedulingService:
     def counts(self) -> ServiceCounts:
         """Return what is held now and what was done."""
         return ServiceCounts(
-            num_queued=len(self._generations) + len(self._probes),
+            num_queued=len(self._without_constraint) + len(self._generations) + len(self._probes),
             num_generated_tokens=self._num_generated_tokens,
             num_expired=self._num_expired,
             scheduler=self._scheduler.counts(),
@@ -175,6 +187,8 @@ class SchedulingService:
         for request_id in list(self._queued_since):
             self.cancel(request_id)
         self._scheduler.close()
+        if self._constraints is not None:
+            self._constraints.close()
         self._refused = []
 
     def _checked(self, request: ServiceRequest) -> GenerationRequest | Probe:
@@ -190,6 +204,29 @@ class SchedulingService:
                 f"There is no adapter {request.adapter!r}; known: {', '.join(sorted(self._adapters)) or 'none'}."
             )
         return dataclasses.replace(request.work, adapter=self._adapters[request.adapter])
+
+    def _queue(self, request: ServiceRequest) -> None:
+        """Let a request wait for its turn."""
+        work, flow, weight = request.work, (request.client, request.priority), PRIORITY_WEIGHTS[request.priority]
+        if isinstance(work, GenerationRequest):
+            cost = len(work.encoder_input_ids) + num_rows(work.options) * work.options.max_new_tokens
+            self._generations.push(work.request_id, work, flow=flow, cost=cost, weight=weight)
+        else:
+            self._probes.push(work.request_id, work, flow=flow, cost=num_probe_tokens(work), weight=weight)
+
+    def _queue_constrained(self, *, waits: bool) -> None:
+        """Let the requests queue whose grammar is translated by now; waits: for one, if there is nothing else to do."""
+        if not self._without_constraint:
+            return
+        assert self._constraints is not None  # it holds them
+        if waits and not (self._scheduler.has_work or self._generations or self._probes):
+            self._constraints.wait(_CONSTRAINT_WAIT_S)
+        for request_id in [each for each in self._without_constraint if self._constraints.is_made(each)]:
+            self._queue(self._without_constraint.pop(request_id))
+
+    def _forget_constraint(self, request_id: int) -> None:
+        if self._constraints is not None:
+            self._constraints.forget(request_id)
 
     def _expire(self) -> list[RequestFailed]:
         """Drop what is past its deadline."""
@@ -229,6 +266,7 @@ class SchedulingService:
         if isinstance(event, TokensGenerated):
             return event
         del self._queued_since[event.request_id]
+        self._forget_constraint(event.request_id)
         waited_s = self._waited_s.pop(event.request_id)
         if isinstance(event, RequestFailed):
             return event

@@ -117,6 +117,7 @@ def run_engine(connection: Connection, loader: EngineLoader, limits: ServiceLimi
     except BrokenPipeError:
         pass  # nobody is left to answer
     finally:
+        service.close()  # or a grammar that nobody waits for would hold up the end
         engine.runtime.close()
 
 

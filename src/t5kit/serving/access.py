@@ -1,8 +1,9 @@
-"""Who may ask, and how often: API keys and rate limits."""
+"""Who may ask, and how often: API keys, rate limits, and how often a wrong key may be tried."""
 
 import collections
 import hashlib
 import hmac
+import ipaddress
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,8 +36,11 @@ class ApiKeys:
 class RateLimiter:
     """A token bucket for each client: so many requests a minute, as many at once."""
 
-    def __init__(self, requests_per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """requests_per_minute: 0 is no limit."""
+    def __init__(
+        self, requests_per_minute: int, clock: Callable[[], float] = time.monotonic, *, what: str = "requests"
+    ) -> None:
+        """requests_per_minute: 0 is no limit. what: they are called where one is refused."""
+        self._what = what
         self._rate = requests_per_minute / 60
         self._burst = float(requests_per_minute)
         self._clock = clock
@@ -48,16 +52,60 @@ class RateLimiter:
         if not self._rate:
             return
         now = self._clock()
-        left, since = self._buckets.pop(client, (self._burst, now))
-        left = min(self._burst, left + (now - since) * self._rate)
-        self._buckets[client] = (max(left - 1, 0.0) if left >= 1 else left, now)
+        left = self._left(client, now)
+        self._buckets.pop(client, None)
+        self._buckets[client] = (left - 1 if left >= 1 else left, now)
         if len(self._buckets) > _MAX_CLIENTS:
             self._buckets.popitem(last=False)
+        self._refuse_below_one(left)
+
+    def check(self, client: str) -> None:
+        """Raise the OverloadedError that `take` would raise now; count nothing."""
+        if self._rate:
+            self._refuse_below_one(self._left(client, self._clock()))
+
+    def _left(self, client: str, now: float) -> float:
+        left, since = self._buckets.get(client, (self._burst, now))
+        return min(self._burst, left + (now - since) * self._rate)
+
+    def _refuse_below_one(self, left: float) -> None:
         if left < 1:
             raise OverloadedError(
-                f"More than {self._burst:g} requests a minute. Nothing was begun; ask more slowly.",
+                f"More than {self._burst:g} {self._what} a minute. Nothing was begun; ask more slowly.",
                 retry_after_s=(1 - left) / self._rate,
             )
+
+
+class KeyGuard:
+    """Says whose key a request bears, and how often an address may try keys that are nobody's.
+
+    An address that tried too often is refused before its key is looked at, or guessing would go on; but clients that
+    it was seen to be before are let in, so that one with a wrong key locks out no other behind the same address.
+    """
+
+    def __init__(self, keys: ApiKeys, wrong_keys_per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """wrong_keys_per_minute: an address's; 0 is no limit."""
+        self._keys = keys
+        self._wrong = RateLimiter(wrong_keys_per_minute, clock, what="wrong API keys from this address")
+        self._seen: collections.OrderedDict[tuple[str, str], None] = collections.OrderedDict()
+        """(place, client) that were let in, the latest last."""
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def client_of(self, key: str, address: str) -> str | None:
+        """Return whose key this is, or None. Raises: OverloadedError for an address that tried too many."""
+        place, client = _network(address), self._keys.client_of(key)
+        if client is None:
+            self._wrong.take(place)
+            return None
+        if (place, client) not in self._seen:
+            self._wrong.check(place)
+        self._seen[place, client] = None
+        self._seen.move_to_end((place, client))
+        if len(self._seen) > _MAX_CLIENTS:
+            self._seen.popitem(last=False)
+        return client
 
 
 def read_api_keys(path: Path | None, variable: str | None) -> dict[str, str]:
@@ -92,6 +140,17 @@ def read_api_keys(path: Path | None, variable: str | None) -> dict[str, str]:
     if not keys and (path is not None or variable is not None):
         raise ConfigError(f"{path or 'T5KIT_API_KEYS'} holds no API key; leave it out to let anyone ask.")
     return keys
+
+
+def _network(address: str) -> str:
+    """Return the part of an address that stands for one owner: of IPv6 the first 64 bits."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:  # a socket's name, or nothing known
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _digest(key: str) -> bytes:

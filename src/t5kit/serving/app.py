@@ -26,7 +26,7 @@ from t5kit.errors import (
 )
 from t5kit.errors import RequestError as WrongRequest
 from t5kit.serving import routes_generate, routes_openai, routes_score, routes_status
-from t5kit.serving.access import ApiKeys, RateLimiter
+from t5kit.serving.access import ApiKeys, KeyGuard, RateLimiter
 from t5kit.serving.config import ModelSource, ServingConfig
 from t5kit.serving.engine import Engine
 from t5kit.serving.loading import FolderLoader
@@ -61,7 +61,7 @@ def create_app(config: ServingConfig) -> FastAPI:
         config=config,
         models=tuple(models),
         metrics=metrics,
-        keys=ApiKeys(config.api_keys),
+        keys=KeyGuard(ApiKeys(config.api_keys), config.limits.wrong_keys_per_minute),
         limiter=RateLimiter(config.limits.requests_per_minute),
     )
 

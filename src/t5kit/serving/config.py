@@ -52,10 +52,12 @@ class RequestLimits:
     """Seconds that a request may name."""
     requests_per_minute: int = 0
     """Of one client; 0 is no limit."""
+    wrong_keys_per_minute: int = 20
+    """API keys that are nobody's, which one address may try; 0 is no limit."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "requests_per_minute" else 1
+            value, least = getattr(self, field.name), 0 if field.name.endswith("_per_minute") else 1
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
                 raise ConfigError(f"{field.name} = {value!r} must be a number of at least {least}.")
         if self.timeout_s > self.max_timeout_s:

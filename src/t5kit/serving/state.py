@@ -8,7 +8,7 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from t5kit.errors import BusyError, ModelNotFoundError, OverloadedError, RequestError
-from t5kit.serving.access import ApiKeys, RateLimiter
+from t5kit.serving.access import KeyGuard, RateLimiter
 from t5kit.serving.config import ServingConfig
 from t5kit.serving.metrics import ServerMetrics
 from t5kit.serving.schemas import Asking, ErrorReply
@@ -21,7 +21,7 @@ _ERRORS = {
     408: "The body came too slowly.",
     413: "The body is too large.",
     422: "The body is not of the right shape.",
-    429: "Too many requests; Retry-After says when to come again.",
+    429: "Too many requests or wrong API keys; Retry-After says when to come again.",
     500: "A defect, or a model with damaged weights.",
     503: "Starting, stopping, or an engine that died; Retry-After says when to come again.",
     504: "Not done within the time limit.",
@@ -39,7 +39,7 @@ class ServerState:
     config: ServingConfig
     models: tuple[ServedModel, ...]
     metrics: ServerMetrics
-    keys: ApiKeys
+    keys: KeyGuard
     limiter: RateLimiter
     started_s: int = dataclasses.field(default_factory=lambda: int(time.time()))
     """When it was started, in Unix time."""
@@ -99,11 +99,18 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 async def known_client(request: Request, credentials: Credentials) -> str:
-    """Return who asks: the name of the key's client, or the address where no keys are used."""
+    """Return who asks: the name of the key's client, or the address where no keys are used.
+
+    Raises: HTTPException (401) without a key that is someone's; OverloadedError after too many wrong ones.
+    """
     server = server_of(request)
     client = request.client.host if request.client else "unknown"
     if server.keys:
-        found = None if credentials is None else server.keys.client_of(credentials.credentials)
+        try:
+            found = None if credentials is None else server.keys.client_of(credentials.credentials, client)
+        except OverloadedError:
+            server.metrics.refusals.labels("key").inc()
+            raise
         if found is None:
             raise HTTPException(
                 401,

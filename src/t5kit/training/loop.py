@@ -33,6 +33,7 @@ from t5kit.training.checkpoints import (
 )
 from t5kit.training.config import TrainingConfig
 from t5kit.training.hooks import TrainingResult, TrainingRun
+from t5kit.training.memory import HeapTrimmer
 from t5kit.training.processes import decided_by_first, is_first, is_several, is_true_for_any
 from t5kit.training.run_folder import RESULT, RunFolder
 from t5kit.training.state import Best, TrainingState, plain_metrics, read_metrics
@@ -55,6 +56,7 @@ def train(run: TrainingRun) -> TrainingResult:
     with _reproducible(), StopRequest() as stop, _Watchers(run) as watchers:
         state = saved = _restored(run)
         watchers.tell("started", run, state.step)
+        heap = HeapTrimmer()
         while True:
             if _line_is_due(run.config, state):
                 state = _log(run, state, watchers)
@@ -78,6 +80,7 @@ def train(run: TrainingRun) -> TrainingResult:
             lr = run.schedule(state.step)
             report = run.step(batch, step=state.step, lr=lr)
             state = state.after_step(report, lr=lr, seconds=time.perf_counter() - start)
+            heap.after_step(state.step)
             _check_skipped(run.config, state)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_a_merged_classifier_keeps_its_labels_and_has_the_adapter(tmp_path: Path
         np.testing.assert_allclose(model.embed("xx"), adapted, atol=1e-5)
 
 
-def test_a_merge_that_would_drop_another_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_second_adapter_that_would_answer_without_the_first_is_refused(base: Path, tmp_path: Path) -> None:
     a = write_ones(tmp_path / "a", base, "encoder.block.0.layer.0.SelfAttention.o")
     b = write_ones(tmp_path / "b", base, "encoder.block.0.layer.0.SelfAttention.v")
     with (
@@ -170,9 +171,17 @@ def test_a_merge_that_would_drop_another_adapter_is_refused(base: Path, tmp_path
     ):
         model.load_adapter("a", a)
         for put_on in (opened, model.adapted("a")):
-            put_on.load_adapter("b", b)
-            with pytest.raises(RequestError, match=r"has an adapter put on, which merge_adapter\('b'\) would drop"):
+            alone = put_on.score("xx", "X")
+            with pytest.raises(RequestError, match="put on, and 'b' would answer without it") as refused:
+                put_on.load_adapter("b", b)
+            assert str(base) in str(refused.value), "the model to load both into is named"
+            assert put_on.score("xx", "X") == alone
+            with pytest.raises(RequestError, match="adapter = 'b' is not loaded"):
                 put_on.merge_adapter("b")
+        with pytest.raises(RequestError, match=re.escape(str(a))):
+            opened.load_adapter("b", b)
+        model.load_adapter("b", b)
+        assert len({model.score("xx", "X"), *(model.adapted(name).score("xx", "X") for name in "ab")}) == 3
 
 
 def test_facts_are_extracted_with_the_adapter_that_is_named(model: Model, lora: Path) -> None:

@@ -2,6 +2,8 @@
 pass, and adapters."""
 
 import dataclasses
+import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from t5kit.checkpoint.adapters import Adapter, LowRankMap, linear_map_shapes
 from t5kit.config import T5Config
-from t5kit.decoding import DecodingOptions
+from t5kit.decoding import Constraint, DecodingOptions, Grammar
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.runtime.pooling import pool
@@ -30,6 +32,7 @@ from t5kit.scheduling import (
     TraceRequest,
 )
 from t5kit.scheduling.probes import run_probes
+from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, tensors_that_end
 from t5kit.testing.counting_runtime import CountingRuntime
 
@@ -342,3 +345,80 @@ def test_an_adapter_on_a_runtime_without_them_is_refused(runtime: CountingRuntim
     assert isinstance(event, RequestFailed) and event.error_type == EngineError.__name__
     with pytest.raises(RequestError, match="max_kept_bytes"):
         ContinuousScheduler(plain, max_kept_bytes=-1)
+
+
+class Anything:
+    """A constraint that permits every id."""
+
+    def allowed(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        return np.ones(TINY_CONFIGS["t5_v1_1"].vocab_size, bool)
+
+
+class SlowTranslator:
+    """A ConstraintFactory that ends when it is let, and counts what it was asked for."""
+
+    def __init__(self) -> None:
+        self.may_end, self.asked = threading.Event(), list[str]()
+
+    def __call__(self, grammar: Grammar) -> Constraint:
+        self.asked.append(grammar.text)
+        assert self.may_end.wait(30)
+        if grammar.text == "broken":
+            raise RequestError("no such grammar")
+        return Anything()
+
+
+def constrained(text: str) -> DecodingOptions:
+    return dataclasses.replace(OPTIONS, grammar=Grammar("regex", text))
+
+
+def test_answers_go_on_while_a_grammar_is_translated(runtime: CountingRuntime, config: T5Config) -> None:
+    prompts, translator = random_prompts(config, [3, 4, 5, 6, 7]), SlowTranslator()
+    service = SchedulingService(runtime, constraint_factory=translator)
+    texts = [None, "a", "a", "broken", None]
+    options = [OPTIONS if text is None else constrained(text) for text in texts]
+    service.submit([ServiceRequest(work=generation(n, prompts[n], options[n])) for n in range(5)])
+    events = []
+    while len(events) < 2:
+        events += service.step()
+    assert {event.request_id for event in events} == {0, 4}, "what has no grammar does not wait for it"
+    assert service.step() == [] and service.has_work and service.counts().num_queued == 3
+    translator.may_end.set()
+    later = {event.request_id: event for event in drained(service)}
+    assert translator.asked == ["a", "broken"], "one for all that ask for it"
+    (failed,) = failures(list(later.values()))
+    assert failed.request_id == 3 and failed.error == "no such grammar" and failed.error_type == "RequestError"
+    plain = SchedulingService(runtime)
+    plain.submit([ServiceRequest(work=generation(n, prompts[n])) for n in (1, 2)])
+    for event in drained(plain):
+        assert isinstance(event, RequestFinished)
+        found = later[event.request_id]
+        assert isinstance(found, RequestFinished)
+        np.testing.assert_array_equal(found.hypotheses[0].token_ids, event.hypotheses[0].token_ids)
+    service.submit([ServiceRequest(work=generation(9, prompts[0], constrained("a")))])
+    assert len(drained(service)) == 1 and translator.asked.count("a") == 2, "none outlives its requests"
+    for each in (service, plain):
+        each.close()
+    assert runtime.has_nothing_open
+
+
+def test_a_request_may_leave_while_its_grammar_is_translated(runtime: CountingRuntime, config: T5Config) -> None:
+    clock, translator = Clock(), SlowTranslator()
+    service = SchedulingService(runtime, constraint_factory=translator, clock=clock)
+    (prompt,) = random_prompts(config, [4])
+    service.submit([ServiceRequest(work=generation(n, prompt, constrained(str(n))), timeout_s=5.0) for n in range(3)])
+    while not translator.asked:
+        time.sleep(0.001)
+    service.cancel(0)
+    clock.now = 6.0
+    events = service.step()
+    assert [(event.request_id, event.error_type) for event in failures(events)] == [
+        (1, "DeadlineError"),
+        (2, "DeadlineError"),
+    ]
+    assert not service.has_work
+    translator.may_end.set()
+    service.submit([ServiceRequest(work=generation(0, prompt, constrained("later")))])
+    assert len(drained(service)) == 1
+    assert translator.asked == ["0", "later"], "what nobody waits for any more is not begun"
+    service.close()

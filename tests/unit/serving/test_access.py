@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t5kit.errors import ConfigError, OverloadedError
-from t5kit.serving.access import ApiKeys, RateLimiter, read_api_keys
+from t5kit.serving.access import ApiKeys, KeyGuard, RateLimiter, read_api_keys
 from t5kit.serving.config import ModelSource, RequestLimits, ServingConfig
 from t5kit.testing.server_process import ServerProcess
 
@@ -65,6 +65,36 @@ def test_a_rate_is_a_burst_and_then_so_many_a_minute() -> None:
         limiter.take(f"client {number}")
     assert len(limiter._buckets) == 10_000
     RateLimiter(0).take("anyone")
+
+
+def test_wrong_keys_are_tried_so_often_and_then_not_looked_at() -> None:
+    now = [0.0]
+    guard = KeyGuard(ApiKeys({"alice": "key-of-alice", "bob": "key-of-bob1"}), 20, clock=lambda: now[0])
+    assert guard.client_of("key-of-bob1", "10.0.0.1") == "bob"
+    for number in range(20):
+        assert guard.client_of(f"guess {number}", "10.0.0.1") is None
+    for key in ("guess", "key-of-alice"):
+        with pytest.raises(OverloadedError, match="20 wrong API keys") as refused:
+            guard.client_of(key, "10.0.0.1")
+        assert refused.value.retry_after_s == pytest.approx(3), "a right guess is not told from a wrong one"
+    assert guard.client_of("key-of-bob1", "10.0.0.1") == "bob", "a client seen there before stays let in"
+    assert guard.client_of("key-of-alice", "10.0.0.2") == "alice"
+    now[0] = 3.0
+    assert guard.client_of("key-of-alice", "10.0.0.1") == "alice"
+    for number in range(20):
+        guard.client_of(f"guess {number}", f"2001:db8::{number:x}")
+    with pytest.raises(OverloadedError):
+        guard.client_of("guess", "2001:db8::ffff")  # whoever has one address there has all of them
+    assert guard.client_of("guess", "2001:db8:0:1::1") is None
+    assert guard.client_of("guess", "::ffff:10.0.0.1") is None
+    with pytest.raises(OverloadedError):
+        guard.client_of("guess", "::ffff:10.0.0.1")  # as 10.0.0.1 reads on a socket of both kinds
+    for number in range(20_000):
+        guard.client_of("guess", f"host {number}")
+        guard.client_of("key-of-alice", f"other host {number}")
+    assert len(guard._wrong._buckets) == len(guard._seen) == 10_000
+    unlimited = KeyGuard(ApiKeys({"alice": "key-of-alice"}), 0)
+    assert all(unlimited.client_of("guess", "10.0.0.1") is None for _ in range(100))
 
 
 def test_names_and_limits_that_cannot_be_are_refused() -> None:
@@ -124,6 +154,20 @@ def test_rates_and_sizes_are_refused_with_a_time_to_come_back(guarded: ServerPro
     assert guarded.get("/v1/models", headers=headers).status == 200  # only work is counted
     large = guarded.post("/v1/generate", {"text": "a" * 3000}, headers=headers)
     assert large.status == 413 and "2,000 bytes" in large.json["error"]["message"]
+
+
+def test_wrong_keys_end_in_429_and_known_clients_go_on(guarded: ServerProcess) -> None:
+    known = authorised("key-of-alice")
+    assert guarded.get("/v1/models", headers=known).status == 200
+    for number in range(200):
+        refused = guarded.get("/v1/models", headers=authorised(f"wrong-key-{number}"))
+        if refused.status == 429:
+            break
+        assert refused.status == 401
+    assert refused.status == 429 and number >= 10
+    assert 1 <= int(refused.headers["retry-after"]) <= 60 and "wrong API keys" in refused.json["error"]["message"]
+    assert guarded.get("/v1/models", headers=known).status == 200
+    assert guarded.get("/v1/models").status == 401  # to send none is no guess
 
 
 def test_only_the_origins_named_may_call_from_a_browser(guarded: ServerProcess) -> None:
