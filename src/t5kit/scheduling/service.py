@@ -211,13 +211,23 @@ class SchedulingService:
         return expired
 
     def _hand_over(self) -> None:
-        """Give the scheduler prompts for its next encoder run, in fair order."""
+        """Give the scheduler prompts for its next encoder run, in fair order.
+
+        While long prompts let others pass it is given one of them; a second one waits here, since those that pass it
+        are yet to come.
+        """
         room = self._max_encoder_tokens - self._scheduler.num_waiting_tokens
+        is_giving_back, num_passed = self._scheduler.is_giving_back, self._scheduler.num_passed
         chosen = []
         while self._generations and room > 0:
-            request = self._generations.pop()
-            room -= len(request.encoder_input_ids)
-            chosen.append(request)
+            num_tokens = len(self._generations.peek().encoder_input_ids)
+            if is_giving_back and num_tokens > self._max_encoder_tokens:
+                if num_passed:
+                    break
+                num_passed += 1
+            else:
+                room -= num_tokens
+            chosen.append(self._generations.pop())
         if chosen:
             now = self._clock()
             for request in chosen:

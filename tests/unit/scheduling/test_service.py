@@ -136,6 +136,25 @@ def test_after_a_long_prompt_running_answers_get_as_much_time(reference: Runtime
     assert runtime.has_nothing_open
 
 
+def test_a_prompt_that_lets_others_pass_is_passed_by_those_that_come_later(
+    reference: Runtime, config: T5Config
+) -> None:
+    clock = Clock()
+    runtime = SlowEncoder(reference, clock)
+    service = SchedulingService(runtime, limits=ServiceLimits(max_encoder_tokens=50), clock=clock)
+    options = DecodingOptions(max_new_tokens=60, min_new_tokens=60)
+    prompts = random_prompts(config, [5, 100, 100, 100, 6], seed=2)
+    service.submit([ServiceRequest(work=generation(0, prompts[0], options))])
+    service.step()
+    service.submit([ServiceRequest(work=generation(n, prompts[n], options), client="long") for n in (1, 2, 3)])
+    service.step()
+    service.step()  # the first long prompt is encoded, the second waits until answers had their time
+    service.submit([ServiceRequest(work=generation(4, prompts[4], options), client="short")])
+    drained(service)
+    encoded = [each for each in runtime.history if each != "step"]
+    assert encoded == ["encode 5", "encode 100", "encode 6", "encode 100", "encode 100"]
+
+
 def test_long_prompts_are_encoded_one_after_another_while_nobody_waits_for_tokens(
     reference: Runtime, config: T5Config
 ) -> None:
