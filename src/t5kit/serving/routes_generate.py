@@ -199,6 +199,7 @@ def _output(completion: Completion, tokenizer: Tokenizer, *, details: bool) -> O
         token_scores=list(completion.token_scores) if details else None,
     )
 
+    assert found.cross_attention is not None
 
 def _trace_reply(name: str, trace: Trace, tokenizer: Tokenizer) -> TraceReply:
     found = trace.found

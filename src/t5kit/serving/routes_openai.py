@@ -195,7 +195,8 @@ async def _log_probs(
     traces: list[Trace | None] = [None] * len(found)
     if num_alternatives:
         targets = [np.array(each.token_ids, np.int32) for _, each in found]
-        traces = list(await model.trace([ids for ids, _ in found], targets, num_alternatives, asker))
+        prompts = [ids for ids, _ in found]
+        traces = list(await model.trace(prompts, targets, num_alternatives, asker, has_attention=False))
     return [_log_probs_of(each, trace, model) for (_, each), trace in zip(found, traces, strict=True)]
 
 

@@ -248,11 +248,23 @@ class ServedModel:
         return stepped(np.stack(vectors), modules)
 
     async def trace(
-        self, prompts: Sequence[np.ndarray], targets: Sequence[np.ndarray], num_alternatives: int, asker: Asker
+        self,
+        prompts: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray],
+        num_alternatives: int,
+        asker: Asker,
+        *,
+        has_attention: bool = True,
     ) -> list[Trace]:
         """Look into answers: what else could have stood there, and where the model looked."""
         works = [
-            TraceRequest(request_id=0, encoder_input_ids=ids, target_ids=target, num_alternatives=num_alternatives)
+            TraceRequest(
+                request_id=0,
+                encoder_input_ids=ids,
+                target_ids=target,
+                num_alternatives=num_alternatives,
+                has_attention=has_attention,
+            )
             for ids, target in zip(prompts, targets, strict=True)
         ]
         traces = []

@@ -10,8 +10,8 @@ import pytest
 from t5kit.checkpoint.adapters import Adapter, LowRankMap, linear_map_shapes
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
-from t5kit.errors import EngineError, RequestError
-from t5kit.runtime import ReferenceRuntime, Runtime
+from t5kit.errors import ConfigError, EngineError, RequestError
+from t5kit.runtime import ReferenceRuntime, Runtime, StepInput, StepOutput
 from t5kit.runtime.pooling import pool
 from t5kit.scheduling import (
     ContinuousScheduler,
@@ -261,7 +261,7 @@ def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: Coun
     assert np.array_equal(vector.vector, pool(runtime.encoder_states([prompts[2]])[0], ["max"]))
     assert isinstance(trace, TraceFinished)
     assert trace.top_ids.shape == trace.top_log_probs.shape == (3, 3)
-    assert trace.cross_attention.shape == (3, 5)
+    assert trace.cross_attention is not None and trace.cross_attention.shape == (3, 5)
     assert np.allclose(trace.cross_attention.sum(axis=1), 1, atol=1e-5)
     assert isinstance(events[0], RequestFinished)
     service.close()
@@ -277,6 +277,24 @@ def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
     (answer,) = drained(service)
     assert isinstance(answer, RequestFinished)
     (hypothesis,) = answer.hypotheses
+def test_a_trace_without_attention_asks_the_engine_for_none(runtime: CountingRuntime, config: T5Config) -> None:
+    prompt, target = random_prompts(config, [9, 4])
+    work = TraceRequest(request_id=0, encoder_input_ids=prompt, target_ids=target)
+    needs: list[bool] = []
+
+    class Recording(CountingRuntime):
+        """Notes whether attention was asked for."""
+
+        def step(self, step: StepInput) -> StepOutput:
+            needs.append(step.need.cross_attention)
+            return super().step(step)
+
+    whole, plain = run_probes(Recording(runtime), [work, dataclasses.replace(work, request_id=1, has_attention=False)])
+    assert isinstance(whole, TraceFinished) and isinstance(plain, TraceFinished)
+    assert needs == [True, False] and plain.cross_attention is None
+    assert np.array_equal(whole.top_log_probs, plain.top_log_probs) and np.array_equal(whole.top_ids, plain.top_ids)
+
+
     work = TraceRequest(request_id=1, encoder_input_ids=prompt, target_ids=hypothesis.token_ids)
     service.submit([ServiceRequest(work=work)])
     (trace,) = drained(service)
