@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from t5kit.decoding import ConstraintFactory, DetokenizerFactory, num_rows
-from t5kit.errors import DeadlineError, RequestError
+from t5kit.errors import ConfigError, DeadlineError, RequestError
 from t5kit.runtime import Runtime
 from t5kit.scheduling.continuous import (
     DEFAULT_MAX_BATCH_ROWS,
@@ -42,6 +42,15 @@ class ServiceLimits:
     max_cache_bytes: int | None = None
     max_kept_bytes: int = 64 * 2**20
     """Encoded prompts kept for the next request with the same text: 2,700 tokens of T5-small."""
+
+    def __post_init__(self) -> None:
+        # Checked here, since an engine process that finds it out can only die of it, and again when it is restarted.
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "max_kept_bytes" else 1
+            if value is None and field.name == "max_cache_bytes":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{field.name} = {value!r} must be an integer of at least {least}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -196,6 +196,15 @@ def test_a_cancelled_request_is_gone_wherever_it_was(runtime: CountingRuntime, c
     assert runtime.has_nothing_open
 
 
+@pytest.mark.parametrize(
+    "limits", [{"max_batch_rows": 0}, {"max_encoder_tokens": -1}, {"max_kept_bytes": -1}, {"max_cache_bytes": 0}]
+)
+def test_limits_that_cannot_be_are_refused_before_an_engine_is_started(limits: dict[str, int]) -> None:
+    ((name, value),) = limits.items()
+    with pytest.raises(ConfigError, match=f"{name} = {value} must be"):
+        ServiceLimits(**limits)
+
+
 def test_a_prompt_that_comes_back_is_not_encoded_again(runtime: CountingRuntime, config: T5Config) -> None:
     service = SchedulingService(runtime)
     first, second = random_prompts(config, [9, 8])
@@ -268,15 +277,6 @@ def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: Coun
     assert runtime.has_nothing_open
 
 
-def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
-    runtime: CountingRuntime, config: T5Config
-) -> None:
-    (prompt,) = random_prompts(config, [9])
-    service = SchedulingService(runtime)
-    service.submit([ServiceRequest(work=generation(0, prompt))])
-    (answer,) = drained(service)
-    assert isinstance(answer, RequestFinished)
-    (hypothesis,) = answer.hypotheses
 def test_a_trace_without_attention_asks_the_engine_for_none(runtime: CountingRuntime, config: T5Config) -> None:
     prompt, target = random_prompts(config, [9, 4])
     work = TraceRequest(request_id=0, encoder_input_ids=prompt, target_ids=target)
@@ -295,6 +295,15 @@ def test_a_trace_without_attention_asks_the_engine_for_none(runtime: CountingRun
     assert np.array_equal(whole.top_log_probs, plain.top_log_probs) and np.array_equal(whole.top_ids, plain.top_ids)
 
 
+def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
+    runtime: CountingRuntime, config: T5Config
+) -> None:
+    (prompt,) = random_prompts(config, [9])
+    service = SchedulingService(runtime)
+    service.submit([ServiceRequest(work=generation(0, prompt))])
+    (answer,) = drained(service)
+    assert isinstance(answer, RequestFinished)
+    (hypothesis,) = answer.hypotheses
     work = TraceRequest(request_id=1, encoder_input_ids=prompt, target_ids=hypothesis.token_ids)
     service.submit([ServiceRequest(work=work)])
     (trace,) = drained(service)

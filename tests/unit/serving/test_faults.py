@@ -204,6 +204,8 @@ def status_of(pid: int) -> str:
         (["-m", "a={folder}", "--host", "203.0.113.1"], "Cannot listen at 203.0.113.1", 1),
     ],
 )
+        (["-m", "a={folder}", "--max-batch-rows", "0"], "max_batch_rows = 0", 2),
+        (["-m", "a={folder}", "--max-kept-bytes", "-1"], "max_kept_bytes = -1", 2),
 def test_misuse_is_told_in_a_sentence(
     folder: Path,
     adapter: Path,
