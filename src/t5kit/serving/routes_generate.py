@@ -65,7 +65,7 @@ async def generate(request: Request, body: GenerateRequest, client: AdmittedClie
     prompts = await model.encode(texts, truncate=body.truncate)
     generation = model.generate(prompts, asked, server.asker(client, body, adapter), is_streamed=body.stream)
     if body.stream:
-        return EventStream(_events(server, model, generation, prompts, details=body.details))
+        return EventStream(_events(server, model, generation, prompts, details=body.details), generation.cancel)
     answers = await unless_disconnected(request, counted(server, model, generation))
     results = []
     for answer, ids in zip(answers, prompts, strict=True):

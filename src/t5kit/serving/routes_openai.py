@@ -75,7 +75,8 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
     if is_streamed:
         is_told = bool((body.stream_options or {}).get("include_usage"))
         num_prompt_tokens = sum(map(len, prompts))
-        return EventStream(_events(server, model, generation, head, repeated, num_prompt_tokens if is_told else None))
+        events = _events(server, model, generation, head, repeated, num_prompt_tokens if is_told else None)
+        return EventStream(events, generation.cancel)
     answers = await unless_disconnected(request, counted(server, model, generation))
     found = [(ids, each) for answer, ids in zip(answers, repeated, strict=True) for each in answer.completions]
     for answer, ids in zip(answers, repeated, strict=True):
