@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from t5kit.api.arguments import GenerationArguments
 from t5kit.api.completion import Completion
 from t5kit.errors import RequestError
+from t5kit.serving.error_words import error_detail
 from t5kit.serving.schemas import (
     Alternative,
     GenerateReply,
@@ -168,14 +169,10 @@ async def _events(
                     yield event_data({"type": "result", **result.model_dump(exclude_none=True)})
                 case Failure():
                     server.take_error(model, event.error)
-                    yield event_data({"type": "error", "index": event.index, "error": _error(event.error)})
+                    yield event_data({"type": "error", "index": event.index, "error": error_detail(event.error)})
         yield event_data({"type": "done"})
     finally:
         await stream.aclose()  # type: ignore[attr-defined]  # a generator
-
-
-def _error(error: Exception) -> dict[str, str]:
-    return {"message": str(error), "type": type(error).__name__}
 
 
 def _result(answer: Answer, num_input_tokens: int, tokenizer: Tokenizer, *, details: bool) -> Result:
@@ -199,10 +196,10 @@ def _output(completion: Completion, tokenizer: Tokenizer, *, details: bool) -> O
         token_scores=list(completion.token_scores) if details else None,
     )
 
-    assert found.cross_attention is not None
 
 def _trace_reply(name: str, trace: Trace, tokenizer: Tokenizer) -> TraceReply:
     found = trace.found
+    assert found.cross_attention is not None
     texts = spelled(trace.target_ids, tokenizer)
     attention = np.round(found.cross_attention.astype(np.float64), 4).tolist()
     return TraceReply(

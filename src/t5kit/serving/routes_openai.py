@@ -13,7 +13,8 @@ from t5kit.api.arguments import GenerationArguments
 from t5kit.api.completion import Completion
 from t5kit.api.embedding import asked_modules
 from t5kit.errors import RequestError
-from t5kit.serving.routes_generate import bias_of, counted, id_array, lone_text, note, spelled
+from t5kit.serving.error_words import error_detail
+from t5kit.serving.routes_generate import as_json, bias_of, counted, id_array, lone_text, note, spelled
 from t5kit.serving.schemas import (
     CompletionBody,
     CompletionChoice,
@@ -258,8 +259,7 @@ async def _events(
                     yield chunk(event.index, "", _finish(completion))
                 case Failure():
                     server.take_error(model, event.error)
-                    error = {"message": str(event.error), "type": type(event.error).__name__}
-                    yield event_data({"error": error | {"param": None, "code": None}})
+                    yield event_data({"error": error_detail(event.error)})
                     return
         if num_prompt_tokens is not None:
             usage = _usage(num_prompt_tokens, num_new_tokens)
