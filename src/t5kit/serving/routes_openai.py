@@ -66,10 +66,11 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
     num_repeats = num_each if words.get("do_sample") else 1
     if num_repeats == 1 and num_each > 1:
         words["num_return_sequences"] = num_each
+    num_answers = len(prompts) * num_repeats
+    if num_answers > model.limits.max_texts:
+        raise RequestError(f"{num_answers} answers are more than one request may ask for ({model.limits.max_texts}).")
     asked = await model.asked(words, is_streamed=is_streamed)
     repeated = [ids for ids in prompts for _ in range(num_repeats)]
-    if len(repeated) > model.limits.max_texts:
-        raise RequestError(f"{len(repeated)} answers are more than one request may ask for ({model.limits.max_texts}).")
     asker = server.asker(client, body, adapter)
     generation = model.generate(repeated, asked, asker, is_streamed=is_streamed)
     head: dict[str, Any] = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
@@ -109,13 +110,15 @@ async def embeddings(request: Request, body: EmbeddingsBody, client: AdmittedCli
     work = model.embed(prompts, modules, server.asker(client, body, adapter))
     vectors_NW = await unless_disconnected(request, work)
     num_tokens = sum(map(len, prompts))
-    return EmbeddingsReply(
-        data=[
-            Embedding(index=index, embedding=_encoded(vector_D, body.encoding_format))
-            for index, vector_D in enumerate(vectors_NW)
-        ],
-        model=name,
-        usage=EmbeddingsUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
+    return as_json(
+        EmbeddingsReply(
+            data=[
+                Embedding(index=index, embedding=_encoded(vector_D, body.encoding_format))
+                for index, vector_D in enumerate(vectors_NW)
+            ],
+            model=name,
+            usage=EmbeddingsUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
+        )
     )
 
 
