@@ -194,7 +194,6 @@ def status_of(pid: int) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [
-        ([], "name one with --model", 2),
         (["-m", "{tmp}/none"], "none", 1),
         (["-m", "={folder}"], "NAME=MODEL", 2),
         (["-m", "a={folder}", "--adapter", "b@c=d"], "NAME@MODEL", 2),
