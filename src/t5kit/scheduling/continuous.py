@@ -197,8 +197,18 @@ class ContinuousScheduler:
 
     @property
     def num_waiting_tokens(self) -> int:
-        """Tokens of the prompts that wait to be encoded."""
-        return sum(len(job.prompt) for job in self._waiting.values())
+        """Tokens of the prompts that wait to be encoded, those left out that let others pass."""
+        return sum(len(job.prompt) for job in self._waiting.values() if not self._lets_pass(job))
+
+    @property
+    def num_passed(self) -> int:
+        """Waiting prompts that let others pass: longer than an encoder run, while answers have their time back."""
+        return sum(self._lets_pass(job) for job in self._waiting.values())
+
+    @property
+    def is_giving_back(self) -> bool:
+        """Running answers have their time back: whatever is longer than an encoder run lets others pass."""
+        return self._debt_s > 0 and bool(self._alive)
 
     def counts(self) -> SchedulerCounts:
         """Return what is held now and what was done."""
@@ -331,7 +341,7 @@ class ContinuousScheduler:
         longest, is_chunk_full, num_passed = 0, False, 0
         for job in self._waiting.values():
             is_new = job.key not in self._encoded and job.key not in new
-            if is_new and self._debt_s > 0 and self._alive and len(job.prompt) > self._max_encoder_tokens:
+            if self._lets_pass(job):
                 num_passed += 1
                 continue
             would_use.rows += job.num_rows
@@ -359,6 +369,10 @@ class ContinuousScheduler:
         )
         return jobs if is_worthwhile else []
 
+    def _lets_pass(self, job: _Job) -> bool:
+        is_long = len(job.prompt) > self._max_encoder_tokens
+        return is_long and self.is_giving_back and job.key not in self._encoded
+
     def _has_room(self, used: _Used) -> bool:
         return (
             used.rows <= self._max_batch_rows
@@ -369,19 +383,16 @@ class ContinuousScheduler:
     def _encode_and_admit(self, jobs: Sequence[_Job], events: list[Event]) -> None:
         """Encode the prompts of waiting jobs in one run and admit the jobs.
 
-        If the runtime refuses, each prompt is tried alone, so that only the one at fault is lost.
+        If that is refused, each job is tried alone, so that only the one at fault is lost.
         """
-        by_prompt: dict[bytes, list[_Job]] = {}
         for job in jobs:
-            by_prompt.setdefault(job.key, []).append(self._waiting.pop(job.request.request_id))
-        chunks: list[Sequence[_Job]] = [jobs]
-        while chunks:
-            chunk = chunks.pop()
-            error = self._try_to_admit(chunk)
-            if error is not None and len(chunk) == len(jobs) and len(by_prompt) > 1:
-                chunks += list(by_prompt.values())[::-1]
-            elif error is not None:
-                events += [_failure(job.request.request_id, error) for job in chunk]
+            del self._waiting[job.request.request_id]
+        error = self._try_to_admit(jobs)
+        if error is not None:
+            for job in jobs:
+                alone = self._try_to_admit([job]) if len(jobs) > 1 else error
+                if alone is not None:
+                    events.append(_failure(job.request.request_id, alone))
         self._release_unused()
 
     def _try_to_admit(self, jobs: Sequence[_Job]) -> T5kitError | None:

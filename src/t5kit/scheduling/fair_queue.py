@@ -58,12 +58,16 @@ class FairQueue(Generic[Item]):
         heapq.heappush(self._tickets, _Ticket(known.end, self._num_pushed, item_id))
         self._num_pushed += 1
 
+    def peek(self) -> Item:
+        """Return the item whose turn it is; the queue must hold one."""
+        while self._tickets[0].item_id not in self._items:
+            heapq.heappop(self._tickets)
+        return self._items[self._tickets[0].item_id][1]
+
     def pop(self) -> Item:
         """Take out the item whose turn it is; the queue must hold one."""
-        while True:
-            ticket = heapq.heappop(self._tickets)
-            if ticket.item_id in self._items:
-                break
+        self.peek()
+        ticket = heapq.heappop(self._tickets)
         self._virtual_time = ticket.finish
         return self._take(ticket.item_id)
 

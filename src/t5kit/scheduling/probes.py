@@ -52,6 +52,8 @@ class TraceRequest:
     """[T] int32: the answer; T at least 1."""
     num_alternatives: int = 5
     """Likeliest ids told for each position."""
+    has_attention: bool = True
+    """Tell where the model looked: the engine holds every head's weights for it, T * S numbers each."""
     adapter: int = NO_ADAPTER
 
 
@@ -87,9 +89,9 @@ class TraceFinished:
     """[T, k] int32, likeliest first."""
     top_log_probs: np.ndarray
     """[T, k] float32."""
-    cross_attention: np.ndarray
+    cross_attention: np.ndarray | None
     """[T, S] float32: from the position that chose token t to the prompt, the mean over layers and heads; rows sum to
-    1."""
+    1. None without has_attention."""
 
 
 ProbeEvent = ScoreFinished | EmbedFinished | TraceFinished | RequestFailed
@@ -193,14 +195,14 @@ def _trace(runtime: Runtime, probe: TraceRequest) -> TraceFinished:
                     slots=slots,
                     tokens=np.concatenate([[runtime.config.decoder_start_id], target[:-1]]).astype(np.int32),
                     lengths=np.array([len(target)], np.int32),
-                    need=Need(top_k=probe.num_alternatives, all_positions=True, cross_attention=True),
+                    need=Need(top_k=probe.num_alternatives, all_positions=True, cross_attention=probe.has_attention),
                 )
             )
         finally:
             runtime.close_slots(slots)
     finally:
         runtime.release([handle])
-    assert output.cross_attention is not None
+    weights_LHTS = output.cross_attention[0] if output.cross_attention is not None else None
     top_log_probs = output.top_logits - output.log_sum_exp[:, None]
     if not (np.isfinite(log_probs).all() and np.isfinite(top_log_probs).all()):
         raise EngineError(_NOT_FINITE.format("scores"))
@@ -209,7 +211,7 @@ def _trace(runtime: Runtime, probe: TraceRequest) -> TraceFinished:
         token_log_probs=log_probs,
         top_ids=output.top_ids,
         top_log_probs=top_log_probs,
-        cross_attention=output.cross_attention[0].mean(axis=(0, 1), dtype=np.float32),
+        cross_attention=None if weights_LHTS is None else weights_LHTS.mean(axis=(0, 1), dtype=np.float32),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from t5kit.decoding import ConstraintFactory, DetokenizerFactory, num_rows
-from t5kit.errors import DeadlineError, RequestError
+from t5kit.errors import ConfigError, DeadlineError, RequestError
 from t5kit.runtime import Runtime
 from t5kit.scheduling.constraints import ConstraintsAhead
 from t5kit.scheduling.continuous import (
@@ -45,6 +45,15 @@ class ServiceLimits:
     max_cache_bytes: int | None = None
     max_kept_bytes: int = 64 * 2**20
     """Encoded prompts kept for the next request with the same text: 2,700 tokens of T5-small."""
+
+    def __post_init__(self) -> None:
+        # Checked here, since an engine process that finds it out can only die of it, and again when it is restarted.
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "max_kept_bytes" else 1
+            if value is None and field.name == "max_cache_bytes":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{field.name} = {value!r} must be an integer of at least {least}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -248,13 +257,23 @@ class SchedulingService:
         return expired
 
     def _hand_over(self) -> None:
-        """Give the scheduler prompts for its next encoder run, in fair order."""
+        """Give the scheduler prompts for its next encoder run, in fair order.
+
+        While long prompts let others pass it is given one of them; a second one waits here, since those that pass it
+        are yet to come.
+        """
         room = self._max_encoder_tokens - self._scheduler.num_waiting_tokens
+        is_giving_back, num_passed = self._scheduler.is_giving_back, self._scheduler.num_passed
         chosen = []
         while self._generations and room > 0:
-            request = self._generations.pop()
-            room -= len(request.encoder_input_ids)
-            chosen.append(request)
+            num_tokens = len(self._generations.peek().encoder_input_ids)
+            if is_giving_back and num_tokens > self._max_encoder_tokens:
+                if num_passed:
+                    break
+                num_passed += 1
+            else:
+                room -= num_tokens
+            chosen.append(self._generations.pop())
         if chosen:
             now = self._clock()
             for request in chosen:

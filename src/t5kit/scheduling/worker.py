@@ -102,9 +102,6 @@ def run_engine(connection: Connection, loader: EngineLoader, limits: ServiceLimi
     except T5kitError as error:
         connection.send(LoadFailed(error=str(error), error_type=type(error).__name__))
         return
-    connection.send(Ready(description=engine.runtime.description))
-    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, commands), name="commands", daemon=True).start()
     service = SchedulingService(
         engine.runtime,
         detokenizer_factory=engine.detokenizer_factory,
@@ -113,8 +110,11 @@ def run_engine(connection: Connection, loader: EngineLoader, limits: ServiceLimi
         limits=limits,
     )
     try:
+        connection.send(Ready(description=engine.runtime.description))
+        commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        threading.Thread(target=_receive, args=(connection, commands), name="commands", daemon=True).start()
         _serve(connection, commands, service)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         pass  # nobody is left to answer
     finally:
         service.close()  # or a grammar that nobody waits for would hold up the end

@@ -15,20 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from t5kit.errors import (
-    BusyError,
-    DeadlineError,
-    DependencyError,
-    EngineGoneError,
-    ModelNotFoundError,
-    OverloadedError,
-    T5kitError,
-)
-from t5kit.errors import RequestError as WrongRequest
+from t5kit.errors import BusyError, OverloadedError, T5kitError
 from t5kit.serving import routes_generate, routes_openai, routes_score, routes_status
 from t5kit.serving.access import ApiKeys, KeyGuard, RateLimiter
 from t5kit.serving.config import ModelSource, ServingConfig
 from t5kit.serving.engine import Engine
+from t5kit.serving.error_words import error_detail, error_words, retry_after
 from t5kit.serving.loading import FolderLoader
 from t5kit.serving.metrics import ServerMetrics
 from t5kit.serving.middleware import CLIENT_GONE, RequestBorder
@@ -136,24 +128,20 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
         message: str,
         kind: str,
         *,
-        code: str | None = None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> JSONResponse:
-        error = {"message": message, "type": kind, "param": param, "code": code}
+        error = {"message": message, "type": kind, "param": param, "code": None}
         return JSONResponse({"error": error}, status, headers=None if headers is None else dict(headers))
 
     @app.exception_handler(T5kitError)
     async def failed(request: Request, error: T5kitError) -> JSONResponse:
-        status, kind, code = error_words(error)
         request.state.fields["error"] = type(error).__name__
-        headers = None
         if isinstance(error, BusyError):
-            metrics.refusals.labels("overload" if status == 429 else "unready").inc()
-            headers = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-        elif isinstance(error, EngineGoneError):
-            headers = {"Retry-After": "1"}
-        return reply(status, str(error), kind, code=code, headers=headers)
+            metrics.refusals.labels("overload" if isinstance(error, OverloadedError) else "unready").inc()
+        seconds = retry_after(error)
+        headers = None if seconds is None else {"Retry-After": seconds}
+        return JSONResponse({"error": error_detail(error)}, error_words(error)[0], headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def misshapen(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -174,25 +162,6 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
-
-
-def error_words(error: Exception) -> tuple[int, str, str | None]:
-    """Return the HTTP status, type and code of an error."""
-    match error:
-        case OverloadedError():
-            return 429, "rate_limit_error", "overloaded"
-        case BusyError():
-            return 503, "server_error", "not_ready"
-        case EngineGoneError():
-            return 503, "server_error", "engine_restarted"
-        case DeadlineError():
-            return 504, "timeout_error", "deadline"
-        case ModelNotFoundError():
-            return 404, "invalid_request_error", "model_not_found"
-        case WrongRequest() | DependencyError():  # a grammar, where the library for it is not installed
-            return 400, "invalid_request_error", None
-        case _:
-            return 500, "server_error", None
 
 
 def _problem(problem: Mapping[str, Any], known: list[str]) -> str:

@@ -38,6 +38,11 @@ class RequestLimits:
     """Tokens that one answer may be asked to have, or a given target may have."""
     max_texts: int = 512
     """Texts (or labels, candidates, targets) in one request."""
+    max_pairs: int = 16_384
+    """Pairs of a text and a label (candidate, target) in one request: the reply to so many takes a tenth of a second to
+    write, during which nobody else is answered."""
+    max_stop_strings: int = 64
+    """Stop strings of one request: each is looked for at each token of an answer."""
     max_body_bytes: int = 4 * MIB
     """Bytes of one request's body."""
     max_grammar_bytes: int = 64 * 1024

@@ -107,7 +107,9 @@ class Engine:
         self._ready: asyncio.Future[None] | None = None
         self._restarting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._started_s = self._heard_s = 0.0
+        self._started_s = 0.0
+        self._unheard_since_s: float | None = None
+        """Since when the process owes a word; None while it was given nothing since its last one."""
         self._num_failed_starts = 0
         self._load_error: T5kitError | None = None
         self._done_s: collections.deque[float] = collections.deque(maxlen=256)
@@ -158,8 +160,8 @@ class Engine:
             )
         assert self._process is not None
         given, pending = [], []
-        if not self._pending:
-            self._heard_s = time.monotonic()
+        if self._unheard_since_s is None:
+            self._unheard_since_s = time.monotonic()
         for request, count in zip(requests, num_tokens, strict=True):
             work = dataclasses.replace(request.work, request_id=self._next_id)
             given.append(dataclasses.replace(request, work=work))
@@ -194,7 +196,7 @@ class Engine:
     def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        self._started_s = self._heard_s = time.monotonic()
+        self._started_s, self._unheard_since_s = time.monotonic(), None
         self.counts = None
 
         def tell(function: Callable[..., None], *arguments: object) -> None:
@@ -211,7 +213,7 @@ class Engine:
 
     def _take(self, message: Message) -> None:
         assert self._ready is not None
-        self._heard_s = time.monotonic()
+        self._unheard_since_s = time.monotonic() if self._pending else None
         match message:
             case Ready():
                 self.description = message.description
@@ -260,7 +262,10 @@ class Engine:
                 self._load_error or EngineGoneError(f"The engine of {self.name!r} ended while it loaded ({ending}).")
             )
             return
-        _log.error("engine ended", extra={"fields": {"model": self.name, "ending": ending, "lost": len(self._pending)}})
+        told = {"model": self.name, "ending": ending, "lost": len(self._pending)}
+        if self._load_error is not None:
+            told["error"] = str(self._load_error)
+        _log.error("engine ended", extra={"fields": told})
         self._fail_all(
             f"The engine process of {self.name!r} ended unexpectedly ({ending}) while this request was in it; it is "
             "started again. Send the request again; if it comes to this each time, report it."
@@ -276,14 +281,25 @@ class Engine:
 
     async def _restart(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        self._spawn()
+        while True:
+            try:
+                self._spawn()
+                return
+            except (OSError, RuntimeError) as error:  # no memory, files or threads for a process now
+                _log.error("engine cannot be started", extra={"fields": {"model": self.name, "error": str(error)}})
+                await asyncio.sleep(_RESTART_DELAYS_S[-1])
 
     async def _watch(self) -> None:
-        """End a process that has work and says nothing: whatever it hangs in, its requests must not."""
+        """End a process that was given work and says nothing: whatever it hangs in, its requests must not.
+
+        Requests that were cancelled since count too, or clients that lose patience would keep it alive: it reports once
+        it has dropped them.
+        """
         while True:
             await asyncio.sleep(self._stall_timeout_s / 8)
-            is_silent = time.monotonic() - self._heard_s > self._stall_timeout_s
-            if self._pending and is_silent and self.status == "ready" and self._process is not None:
+            unheard_since_s = self._unheard_since_s
+            is_silent = unheard_since_s is not None and time.monotonic() - unheard_since_s > self._stall_timeout_s
+            if is_silent and self.status == "ready" and self._process is not None:
                 _log.error("engine hangs", extra={"fields": {"model": self.name, "pid": self._process.pid}})
                 await asyncio.to_thread(self._process.kill)
 

@@ -19,7 +19,11 @@ from t5kit.serving.metrics import ServerMetrics
 CLIENT_GONE = 499
 """nginx's word for a client that left; nobody receives it, the log and the metrics do."""
 BODY_TIMEOUT_S = 30.0
-"""For each part of a body: a client that sends slower is holding a connection for nothing."""
+BODY_BYTES_PER_S = 10_000
+"""A body has so many seconds, and as many more as it takes at this rate: a slower client holds a connection for
+nothing."""
+_MAX_LOGGED_PATH = 200
+"""Characters; none of our paths is longer, and a client may send 64 KB."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -67,7 +71,8 @@ class RequestBorder:
             if fields.get("has_body"):
                 return await receive()  # only a disconnect can come now, and may take its time
             try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
+                spent_s = time.perf_counter() - started_s
+                async with asyncio.timeout(BODY_TIMEOUT_S + num_bytes / BODY_BYTES_PER_S - spent_s):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "The request's body did not come in time.") from None
@@ -101,7 +106,7 @@ class RequestBorder:
             entry = {
                 "request_id": request_id,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": scope["path"][:_MAX_LOGGED_PATH],
                 "status": status,
                 "seconds": round(seconds, 4),
             }

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from t5kit.api.arguments import GenerationArguments
 from t5kit.api.completion import Completion
 from t5kit.errors import RequestError
+from t5kit.serving.error_words import error_detail
 from t5kit.serving.schemas import (
     Alternative,
     GenerateReply,
@@ -66,7 +67,7 @@ async def generate(request: Request, body: GenerateRequest, client: AdmittedClie
     asker = server.asker(client, body, adapter)
     generation = model.generate(prompts, asked, asker, texts=texts, is_streamed=body.stream)
     if body.stream:
-        return EventStream(_events(server, model, generation, prompts, details=body.details))
+        return EventStream(_events(server, model, generation, prompts, details=body.details), generation.cancel)
     answers = await unless_disconnected(request, counted(server, model, generation))
     results = []
     for answer, ids in zip(answers, prompts, strict=True):
@@ -169,14 +170,10 @@ async def _events(
                     yield event_data({"type": "result", **result.model_dump(exclude_none=True)})
                 case Failure():
                     server.take_error(model, event.error)
-                    yield event_data({"type": "error", "index": event.index, "error": _error(event.error)})
+                    yield event_data({"type": "error", "index": event.index, "error": error_detail(event.error)})
         yield event_data({"type": "done"})
     finally:
         await stream.aclose()  # type: ignore[attr-defined]  # a generator
-
-
-def _error(error: Exception) -> dict[str, str]:
-    return {"message": str(error), "type": type(error).__name__}
 
 
 def _result(answer: Answer, num_input_tokens: int, tokenizer: Tokenizer, *, details: bool) -> Result:
@@ -203,6 +200,7 @@ def _output(completion: Completion, tokenizer: Tokenizer, *, details: bool) -> O
 
 def _trace_reply(name: str, trace: Trace, tokenizer: Tokenizer) -> TraceReply:
     found = trace.found
+    assert found.cross_attention is not None
     texts = spelled(trace.target_ids, tokenizer)
     attention = np.round(found.cross_attention.astype(np.float64), 4).tolist()
     return TraceReply(

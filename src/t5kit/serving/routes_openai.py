@@ -13,7 +13,8 @@ from t5kit.api.arguments import GenerationArguments
 from t5kit.api.completion import Completion
 from t5kit.api.embedding import asked_modules
 from t5kit.errors import RequestError
-from t5kit.serving.routes_generate import bias_of, counted, id_array, lone_text, note, spelled
+from t5kit.serving.error_words import error_detail
+from t5kit.serving.routes_generate import as_json, bias_of, counted, id_array, lone_text, note, spelled
 from t5kit.serving.schemas import (
     CompletionBody,
     CompletionChoice,
@@ -65,17 +66,19 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
     num_repeats = num_each if words.get("do_sample") else 1
     if num_repeats == 1 and num_each > 1:
         words["num_return_sequences"] = num_each
+    num_answers = len(prompts) * num_repeats
+    if num_answers > model.limits.max_texts:
+        raise RequestError(f"{num_answers} answers are more than one request may ask for ({model.limits.max_texts}).")
     asked = await model.asked(words, is_streamed=is_streamed)
     repeated = [ids for ids in prompts for _ in range(num_repeats)]
-    if len(repeated) > model.limits.max_texts:
-        raise RequestError(f"{len(repeated)} answers are more than one request may ask for ({model.limits.max_texts}).")
     asker = server.asker(client, body, adapter)
     generation = model.generate(repeated, asked, asker, is_streamed=is_streamed)
     head: dict[str, Any] = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
     if is_streamed:
         is_told = bool((body.stream_options or {}).get("include_usage"))
         num_prompt_tokens = sum(map(len, prompts))
-        return EventStream(_events(server, model, generation, head, repeated, num_prompt_tokens if is_told else None))
+        events = _events(server, model, generation, head, repeated, num_prompt_tokens if is_told else None)
+        return EventStream(events, generation.cancel)
     answers = await unless_disconnected(request, counted(server, model, generation))
     found = [(ids, each) for answer, ids in zip(answers, repeated, strict=True) for each in answer.completions]
     for answer, ids in zip(answers, repeated, strict=True):
@@ -107,13 +110,15 @@ async def embeddings(request: Request, body: EmbeddingsBody, client: AdmittedCli
     work = model.embed(prompts, modules, server.asker(client, body, adapter))
     vectors_NW = await unless_disconnected(request, work)
     num_tokens = sum(map(len, prompts))
-    return EmbeddingsReply(
-        data=[
-            Embedding(index=index, embedding=_encoded(vector_D, body.encoding_format))
-            for index, vector_D in enumerate(vectors_NW)
-        ],
-        model=name,
-        usage=EmbeddingsUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
+    return as_json(
+        EmbeddingsReply(
+            data=[
+                Embedding(index=index, embedding=_encoded(vector_D, body.encoding_format))
+                for index, vector_D in enumerate(vectors_NW)
+            ],
+            model=name,
+            usage=EmbeddingsUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
+        )
     )
 
 
@@ -195,7 +200,8 @@ async def _log_probs(
     traces: list[Trace | None] = [None] * len(found)
     if num_alternatives:
         targets = [np.array(each.token_ids, np.int32) for _, each in found]
-        traces = list(await model.trace([ids for ids, _ in found], targets, num_alternatives, asker))
+        prompts = [ids for ids, _ in found]
+        traces = list(await model.trace(prompts, targets, num_alternatives, asker, has_attention=False))
     return [_log_probs_of(each, trace, model) for (_, each), trace in zip(found, traces, strict=True)]
 
 
@@ -256,8 +262,7 @@ async def _events(
                     yield chunk(event.index, "", _finish(completion))
                 case Failure():
                     server.take_error(model, event.error)
-                    error = {"message": str(event.error), "type": type(event.error).__name__}
-                    yield event_data({"error": error | {"param": None, "code": None}})
+                    yield event_data({"error": error_detail(event.error)})
                     return
         if num_prompt_tokens is not None:
             usage = _usage(num_prompt_tokens, num_new_tokens)

@@ -160,11 +160,13 @@ class ServedModel:
         return taken
 
     async def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
-        """Return the options translated as `Model.generate` does; a grammar is checked on a thread.
+        """Return the options translated as `Model.generate` does; what may take long is done on a thread.
 
+        That is a grammar, or many allowed outputs or ids.
         Raises: RequestError for a wrong option.
         """
-        if options.get("regex") is None and options.get("json_schema") is None:
+        has_grammar = options.get("regex") is not None or options.get("json_schema") is not None
+        if not has_grammar and _size(options) <= _LONG_TEXT:
             return self._asked(options, is_streamed)
         return await asyncio.to_thread(self._asked, options, is_streamed)
 
@@ -172,6 +174,7 @@ class ServedModel:
         self._check_grammar_size(options)
         description = self.engine.description
         engine = "" if description is None else description.engine
+        self._check_stop_strings(options)
         asked = asked_of(options, self.folder, self.tokenizer, engine=engine, is_streamed=is_streamed)
         check_options(asked.options, self.folder.config)
         if asked.options.max_new_tokens > self.limits.max_new_tokens:
@@ -185,6 +188,12 @@ class ServedModel:
                 "stream=false."
             )
         return asked
+
+    def _check_stop_strings(self, options: GenerationArguments) -> None:
+        """Raise RequestError for more stop strings than each token of an answer can be held against."""
+        given, limit = options.get("stop_strings"), self.limits.max_stop_strings
+        if given is not None and not isinstance(given, str) and len(given) > limit:
+            raise RequestError(f"{len(given):,} stop strings are more than this server takes ({limit}).")
 
     def _check_grammar_size(self, options: GenerationArguments) -> None:
         """Raise RequestError for a grammar that would take long to translate, or that is no text."""
@@ -236,6 +245,12 @@ class ServedModel:
         Many targets are asked for in pieces: no step of the engine takes long, and a deadline ends what is left.
         Raises: RequestError for a target that is longer than an answer may be, and what `generate` raises.
         """
+        num_pairs = sum(map(len, targets))
+        if num_pairs > self.limits.max_pairs:
+            raise RequestError(
+                f"{num_pairs:,} pairs of a text and a given answer are more than this server takes in one request "
+                f"({self.limits.max_pairs:,}). Ask for fewer texts or answers at a time."
+            )
         limit = self.limits.max_new_tokens
         longest = max((len(target) for of_one in targets for target in of_one), default=0)
         if longest > limit:
@@ -264,11 +279,23 @@ class ServedModel:
         return stepped(np.stack(vectors), modules)
 
     async def trace(
-        self, prompts: Sequence[np.ndarray], targets: Sequence[np.ndarray], num_alternatives: int, asker: Asker
+        self,
+        prompts: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray],
+        num_alternatives: int,
+        asker: Asker,
+        *,
+        has_attention: bool = True,
     ) -> list[Trace]:
         """Look into answers: what else could have stood there, and where the model looked."""
         works = [
-            TraceRequest(request_id=0, encoder_input_ids=ids, target_ids=target, num_alternatives=num_alternatives)
+            TraceRequest(
+                request_id=0,
+                encoder_input_ids=ids,
+                target_ids=target,
+                num_alternatives=num_alternatives,
+                has_attention=has_attention,
+            )
             for ids, target in zip(prompts, targets, strict=True)
         ]
         traces = []
@@ -305,6 +332,12 @@ class ServedModel:
             for each in pending:
                 each.cancel()
         return events
+
+
+def _size(options: GenerationArguments) -> int:
+    """Return how much a client wrote into the options that have no bound of their own: characters, and ids."""
+    texts = [options.get("forced_prefix") or "", *(options.get("allowed_outputs") or ())]
+    return sum(map(len, texts)) + len(options.get("suppress_tokens") or ()) + len(options.get("logit_bias") or ())
 
 
 def _pieces(targets: Sequence[np.ndarray], max_tokens: int) -> list[tuple[np.ndarray, ...]]:

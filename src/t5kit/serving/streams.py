@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 Result = TypeVar("Result")
 
 HEARTBEAT_S = 15.0
 """A comment is sent when there was nothing to say for so long, so that proxies keep the connection."""
+READER_TIMEOUT_S = 60.0
+"""A stream whose client takes nothing for so long is ended: what it does not read is held in memory."""
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -36,24 +38,30 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result
 class EventStream(StreamingResponse):
     """Server-sent events from an iterator of their data; the iterator is closed as soon as the client leaves.
 
-    A client that reads slowly slows the iterator down.
+    A client that reads slowly slows the iterator down. on_end is called in any case, even if the iterator was never
+    begun and so cannot clean up.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[str]) -> None:
-        self._events = _with_heartbeat(events)
+    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+        self._events, self._on_end = _with_heartbeat(events), on_end
         super().__init__(self._events, headers={"X-Accel-Buffering": "no"})  # nginx: do not collect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = asyncio.create_task(self.stream_response(send))
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(READER_TIMEOUT_S):
+                await send(message)
+
+        writer = asyncio.create_task(self.stream_response(send_in_time))
         listener = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({writer, listener}, return_when=asyncio.FIRST_COMPLETED)
             if writer.done():
-                with contextlib.suppress(OSError):  # the client left while it was being written to
+                with contextlib.suppress(OSError):  # the client left, or did not read (a TimeoutError is one)
                     writer.result()
         finally:
+            self._on_end()  # first: it cannot be kept from it by another cancellation
             await _ended(listener)
             await _ended(writer)
             await self._events.aclose()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t5kit.decoding import DecodingOptions
+from t5kit.decoding import Constraint, DecodingOptions, Grammar
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import StepInput, StepOutput
 from t5kit.scheduling import (
@@ -286,6 +286,17 @@ def test_stop_strings_without_a_detokenizer_are_refused(runtime: CountingRuntime
     (event,) = run(ContinuousScheduler(runtime), [request])
     assert isinstance(event, RequestFailed)
     assert "detokenizer" in event.error
+
+
+def test_a_grammar_that_is_refused_takes_no_other_request_for_the_same_text_with_it(runtime: CountingRuntime) -> None:
+    def refuse(grammar: Grammar) -> Constraint:
+        raise RequestError(f"no such {grammar.kind}")
+
+    made = requests(random_prompts(runtime.config, [5]) * 3, [GREEDY, DecodingOptions(grammar=Grammar("regex", "a"))])
+    events = run(ContinuousScheduler(runtime, constraint_factory=refuse), made)
+    assert sorted(ids_by_request(events)) == [0, 2]
+    assert [event.request_id for event in events if isinstance(event, RequestFailed)] == [1]
+    assert runtime.num_encoded == 1 and runtime.has_nothing_open
 
 
 class EncoderThatRefuses(CountingRuntime):

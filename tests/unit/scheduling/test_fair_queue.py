@@ -57,3 +57,12 @@ def test_removed_items_are_not_given_and_leave_nothing_behind() -> None:
     assert len(queue._tickets) < 100 and len(queue._flows) == 1
     assert (len(queue), 9_999 in queue, queue.pop()) == (1, True, 9_999)
     assert not queue._tickets and not queue._flows
+
+
+def test_the_next_item_can_be_seen_before_it_is_taken() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number, cost in enumerate((3, 1, 2)):
+        queue.push(number, f"item {number}", flow=number, cost=cost)
+    queue.remove(1)
+    assert (queue.peek(), len(queue)) == ("item 2", 2)
+    assert [queue.pop(), queue.peek(), queue.pop()] == ["item 2", "item 0", "item 0"]

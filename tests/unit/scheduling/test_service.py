@@ -12,8 +12,8 @@ import pytest
 from t5kit.checkpoint.adapters import Adapter, LowRankMap, linear_map_shapes
 from t5kit.config import T5Config
 from t5kit.decoding import Constraint, DecodingOptions, Grammar
-from t5kit.errors import EngineError, RequestError
-from t5kit.runtime import ReferenceRuntime, Runtime
+from t5kit.errors import ConfigError, EngineError, RequestError
+from t5kit.runtime import ReferenceRuntime, Runtime, StepInput, StepOutput
 from t5kit.runtime.pooling import pool
 from t5kit.scheduling import (
     ContinuousScheduler,
@@ -139,6 +139,25 @@ def test_after_a_long_prompt_running_answers_get_as_much_time(reference: Runtime
     assert runtime.has_nothing_open
 
 
+def test_a_prompt_that_lets_others_pass_is_passed_by_those_that_come_later(
+    reference: Runtime, config: T5Config
+) -> None:
+    clock = Clock()
+    runtime = SlowEncoder(reference, clock)
+    service = SchedulingService(runtime, limits=ServiceLimits(max_encoder_tokens=50), clock=clock)
+    options = DecodingOptions(max_new_tokens=60, min_new_tokens=60)
+    prompts = random_prompts(config, [5, 100, 100, 100, 6], seed=2)
+    service.submit([ServiceRequest(work=generation(0, prompts[0], options))])
+    service.step()
+    service.submit([ServiceRequest(work=generation(n, prompts[n], options), client="long") for n in (1, 2, 3)])
+    service.step()
+    service.step()  # the first long prompt is encoded, the second waits until answers had their time
+    service.submit([ServiceRequest(work=generation(4, prompts[4], options), client="short")])
+    drained(service)
+    encoded = [each for each in runtime.history if each != "step"]
+    assert encoded == ["encode 5", "encode 100", "encode 6", "encode 100", "encode 100"]
+
+
 def test_long_prompts_are_encoded_one_after_another_while_nobody_waits_for_tokens(
     reference: Runtime, config: T5Config
 ) -> None:
@@ -178,6 +197,15 @@ def test_a_cancelled_request_is_gone_wherever_it_was(runtime: CountingRuntime, c
         service.cancel(request_id)
     assert {event.request_id for event in drained(service)} == {2}
     assert runtime.has_nothing_open
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_batch_rows": 0}, {"max_encoder_tokens": -1}, {"max_kept_bytes": -1}, {"max_cache_bytes": 0}]
+)
+def test_limits_that_cannot_be_are_refused_before_an_engine_is_started(limits: dict[str, int]) -> None:
+    ((name, value),) = limits.items()
+    with pytest.raises(ConfigError, match=f"{name} = {value} must be"):
+        ServiceLimits(**limits)
 
 
 def test_a_prompt_that_comes_back_is_not_encoded_again(runtime: CountingRuntime, config: T5Config) -> None:
@@ -245,11 +273,29 @@ def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: Coun
     assert np.array_equal(vector.vector, pool(runtime.encoder_states([prompts[2]])[0], ["max"]))
     assert isinstance(trace, TraceFinished)
     assert trace.top_ids.shape == trace.top_log_probs.shape == (3, 3)
-    assert trace.cross_attention.shape == (3, 5)
+    assert trace.cross_attention is not None and trace.cross_attention.shape == (3, 5)
     assert np.allclose(trace.cross_attention.sum(axis=1), 1, atol=1e-5)
     assert isinstance(events[0], RequestFinished)
     service.close()
     assert runtime.has_nothing_open
+
+
+def test_a_trace_without_attention_asks_the_engine_for_none(runtime: CountingRuntime, config: T5Config) -> None:
+    prompt, target = random_prompts(config, [9, 4])
+    work = TraceRequest(request_id=0, encoder_input_ids=prompt, target_ids=target)
+    needs: list[bool] = []
+
+    class Recording(CountingRuntime):
+        """Notes whether attention was asked for."""
+
+        def step(self, step: StepInput) -> StepOutput:
+            needs.append(step.need.cross_attention)
+            return super().step(step)
+
+    whole, plain = run_probes(Recording(runtime), [work, dataclasses.replace(work, request_id=1, has_attention=False)])
+    assert isinstance(whole, TraceFinished) and isinstance(plain, TraceFinished)
+    assert needs == [True, False] and plain.cross_attention is None
+    assert np.array_equal(whole.top_log_probs, plain.top_log_probs) and np.array_equal(whole.top_ids, plain.top_ids)
 
 
 def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(

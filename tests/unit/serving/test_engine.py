@@ -16,6 +16,8 @@ from t5kit.checkpoint.sentence_modules import SentenceModules
 from t5kit.decoding import Grammar, GrammarCompiler
 from t5kit.errors import BusyError, CheckpointError, EngineGoneError, OverloadedError, RequestError, T5kitError
 from t5kit.scheduling import ServiceLimits, ServiceRequest
+from t5kit.scheduling.worker import Ready
+from t5kit.serving import engine as serving_engine
 from t5kit.serving.config import ModelSource, RequestLimits
 from t5kit.serving.engine import Engine
 from t5kit.serving.loading import FolderLoader
@@ -267,6 +269,37 @@ def test_a_killed_process_answers_with_errors_and_comes_back(source: ModelSource
     assert restarts == [1]
 
 
+def test_a_process_that_cannot_be_started_again_now_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_made = 0
+
+    class Process:
+        """Dies as soon as it is ready, the first time; there is no memory for the second one."""
+
+        def __init__(self, *_: object, on_message: Callable[..., None], on_exit: Callable[[int], None], **__: object):
+            nonlocal num_made
+            num_made += 1
+            if num_made == 2:
+                raise OSError("Cannot allocate memory")
+            on_message(Ready(description=None))  # type: ignore[arg-type]
+            if num_made == 1:
+                on_exit(-9)
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(serving_engine, "EngineProcess", Process)
+    monkeypatch.setattr(serving_engine, "_RESTART_DELAYS_S", (0.0,))
+
+    async def main() -> None:
+        engine = Engine("a", FolderLoader(ModelSource(name="a", path=Path())), ServiceLimits())
+        await engine.start()
+        while num_made < 3 or engine.status != "ready":
+            await asyncio.sleep(0.01)
+        await engine.close()
+
+    run(main)
+
+
 def test_a_process_that_hangs_is_ended_and_started_again(source: ModelSource) -> None:
     async def main() -> None:
         async with served(source, stall_timeout_s=0.4) as server:
@@ -275,6 +308,20 @@ def test_a_process_that_hangs_is_ended_and_started_again(source: ModelSource) ->
             with pytest.raises(EngineGoneError):
                 await (await begun(server, ["a"], max_new_tokens=2)).answers()
             assert server.engine.num_restarts == 1
+
+    run(main)
+
+
+def test_a_process_that_hangs_is_ended_though_its_clients_lose_patience(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, stall_timeout_s=0.5) as server:
+            assert server.engine.pid is not None
+            os.kill(server.engine.pid, signal.SIGSTOP)
+            while server.engine.status == "ready":
+                generation = await begun(server, ["a"], max_new_tokens=2)
+                await asyncio.sleep(0.1)
+                generation.cancel()
+                assert server.engine.num_pending == 0
 
     run(main)
 

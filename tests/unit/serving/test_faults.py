@@ -158,12 +158,15 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(folder: P
 
         with ThreadPoolExecutor(16) as pool:
             long = [pool.submit(server.post, "/v1/generate", body) for _ in range(8)]
+            plain = {**body, "max_new_tokens": 600, "min_new_tokens": 600, "num_beams": 1, "stream": True}
+            streams = [pool.submit(server.post, "/v1/generate", plain) for _ in range(4)]
             askers = [pool.submit(keep_asking, number) for number in range(4)]
-            assert server.wait_for(lambda: server.metric("t5kit_running") >= 8)
+            assert server.wait_for(lambda: server.metric("t5kit_running") >= 12)
             engine_pids = server.engine_pids
             os.kill(server.pid, signal.SIGTERM)
             assert server.wait_for(lambda: server.get("/readyz").status == 503, timeout_s=0.3)
             assert [each.result().status for each in long] == [200] * 8
+            assert all(each.result().events[-1] == {"type": "done"} for each in streams)
             time.sleep(0.1)
             has_stopped.set()
             for asker in askers:
@@ -191,7 +194,6 @@ def status_of(pid: int) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [
-        ([], "name one with --model", 2),
         (["-m", "{tmp}/none"], "none", 1),
         (["-m", "={folder}"], "NAME=MODEL", 2),
         (["-m", "a={folder}", "--adapter", "b@c=d"], "NAME@MODEL", 2),
@@ -201,6 +203,8 @@ def status_of(pid: int) -> str:
         (["-m", "a={folder}", "--tls-cert", "{folder}/config.json", "--tls-key", "{folder}/config.json"], "TLS", 2),
         (["-m", "a={folder}", "--log-level", "loud"], "debug, info", 2),
         (["-m", "a={folder}", "--max-requests", "0"], "max_requests = 0", 2),
+        (["-m", "a={folder}", "--max-batch-rows", "0"], "max_batch_rows = 0", 2),
+        (["-m", "a={folder}", "--max-kept-bytes", "-1"], "max_kept_bytes = -1", 2),
         (["-m", "a={folder}", "--host", "203.0.113.1"], "Cannot listen at 203.0.113.1", 1),
     ],
 )

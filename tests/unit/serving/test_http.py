@@ -7,17 +7,52 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import t5kit
 from t5kit.api.arguments import GenerationArguments
 from t5kit.errors import T5kitError
-from t5kit.serving.schemas import GenerationWords
+from t5kit.serving.schemas import (
+    Body,
+    ClassifyBody,
+    CompletionBody,
+    EmbeddingsBody,
+    GenerateRequest,
+    GenerationWords,
+    RankBody,
+    ScoreBody,
+    TraceBody,
+)
 from t5kit.testing.server_process import ServerProcess
 
 
 def test_the_bodys_words_are_those_of_generate() -> None:
     # A request names its adapter by `model`, as it names the model.
     assert set(GenerationWords.model_fields) == set(GenerationArguments.__annotations__) - {"adapter"}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "wrong"),
+    [
+        (GenerateRequest, "text", [1] * 1000),
+        (GenerateRequest, "suppress_tokens", ["a"] * 1000),
+        (GenerateRequest, "allowed_outputs", [1] * 1000),
+        (GenerateRequest, "stop_strings", [1] * 1000),
+        (GenerateRequest, "logit_bias", dict.fromkeys(map(str, range(1000)), "a")),
+        (CompletionBody, "prompt", [1.5] * 1000),
+        (CompletionBody, "prompt", [[1.5] * 1000] * 1000),
+        (CompletionBody, "stop", [1] * 1000),
+        (EmbeddingsBody, "input", [1.5] * 1000),
+        (ClassifyBody, "labels", [1] * 1000),
+        (RankBody, "candidates", [1] * 1000),
+        (ScoreBody, "sources", [1] * 1000),
+        (TraceBody, "answer_ids", ["a"] * 1000),
+    ],
+)
+def test_a_list_of_wrong_elements_is_not_read_to_its_end(body: type[Body], field: str, wrong: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        body.model_validate({field: wrong})
+    assert 1 <= sum(error["loc"][0] == field for error in refused.value.errors()) <= 4
 
 
 @pytest.mark.parametrize(
@@ -146,6 +181,9 @@ def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None
         ("/v1/trace", {"text": "a"}, 400, "one of the two"),
         ("/v1/trace", {"text": "a", "answer_ids": [1_000_000]}, 400, "outside the model's vocabulary"),
         ("/v1/embeddings", {"input": "a", "dimensions": 3}, 400, "dimensions"),
+        ("/v1/generate", {"text": "a", "stop_strings": [f"{n}" for n in range(65)]}, 400, "65 stop strings"),
+        ("/v1/classify", {"text": ["a"] * 200, "labels": [f"{n}" for n in range(100)]}, 400, "20,000 pairs"),
+        ("/v1/completions", {"prompt": "a", "n": 10**12}, 400, "1000000000000 answers are more"),
         ("/v1/completions", {"prompt": "a", "echo": True}, 400, "echo"),
         ("/v1/completions", {"prompt": "a", "presence_penalty": 1}, 400, "presence_penalty"),
         ("/v1/completions", {"prompt": [[999_999]]}, 400, "outside the model's vocabulary"),

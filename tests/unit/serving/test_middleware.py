@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from t5kit.serving import middleware
 from t5kit.serving.metrics import ServerMetrics
 from t5kit.serving.middleware import RequestBorder
 
@@ -66,3 +68,29 @@ def test_parts_of_a_body_are_counted_together() -> None:
     parts = [{"type": "http.request", "body": b"123456", "more_body": True}] * 2
     answered(reads, parts)
     assert len(seen) == 1  # the second part is one too many
+
+
+def test_a_body_that_trickles_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(middleware, "BODY_BYTES_PER_S", 1000)
+    statuses, num_parts = [], 0
+
+    async def trickle() -> Message:
+        nonlocal num_parts
+        num_parts += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"a", "more_body": num_parts < 1000}
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            while (await receive()).get("more_body"):
+                pass
+        except HTTPException as error:
+            statuses.append(error.status_code)
+
+    async def send(message: Message) -> None:
+        pass
+
+    border = RequestBorder(reads, metrics=ServerMetrics(), max_body_bytes=10_000)
+    asyncio.run(border({"type": "http", "method": "POST", "path": "/", "headers": []}, trickle, send))
+    assert statuses == [408] and num_parts < 100

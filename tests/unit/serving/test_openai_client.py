@@ -91,3 +91,11 @@ def test_models_are_listed_and_errors_raised_as_openais(client: openai.OpenAI) -
         client.completions.create(model="gpt", prompt="one")
     with pytest.raises(openai.BadRequestError, match="suffix"):
         client.completions.create(model="tiny", prompt="one", suffix="end")
+
+
+def test_an_error_within_a_stream_has_the_shape_of_any_other(client: openai.OpenAI) -> None:
+    late = {"timeout_s": 0.01, "min_new_tokens": 2000}
+    stream = client.completions.create(model="tiny", prompt="one", max_tokens=2000, stream=True, extra_body=late)
+    with pytest.raises(openai.APIError, match="time limit") as raised:
+        list(stream)
+    assert (raised.value.code, raised.value.type) == ("deadline", "timeout_error")
