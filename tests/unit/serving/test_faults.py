@@ -93,6 +93,7 @@ def test_more_than_the_server_holds_is_refused_and_the_rest_answered(sturdy: Ser
     with ThreadPoolExecutor(150) as pool:
         replies = list(pool.map(ask, range(300)))
     counts = collections.Counter(reply.status for reply in replies)
+    print(f"300 requests at once, 64 places: {dict(counts)}")  # the figures of docs/how-to/serve.md: pytest -s
     assert set(counts) == {200, 429} and sum(counts.values()) == 300 and counts[200] >= 64
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies if reply.status == 429)
     assert len({reply.body.partition(b'"timings"')[0] for reply in replies if reply.status == 200}) == 1
@@ -113,6 +114,7 @@ def test_a_thousand_connections_are_each_answered(sturdy: ServerProcess) -> None
     finally:
         for connection in connections:
             connection.close()
+    print(f"1,000 connections at once: {dict(counts)}")
     assert sum(counts.values()) == 1000 and set(counts) <= {b"200", b"429"} and counts[b"200"] >= 64
 
 
@@ -172,6 +174,7 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(folder: P
             for asker in askers:
                 asker.result()
         assert server.wait() == 0
+        print(f"SIGTERM under load: {dict(counts)}, and 12 long requests answered whole")
         assert counts["sent"] == counts["answered"] + counts["refused"] and counts["lost"] == 0, counts
         assert not any(Path(f"/proc/{pid}").exists() for pid in engine_pids)
 
