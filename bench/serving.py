@@ -6,6 +6,8 @@ Real FLAN-T5-small weights, int8, greedy, at most 32 new tokens. Systems:
 
     t5kit           t5kit serve, whole responses
     t5kit:stream    t5kit serve, server-sent events; time to first token is measured
+    replicas:N      N times t5kit serve behind bench/balancer.py; they share the --threads (replicas:1 tells what the
+                    balancer costs). On one machine this measures the balancing and not more machines
     static          our engine behind a small FastAPI front that collects requests and answers whole batches
     ctranslate2     CTranslate2 int8 behind the same front (--batches tells the sizes it is tried with)
 
@@ -35,6 +37,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from balancer import balance
 from machine import processor_name
 
 from t5kit.testing.peers import EngineName, open_engine, prepare_engine
@@ -63,7 +66,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--client", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
+    if (arguments.serve or "").startswith("replicas:"):
+        serve_replicas(int(arguments.serve.partition(":")[2]), arguments.port, arguments.threads)
+    elif arguments.serve:
         serve_front(arguments.serve, arguments.port, arguments.threads)
     elif arguments.client:
         print(json.dumps(asyncio.run(send_load(**arguments.client))))
@@ -114,29 +119,66 @@ def compare(arguments: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def running(system: str, threads: int) -> Iterator[tuple[int, int]]:
     """Give the port and the process of a system that is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     if system.startswith("t5kit"):
-        command = [sys.executable, "-c", "from t5kit.cli.main import main; main()", "serve", "-m", str(FOLDER)]
-        command += ["--port", str(port), "--weights", "int8", "--threads", str(threads), "--max-kept-bytes", "0"]
-        command += ["--log-level", "warning", "--max-requests", "100000"]
+        command = serve_command(port, threads)
     else:
         if system.startswith("ctranslate2"):
             prepare_engine(EngineName.parse("ctranslate2:int8"), FOLDER, scratch=_scratch())
         command = [sys.executable, __file__, "--serve", system, "--port", str(port), "--threads", str(threads)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        for _ in range(1200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            if process.poll() is not None:
-                sys.exit(f"{system} did not start.")
-            time.sleep(0.05)
+        wait_for_port(port, process, system)
         yield port, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def serve_command(port: int, threads: int) -> list[str]:
+    """Return the command that serves our engine at a port."""
+    command = [sys.executable, "-c", "from t5kit.cli.main import main; main()", "serve", "-m", str(FOLDER)]
+    command += ["--port", str(port), "--weights", "int8", "--threads", str(threads), "--max-kept-bytes", "0"]
+    return [*command, "--log-level", "warning", "--max-requests", "100000"]
+
+
+def serve_replicas(num_replicas: int, port: int, threads: int) -> None:
+    """Serve our engine in several processes behind one port until SIGTERM."""
+    ports = [free_port() for _ in range(num_replicas)]
+    commands = [serve_command(each, max(1, threads // num_replicas)) for each in ports]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+
+    def stop(*_: object) -> None:
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        for each, process in zip(ports, processes, strict=True):
+            wait_for_port(each, process, "a replica")
+        asyncio.run(balance(port, ports))
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(60)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", name: str) -> None:
+    """Wait until a process listens at its port; leave if it ended instead."""
+    for _ in range(2400):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    sys.exit(f"{name} did not start.")
 
 
 def _scratch() -> Path:

@@ -122,11 +122,11 @@ def test_a_run_does_not_go_on_with_another_adapter(
     def stop(*_: object, **__: object) -> None:
         raise RequestError("stopped")
 
-    answer = generate._answer_chunk
+    answer = generate.answer_chunk
     chunks = iter([answer, stop])
-    monkeypatch.setattr(generate, "_answer_chunk", lambda *words, **more: next(chunks)(*words, **more))
+    monkeypatch.setattr(generate, "answer_chunk", lambda *words, **more: next(chunks)(*words, **more))
     assert run(arguments(output, "--resume", "-m", str(tmp_path / "a")), monkeypatch) == 2
-    monkeypatch.setattr(generate, "_answer_chunk", answer)
+    monkeypatch.setattr(generate, "answer_chunk", answer)
     capsys.readouterr()
     for other in (tmp_path / "b", folder):
         assert run(arguments(output, "--resume", "-m", str(other)), monkeypatch) == 2

@@ -17,17 +17,9 @@ from t5kit.api.embedding import asked_modules, embedded
 from t5kit.api.engines import Engine, Weights, open_adapted, open_runtime
 from t5kit.api.evaluation import EvaluationData, bootstrap_of, evaluate_model, examples_and_scoring, no_progress
 from t5kit.api.explaining import Explainable
-from t5kit.api.prompting import (
-    asked_after_each,
-    asked_of,
-    check_tokenizer,
-    encode_each,
-    error_of,
-    requests_asked,
-    requests_of,
-)
-from t5kit.checkpoint import CheckpointFolder, open_folder, resolve, write_folder
-from t5kit.checkpoint.adapters import base_of, is_adapter_folder
+from t5kit.api.model_files import ModelFiles, open_model_files
+from t5kit.api.prompting import asked_after_each, asked_of, encode_each, error_of, requests_asked, requests_of
+from t5kit.checkpoint import CheckpointFolder, write_folder
 from t5kit.checkpoint.sentence_modules import write_sentence_modules
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions
@@ -40,7 +32,7 @@ from t5kit.runtime import Runtime
 from t5kit.runtime.pooling import Pooling
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
 from t5kit.sources.records import Format
-from t5kit.text import Tokenizer, load_tokenizer
+from t5kit.text import Tokenizer
 
 DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
@@ -98,20 +90,13 @@ class Model(Adaptable, Asking, Explainable):
         if max_cache_bytes is not None and (not isinstance(max_cache_bytes, int) or max_cache_bytes < 1):
             raise RequestError(f"max_cache_bytes = {max_cache_bytes!r} must be a positive integer, or None.")
         cache = None if cache_dir is None else Path(cache_dir)
-        if revision is not None and Path(name).expanduser().is_dir():
-            raise RequestError(f"revision = {revision!r} is for Hub ids, and {str(name)!r} is a folder here. Drop it.")
-        path = resolve(str(name), revision=revision, offline=offline, cache_dir=cache)
-        adapter_path: Path | None = None
-        if is_adapter_folder(path):
-            adapter_path, path = path, resolve(base_of(path), offline=offline, cache_dir=cache)
-        folder = open_folder(path)
-        tokenizer = load_tokenizer(path)
-        check_tokenizer(tokenizer, folder)
+        files = open_model_files(name, revision=revision, offline=offline, cache_dir=cache)
+        folder, adapter_path = files.folder, files.adapter_path
         reopen = functools.partial(open_runtime, engine=engine, weights=weights, threads=threads, device=device)
         runtime = reopen(folder) if adapter_path is None else open_adapted(folder, adapter_path, reopen, engine=engine)
         model = cls(
             folder,
-            tokenizer,
+            files.tokenizer,
             runtime,
             max_input_tokens=max_input_tokens,
             max_cache_bytes=max_cache_bytes,
@@ -119,6 +104,11 @@ class Model(Adaptable, Asking, Explainable):
         )
         model.adapter_path = adapter_path
         return model
+
+    @property
+    def files(self) -> ModelFiles:
+        """What it was opened from: its folder, its tokenizer, and the folder of its adapter."""
+        return ModelFiles(self.folder, self.tokenizer, self.adapter_path)
 
     @property
     def config(self) -> T5Config:

@@ -1,25 +1,35 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
-import collections
 import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from t5kit.cli import options
+from t5kit.cli.answering import (
+    AnsweredChunk,
+    AnswerForm,
+    RepeatCounts,
+    answer_chunk,
+    pass_over,
+    write_answered,
+)
 from t5kit.cli.inputs import chunks, json_argument, records_of, texts_of
-from t5kit.cli.outputs import Output, at_place, json_line, one_line, open_output, progress
+from t5kit.cli.interrupts import interrupts_end_at_once
+from t5kit.cli.outputs import Output, at_place, open_output, progress
+from t5kit.cli.ray_runner import RayJob, answered_over_ray, ray_cluster
 from t5kit.cli.resuming import file_stamp, open_resumable
-from t5kit.errors import DataError, EngineError, RequestError
+from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord
 
 if TYPE_CHECKING:
-    from t5kit.api import Completion, Model
+    from t5kit.api import Model
+    from t5kit.api.model_files import ModelFiles
     from t5kit.decoding import DecodingOptions
 
 
@@ -126,10 +136,25 @@ def generate(
     batch_size: Annotated[int, typer.Option(help="Texts taken from a file at once.", min=1)] = 256,
     engine: options.EngineOption = "auto",
     weights: options.WeightsOption = "auto",
-    threads: options.ThreadsOption = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads; with --runner ray, of each actor.", show_default="all")
+    ] = None,
     device: options.DeviceOption = "auto",
     revision: options.RevisionOption = None,
     offline: options.OfflineOption = False,
+    runner: Annotated[
+        str, typer.Option(help="local: this process. ray: actors on the nodes of a Ray cluster answer an --input file.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help='Of the cluster: HOST:PORT, auto, or "local" to start one on this machine.',
+            show_default="RAY_ADDRESS, else this machine's, else local",
+        ),
+    ] = None,
+    num_actors: Annotated[
+        int | None, typer.Option(help="Models that answer at a time.", min=1, show_default="one a node")
+    ] = None,
 ) -> None:
     """Answer texts: from arguments, a file, or a pipe.
 
@@ -157,172 +182,136 @@ def generate(
         raise RequestError("--stream writes the text as it comes and --json the finished answer; give one of the two.")
     if resume and (output is None or input is None or str(input) == "-" or stream):
         raise RequestError("--resume needs --input and --output files, and no --stream.")
+    _check_runner(runner, input, is_streamed=stream, has_cluster_options=bool(ray_address or num_actors))
     records = records_of(texts or [], input, format)
-    loaded = options.load_model(
-        model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
-        max_input_tokens=max_input_tokens, max_cache_bytes=max_cache_bytes,
-    )  # fmt: skip
-    asked = _decoding_options(loaded, arguments)
-    num_answers = asked.num_return_sequences
-    if stream and num_answers > 1:
-        raise RequestError(f"--stream gives one answer, but --num-return-sequences is {num_answers}.")
-    # So that samples do not depend on --batch-size; not kept where nothing is drawn, a file may be long.
-    repeats: collections.Counter[bytes] | None = collections.Counter() if asked.does_sample else None
-    items = texts_of(records, field)
+    words: dict[str, Any] = {
+        "engine": engine, "weights": weights, "device": device, "revision": revision,
+        "max_input_tokens": max_input_tokens, "max_cache_bytes": max_cache_bytes,
+    }  # fmt: skip
+    if runner == "ray":
+        next(records, None)  # a file that cannot be read is refused here, not by a cluster
+        files = _model_files(model, revision=revision, offline=offline)
+        answers_with = [f"{engine} over ray", weights]
+    else:
+        loaded = options.load_model(model, threads=threads, offline=offline, **words)
+        files = loaded.files
+        answers_with = [loaded.runtime.description.engine, loaded.runtime.description.weights]
+    asked = _decoding_options(files, arguments, engine=answers_with[0])
+    if stream and asked.num_return_sequences > 1:
+        raise RequestError(f"--stream gives one answer, but --num-return-sequences is {asked.num_return_sequences}.")
+    form = AnswerForm(arguments=arguments, truncate=truncate, as_json=json, num_answers=asked.num_return_sequences)
+    promise = None
+    if resume:
+        promise = _asked_for(
+            files, input, arguments, engine=answers_with, max_input_tokens=max_input_tokens, json=json, field=field,
+            truncate=truncate,
+        )  # fmt: skip
     with contextlib.ExitStack() as opened:
-        if resume:
-            out, num_done = opened.enter_context(
-                open_resumable(
-                    output or Path(),
-                    _asked_for(loaded, input, arguments, json=json, field=field, truncate=truncate),
-                    lines_per_record=1 if json else num_answers,
-                )
-            )
-            _pass_over(loaded, items, num_done, repeats, batch_size, truncate=truncate)
+        if runner == "ray":
+            assert input is not None
+            ray = opened.enter_context(ray_cluster(ray_address))
+            out, num_done = opened.enter_context(_opened(output, promise, form))
+            job = RayJob(
+                model=_absolute(model), model_words={**words, "offline": offline or None}, form=form, input=input,
+                folder=Path.cwd(), format=format, field=field, batch_size=batch_size, num_done=num_done,
+                does_sample=asked.does_sample,
+            )  # fmt: skip
+            answered = answered_over_ray(ray, job, num_actors=num_actors, threads=threads)
         else:
-            out = opened.enter_context(open_output(output))
-        if stream:
-            first_two = list(itertools.islice(items, 2))
-            _stream(loaded, first_two, out, arguments, truncate=truncate)
-            return
-        num_failed = 0
-        with progress("texts answered") as count:
-            for chunk in chunks(items, batch_size):
-                num_failed += _answer_chunk(
-                    loaded,
-                    chunk,
-                    out,
-                    arguments,
-                    truncate=truncate,
-                    as_json=json,
-                    num_answers=num_answers,
-                    repeats=repeats,
-                )
-                count.advance(len(chunk))
+            out, num_done = opened.enter_context(_opened(output, promise, form))
+            items = texts_of(records, field)
+            if stream:
+                _stream(loaded, list(itertools.islice(items, 2)), out, arguments, truncate=truncate)
+                return
+            # So that samples do not depend on --batch-size; not kept where nothing is drawn, a file may be long.
+            repeats = (
+                RepeatCounts(files.tokenizer, max_input_tokens=max_input_tokens, truncate=truncate)
+                if asked.does_sample
+                else None
+            )
+            pass_over(items, num_done, repeats, batch_size)
+            answered = (
+                answer_chunk(loaded, chunk, form, repeats=None if repeats is None else repeats.counts)
+                for chunk in chunks(items, batch_size)
+            )
+        num_failed = _write(answered, out)
     if num_failed:
         print(f"t5kit: {num_failed} of the texts could not be answered; see above.", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def _asked_for(model: "Model", input: Path | None, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
+def _check_runner(runner: str, input: Path | None, *, is_streamed: bool, has_cluster_options: bool) -> None:
+    if runner not in ("local", "ray"):
+        raise RequestError(f"--runner {runner!r} must be one of: local, ray.")
+    if runner == "ray" and (input is None or str(input) == "-" or is_streamed):
+        raise RequestError("--runner ray answers the texts of a file: name it with --input, and no --stream.")
+    if runner == "local" and has_cluster_options:
+        raise RequestError("--ray-address and --num-actors are for --runner ray.")
+
+
+def _model_files(name: str, *, revision: str | None, offline: bool) -> "ModelFiles":
+    with interrupts_end_at_once():
+        from t5kit.api.model_files import open_model_files
+
+        return open_model_files(name, revision=revision, offline=offline or None)
+
+
+def _absolute(model: str) -> str:
+    """Return a model's name as another process understands it, wherever that runs."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None, promise: dict[str, Any] | None, form: AnswerForm) -> Iterator[tuple[Output, int]]:
+    """Give what to write to, and how many texts are answered there already. promise: as `_asked_for`, to go on."""
+    if promise is None:
+        with open_output(output) as out:
+            yield out, 0
+        return
+    assert output is not None
+    with open_resumable(output, promise, lines_per_record=form.lines_per_text) as (out, num_done):
+        if num_done:
+            print(f"t5kit: {num_done} texts were answered before; going on after them.", file=sys.stderr)
+        yield out, num_done
+
+
+def _write(answered: Iterable[AnsweredChunk], out: Output) -> int:
+    """Write chunks as they are answered; return how many texts could not be."""
+    warned: set[str] = set()
+    num_failed = 0
+    with progress("texts answered") as count:
+        for chunk in answered:
+            write_answered(out, chunk, warned)
+            num_failed += len(chunk.problems)
+            count.advance(chunk.num_texts)
+    return num_failed
+
+
+def _asked_for(files: "ModelFiles", input: Path | None, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return what must be the same for a stopped run to go on."""
     from t5kit.checkpoint.adapters import CONFIG_FILE, WEIGHTS_FILE
 
     assert input is not None
-    adapter = model.adapter_path
-    description = model.runtime.description
+    adapter = files.adapter_path
     said = {name: value for name, value in arguments.items() if value is not None}
     return {
         "input": file_stamp(input),
-        "model": [file_stamp(path) for path in model.folder.weight_files],
+        "model": [file_stamp(path) for path in files.folder.weight_files],
         "adapter": None if adapter is None else [file_stamp(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)],
-        "engine": [description.engine, description.weights],
-        "max_input_tokens": model.max_input_tokens,
         **more,
         **said,
     }
 
 
-def _pass_over(
-    model: "Model",
-    items: Iterator[tuple[str, str | BadRecord]],
-    num_done: int,
-    repeats: "collections.Counter[bytes] | None",
-    batch_size: int,
-    *,
-    truncate: bool,
-) -> None:
-    """Read past the texts that are answered already, counting how often each came where that matters.
-
-    Raises: RequestError if there are fewer.
-    """
-    from t5kit.api.prompting import encode_each
-
-    if num_done:
-        print(f"t5kit: {num_done} texts were answered before; going on after them.", file=sys.stderr)
-    left = num_done
-    for chunk in chunks(itertools.islice(items, num_done), batch_size):
-        left -= len(chunk)
-        if repeats is None:
-            continue
-        texts = [text for _, text in chunk if isinstance(text, str)]
-        limit = model.max_input_tokens
-        for ids in encode_each(texts, model.tokenizer, max_input_tokens=limit, truncate=truncate):
-            if not isinstance(ids, RequestError):
-                repeats[ids.tobytes()] += 1
-    if left:
-        raise RequestError(f"There are {num_done} answers already, but {left} texts fewer. Is it the same input?")
-
-
-def _decoding_options(model: "Model", arguments: dict[str, Any]) -> "DecodingOptions":
+def _decoding_options(files: "ModelFiles", arguments: dict[str, Any], *, engine: str) -> "DecodingOptions":
     """Return what is asked of each text; a wrong option is refused here, even if no text comes."""
-    from t5kit.api.arguments import decoding_options
+    from t5kit.api.prompting import asked_of
+    from t5kit.decoding.checks import check_options
 
-    model.check_options(**arguments)
-    return decoding_options(
-        arguments,  # type: ignore[arg-type]
-        model.folder.generation,
-        model.tokenizer,
-        vocab_size=model.config.vocab_size,
-    )
-
-
-def _answer_chunk(
-    model: "Model",
-    chunk: list[tuple[str, str | BadRecord]],
-    out: Output,
-    arguments: dict[str, Any],
-    *,
-    truncate: bool,
-    as_json: bool,
-    num_answers: int,
-    repeats: "collections.Counter[bytes] | None",
-) -> int:
-    """Answer one chunk of a file and write it; return how many texts failed."""
-    good = [text for _, text in chunk if isinstance(text, str)]
-    answers = iter(model.try_generate(good, truncate=truncate, repeats=repeats, **arguments))
-    warned: set[str] = set()
-    num_failed = 0
-    for place, text in chunk:
-        if isinstance(text, BadRecord):
-            problem = text.error
-        else:
-            answer = next(answers)
-            if isinstance(answer, tuple):
-                try:
-                    out.write(
-                        _json_answer(text, answer, num_answers) if as_json else _lines(answer, num_answers, warned)
-                    )
-                    continue
-                except EngineError as error:
-                    problem = at_place(place, error)
-            else:
-                problem = at_place(place, answer)
-        num_failed += 1
-        print(f"t5kit: {problem}", file=sys.stderr)
-        out.write(json_line({"error": problem}) if as_json else "\n" * num_answers)
-    out.flush()
-    return num_failed
-
-
-def _lines(completions: "tuple[Completion, ...]", num_answers: int, warned: set[str]) -> str:
-    """Return `num_answers` lines, so that the lines of every text can be told by their position."""
-    lines = [one_line(completion.text, warned) for completion in completions]
-    return "".join(f"{line}\n" for line in lines + [""] * (num_answers - len(lines)))
-
-
-def _json_answer(text: str, completions: "tuple[Completion, ...]", num_answers: int) -> str:
-    answers = [
-        {
-            "text": c.text,
-            "score": c.score,
-            "finish_reason": c.finish_reason,
-            "token_ids": list(c.token_ids),
-            "token_scores": list(c.token_scores),
-        }
-        for c in completions
-    ]
-    return json_line({"input": text, "outputs": answers} if num_answers > 1 else {"input": text, **answers[0]})
+    asked = asked_of(arguments, files.folder, files.tokenizer, engine=engine).options  # type: ignore[arg-type]
+    check_options(asked, files.folder.config)
+    return asked
 
 
 def _stream(

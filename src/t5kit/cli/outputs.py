@@ -102,14 +102,24 @@ def _naming(name: str) -> Iterator[None]:
         raise
 
 
-def one_line(text: str, warned: set[str]) -> str:
-    """Return text fit for a line of a list of answers: line breaks become spaces, said once on standard error."""
-    if "\n" not in text and "\r" not in text:
-        return text
+def without_line_breaks(text: str) -> str:
+    """Return text fit for a line of a list of answers: line breaks become spaces."""
+    return _LINE_BREAK.sub(" ", text)
+
+
+def tell_of_line_breaks(warned: set[str]) -> None:
+    """Say once, on standard error, that line breaks became spaces. warned: what was said before; added to."""
     if "line break" not in warned:
         warned.add("line break")
         print("t5kit: an answer holds line breaks; they are written as spaces. --json keeps them.", file=sys.stderr)
-    return _LINE_BREAK.sub(" ", text)
+
+
+def one_line(text: str, warned: set[str]) -> str:
+    """Return text without line breaks, said once on standard error."""
+    line = without_line_breaks(text)
+    if line != text:
+        tell_of_line_breaks(warned)
+    return line
 
 
 def json_line(value: object) -> str:
