@@ -217,6 +217,7 @@ def generate(
                 does_sample=asked.does_sample,
             )  # fmt: skip
             answered = answered_over_ray(ray, job, num_actors=num_actors, threads=threads)
+            opened.enter_context(contextlib.closing(answered))  # before the cluster is left
         else:
             out, num_done = opened.enter_context(_opened(output, promise, form))
             items = texts_of(records, field)

@@ -12,11 +12,19 @@ import logging
 import os
 import pickle
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t5kit.cli.answering import AnsweredChunk, AnswerForm, RepeatCounts, answer_chunk, good_texts, pass_over
+from t5kit.cli.answering import (
+    AnsweredChunk,
+    AnswerForm,
+    RepeatCounts,
+    TextItem,
+    answer_chunk,
+    good_texts,
+    pass_over,
+)
 from t5kit.cli.inputs import chunks, records_of, texts_of
 from t5kit.errors import DependencyError, EngineError, RequestError, T5kitError
 from t5kit.text import Tokenizer
@@ -135,7 +143,9 @@ def _connect(ray: Any, address: str | None) -> None:
     ray.init(address="local", include_dashboard=False, **words)
 
 
-def answered_over_ray(ray: Any, job: RayJob, *, num_actors: int | None, threads: int | None) -> Iterator[AnsweredChunk]:
+def answered_over_ray(
+    ray: Any, job: RayJob, *, num_actors: int | None, threads: int | None
+) -> Generator[AnsweredChunk, None, None]:
     """Yield the chunks of the job's file, answered, in their order.
 
     Raises: T5kitError of the first process that cannot work: the file's, the model's, or EngineError of the cluster.
@@ -169,20 +179,29 @@ def answered_over_ray(ray: Any, job: RayJob, *, num_actors: int | None, threads:
     )
     try:
         for row in answered.iter_rows():
-            yield pickle.loads(row[_CHUNK])
+            chunk = pickle.loads(row[_CHUNK])
+            if isinstance(chunk, T5kitError):
+                raise chunk
+            yield chunk
     except ray.exceptions.RayError as error:
-        raise _cause_of(error) from error
+        raise EngineError(f"The Ray cluster could not go on ({_first_line(error)}).") from error
 
 
 def _read(batch: Mapping[str, Any], job: RayJob) -> Iterator[dict[str, list[bytes]]]:
-    """Yield the chunks of the job's file; runs on the machine of the command."""
-    with contextlib.chdir(job.folder):
-        items = texts_of(records_of([], job.input, job.format), job.field)
-        repeats = _repeats(job, _model_files(job).tokenizer) if job.does_sample else None
-        pass_over(items, job.num_done, repeats, job.batch_size)
-        for chunk in chunks(items, job.batch_size):
-            before = None if repeats is None else repeats.add(good_texts(chunk))
-            yield {_CHUNK: [pickle.dumps((chunk, before))]}
+    """Yield the chunks of the job's file; runs on the machine of the command.
+
+    An error of ours is a value here and in the actors: of what they raise, Ray passes on the text alone.
+    """
+    try:
+        with contextlib.chdir(job.folder):
+            items = texts_of(records_of([], job.input, job.format), job.field)
+            repeats = _repeats(job, _model_files(job).tokenizer) if job.does_sample else None
+            pass_over(items, job.num_done, repeats, job.batch_size)
+            for chunk in chunks(items, job.batch_size):
+                before = None if repeats is None else repeats.add(good_texts(chunk))
+                yield {_CHUNK: [pickle.dumps((chunk, before))]}
+    except T5kitError as error:
+        yield {_CHUNK: [pickle.dumps(error)]}
 
 
 class _Actor:
@@ -198,20 +217,28 @@ class _Actor:
             with contextlib.redirect_stderr(said):
                 self._model = Model.from_pretrained(job.model, **job.model_words)
         except T5kitError as error:
-            self._model = error  # raised with the first chunk: what is raised here, Ray passes on as a text only
+            self._model = error
         self._notes = tuple(f"{platform.node()}: {line}" for line in said.getvalue().splitlines())
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        return {_CHUNK: [pickle.dumps(self._answered(pickle.loads(batch[_CHUNK][0])))]}
+
+    def _answered(self, read: tuple[list[TextItem], list[int] | None] | T5kitError) -> AnsweredChunk | T5kitError:
+        if isinstance(read, T5kitError):
+            return read
         if isinstance(self._model, T5kitError):
-            raise self._model
-        chunk, before = pickle.loads(batch[_CHUNK][0])
-        repeats = None
+            return self._model
+        chunk, before = read
+        counts = None
         if before is not None:
             repeats = _repeats(self._job, self._model.tokenizer)
             repeats.start_at(good_texts(chunk), before)
-        answered = answer_chunk(self._model, chunk, self._job.form, repeats=None if repeats is None else repeats.counts)
-        answered = dataclasses.replace(answered, notes=self._notes)
-        return {_CHUNK: [pickle.dumps(answered)]}
+            counts = repeats.counts
+        try:
+            answered = answer_chunk(self._model, chunk, self._job.form, repeats=counts)
+        except T5kitError as error:
+            return error
+        return dataclasses.replace(answered, notes=self._notes)
 
 
 def _repeats(job: RayJob, tokenizer: Tokenizer) -> RepeatCounts:
@@ -223,18 +250,6 @@ def _model_files(job: RayJob) -> "ModelFiles":
     from t5kit.api.model_files import open_model_files
 
     return open_model_files(job.model, revision=job.model_words["revision"], offline=job.model_words["offline"])
-
-
-def _cause_of(error: BaseException) -> T5kitError:
-    """Return the error of ours that Ray's wraps, or one that says what Ray says."""
-    inner: BaseException | None = error
-    while inner is not None:
-        cause = getattr(inner, "cause", None)
-        for each in (inner, cause):
-            if isinstance(each, T5kitError):
-                return each
-        inner = inner.__cause__
-    return EngineError(f"The Ray cluster could not go on ({_first_line(error)}).")
 
 
 def _first_line(error: BaseException) -> str:

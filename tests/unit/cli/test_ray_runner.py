@@ -1,6 +1,7 @@
 """What `--runner ray` decides before and around Ray; no cluster is needed here."""
 
 import builtins
+import dataclasses
 import pickle
 import sys
 from collections.abc import Sequence
@@ -8,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from t5kit.cli.answering import RepeatCounts, good_texts, pass_over
+from t5kit.cli.answering import AnswerForm, RepeatCounts, good_texts, pass_over
 from t5kit.cli.main import main
-from t5kit.cli.ray_runner import ActorPlan, _cause_of, plan_actors, ray_cluster
-from t5kit.errors import DependencyError, EngineError, OverloadedError, RequestError
+from t5kit.cli.ray_runner import ActorPlan, RayJob, _Actor, _read, plan_actors, ray_cluster
+from t5kit.errors import DependencyError, EngineError, RequestError
 from t5kit.testing.folders import write_tiny_folder
 from t5kit.text import ByteTokenizer
 
@@ -118,12 +119,20 @@ def test_passing_over_counts_and_tells_of_a_shorter_file() -> None:
         pass_over(iter([("f:1", "a")]), 3, None, batch_size=2)
 
 
-def test_the_error_inside_ray_s_is_the_one_that_is_told() -> None:
-    ours = OverloadedError("full")
-    middle = RuntimeError("worker")
-    middle.__cause__ = ours
-    outer = RuntimeError("ray")
-    outer.__cause__ = middle
-    assert _cause_of(outer) is ours
-    told = _cause_of(RuntimeError("node died\nwith a long trace"))
-    assert isinstance(told, EngineError) and str(told).endswith("(node died).")
+def test_what_a_process_of_the_cluster_cannot_do_comes_back_as_a_value(tmp_path: Path) -> None:
+    folder = write_tiny_folder(tmp_path / "tiny")
+    (tmp_path / "texts.txt").write_text("a\nb\na\n")
+    words = {"engine": "reference", "weights": "auto", "device": "auto", "revision": None, "offline": None}
+    job = RayJob(
+        model=str(folder), model_words={**words, "max_input_tokens": 10, "max_cache_bytes": None},
+        form=AnswerForm(arguments={"max_new_tokens": 2}, truncate=False, as_json=False, num_answers=1),
+        input=Path("texts.txt"), folder=tmp_path, format=None, field=None, batch_size=2, num_done=0, does_sample=False,
+    )  # fmt: skip
+    first, second = _read({}, job)
+    actor = _Actor(job)
+    answered = [pickle.loads(actor({"chunk": each["chunk"]})["chunk"][0]) for each in (first, second)]
+    assert [each.num_texts for each in answered] == [2, 1]
+    (refused,) = _read({}, dataclasses.replace(job, num_done=4))
+    assert "There are 4 answers already" in str(pickle.loads(actor(refused)["chunk"][0]))
+    broken = _Actor(dataclasses.replace(job, model_words={**job.model_words, "engine": "quantum"}))
+    assert isinstance(pickle.loads(broken(first)["chunk"][0]), RequestError)
