@@ -1,6 +1,6 @@
 """Score a model on every task of mini, beside each task's baseline.
 
-    python scripts/score_mini.py DATA_FOLDER [--model mini] [--part dev] [--num-beams 1] [--output scores.json]
+    python scripts/score_mini.py DATA_FOLDER [--model mini] [--part dev] [--num-beams 4] [--output scores.json]
 
 DATA_FOLDER holds the tables of build_tasks.py, build_debian_tasks.py and build_translations.py. Choose on dev; test is
 scored once for a recipe that will not change any more.
@@ -35,6 +35,7 @@ class Scored:
     repeated_prompts: RepeatedPrompts = "each"
     reference_separator: str = ""
     max_new_tokens: int = 64
+    stop_strings: tuple[str, ...] = ()
 
 
 PRONUNCIATION = Scored(
@@ -47,7 +48,7 @@ TASKS = (
     Scored(task="spell", metric="exact_match", score="exact_match", baseline=80.7, baseline_name="SymSpell"),
     Scored(
         task="inflect", metric="exact_match", score="exact_match", baseline=85.5, baseline_name="rules by hand",
-        reference_separator="/",
+        reference_separator="/", stop_strings=("/",),
     ),
     Scored(
         task="section", metric="accuracy", score="accuracy", baseline=84.3, baseline_name="TF-IDF + LinearSVC",
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
-    parser.add_argument("--num-beams", type=int, default=1)
+    parser.add_argument("--num-beams", type=int, default=4)
     parser.add_argument("--max-examples", type=int, default=0, help="of each task; 0: all")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--output", type=Path)
@@ -89,7 +90,7 @@ def main() -> None:
                     input=scored.prompt, target="target", repeated_prompts=scored.repeated_prompts,
                     reference_separator=scored.reference_separator, max_examples=arguments.max_examples,
                     truncate=True, num_beams=arguments.num_beams,
-                    max_new_tokens=scored.max_new_tokens,
+                    max_new_tokens=scored.max_new_tokens, stop_strings=list(scored.stop_strings),
                 )  # fmt: skip
             report = reports[scored.task]
             interval = report.intervals[scored.score]
