@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from t5kit.api.arguments import GenerationArguments
 from t5kit.api.completion import Completion
@@ -98,7 +98,7 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingsReply, responses=ERROR_RESPONSES, summary="OpenAI's embeddings")
-async def embeddings(request: Request, body: EmbeddingsBody, client: AdmittedClient, server: Server) -> EmbeddingsReply:
+async def embeddings(request: Request, body: EmbeddingsBody, client: AdmittedClient, server: Server) -> Response:
     """Give the encoder's vectors of texts, pooled over their tokens."""
     model, adapter = server.model_of(body.model)
     name = body.model or model.name
