@@ -28,6 +28,9 @@ class FoldingTokenizer:
     def encode_batch(self, texts: list[str], *, add_eos: bool = True) -> list[np.ndarray]:
         return [self.encode(text, add_eos=add_eos) for text in texts]
 
+    def encode_targets(self, targets: list[str], prompts: list[str]) -> list[np.ndarray]:
+        return self.encode_batch(targets)
+
     def decode(self, ids: Any) -> str:
         return "".join("⁇" if token == 2 else chr(token) for token in ids if token != 1)
 
