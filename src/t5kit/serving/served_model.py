@@ -22,6 +22,7 @@ from t5kit.api.prompting import (
 )
 from t5kit.checkpoint import CheckpointFolder, open_folder
 from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
+from t5kit.config import Head
 from t5kit.decoding.checks import check_options
 from t5kit.decoding.stops import StopTextStream
 from t5kit.errors import RequestError
@@ -305,6 +306,9 @@ class ServedModel:
         return traces
 
     def _submit(self, works: Sequence[GenerationRequest | Probe], asker: Asker) -> list[PendingRequest]:
+        head = self.folder.config.head
+        if head is not Head.LANGUAGE_MODEL and not all(isinstance(work, EmbedRequest) for work in works):
+            raise RequestError(f"This model has the head {head.value!r}: it gives vectors (/v1/embeddings), no text.")
         return self.engine.submit(
             [
                 ServiceRequest(

@@ -1,5 +1,6 @@
 """The server as its clients see it: answers, streams, scores, errors, and what is told of it."""
 
+import dataclasses
 import math
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 import t5kit
 from t5kit.api.arguments import GenerationArguments
+from t5kit.config import Head
 from t5kit.errors import T5kitError
 from t5kit.serving.schemas import (
     Body,
@@ -23,7 +25,9 @@ from t5kit.serving.schemas import (
     ScoreBody,
     TraceBody,
 )
+from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.server_process import ServerProcess
+from t5kit.testing.tiny import TINY_CONFIGS
 
 
 def test_the_bodys_words_are_those_of_generate() -> None:
@@ -292,3 +296,18 @@ def test_many_clients_at_once_get_the_models_own_answers(server: ServerProcess, 
     for (text, options), answer in zip(cases, answers, strict=True):
         said = {word: value for word, value in options.items() if word != "priority"}
         assert answer == model.generate(text, **said)
+
+
+def test_an_encoder_gives_vectors_and_says_that_it_writes_nothing(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY_CONFIGS["byt5"], head=Head.ENCODER)
+    folder = write_tiny_folder(tmp_path / "encoder", config=config)
+    with ServerProcess(["-m", str(folder), "--threads", "1"]) as server:
+        assert server.post("/v1/embeddings", {"model": "encoder", "input": "a"}).status == 200
+        for path, body in (
+            ("/v1/generate", {"text": "a"}),
+            ("/v1/completions", {"model": "encoder", "prompt": "a"}),
+            ("/v1/score", {"sources": "a", "targets": "b"}),
+            ("/v1/classify", {"text": "a", "labels": ["b", "c"]}),
+        ):
+            reply = server.post(path, body)
+            assert reply.status == 400 and "/v1/embeddings" in reply.json["error"]["message"], path
