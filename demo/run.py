@@ -2,9 +2,9 @@
 
 usage: run.py [--engine ENGINE] [--texts FILE.jsonl] [MODEL]        (`make demo` sets everything up and calls it)
 
-The texts were drawn at random from the test records of the model's tasks, which it has not seen; docs/how-to/mini.md
-says where they come from. texts.jsonl beside it suits FLAN-T5 models: `make demo-flan`. Its package descriptions are
-Debian's, under their packages' free licences; the reviews and questions were written for it.
+The texts were drawn at random from the test records of the model's tasks, which it has not seen; its card,
+src/t5kit/mini/README.md, says where they come from. texts.jsonl beside it suits FLAN-T5 models: `make demo-flan`. Its
+package descriptions are Debian's, under their packages' free licences; the reviews and questions were written for it.
 """
 
 import argparse

@@ -36,20 +36,11 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from build_tasks import BuildError, find_wheel, part_of
+from build_tasks import BuildError, Row, find_wheel, part_of
 
 TEST_BELOW = 100
 MAIL_CHARACTERS = 400
 """Of subject and text together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One input and target, and the key that decides where it goes."""
-
-    source: str
-    target: str
-    key: str
 
 
 @dataclasses.dataclass(frozen=True)
