@@ -116,7 +116,7 @@ class Asked:
         Raises: RequestError as `translate` does.
         """
         labels = _labels(list(self.labels.values()), tokenizer, prompt)
-        written = {"allowed_outputs": tuple(labels)} if labels else {}
+        written: dict[str, Any] = {"allowed_outputs": tuple(labels)} if labels else {}
         if self.forced_prefix:
             begin = self.options.forced_prefix_ids
             begin = begin[: len(begin) - len(_prefix(self.forced_prefix, tokenizer, ""))]  # the folder's first id
