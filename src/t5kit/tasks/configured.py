@@ -1,6 +1,7 @@
 """Tasks as a recipe says them: files opened, templates made, records held out."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from t5kit.tasks.objectives import (
     SpanCorruption,
 )
 from t5kit.tasks.objectives.mixture_of_denoisers import UL2_DENOISERS
-from t5kit.tasks.paper_tasks import paper_task, training_records
+from t5kit.tasks.paper_tasks import PAPER_TASKS, training_records
+from t5kit.tasks.structured_tasks import STRUCTURED_TASKS
 from t5kit.tasks.task import Task, TaskForm
 from t5kit.tasks.templates import Fields, Template
 from t5kit.text.tokenizer import Tokenizer
@@ -234,7 +236,7 @@ def open_task(
         tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
         if DEV in splits:
             tables[DEV] = held_out
-    if config.form and TRAIN in tables:
+    if config.form in PAPER_TASKS and TRAIN in tables:
         tables[TRAIN] = training_records(config.form, tables[TRAIN])
     augmenter = None
     if config.augmentation is not None:
@@ -255,11 +257,13 @@ def _named(record: Record, names: Sequence[str]) -> Record:
 
 def make_form(config: TaskConfig) -> TaskForm:
     """Return the form of a supervised task. Raises: ConfigError, RequestError for unknown names and bad templates."""
+    templates = tuple(Template(t.prompt, t.target, t.labels) for t in config.templates)
     if config.form:
-        form = paper_task(config.form)
+        form = ready_form(config.form)
+        form = dataclasses.replace(form, templates=templates) if templates else form
     else:
-        templates = [Template(t.prompt, t.target, t.labels) for t in config.templates or (TemplateConfig(),)]
-        form = TaskForm(tuple(templates), references_field=config.references or None)
+        default = (Template(TemplateConfig.prompt, TemplateConfig.target),)
+        form = TaskForm(templates or default, references_field=config.references or None)
     if config.prefix:
         prefix = config.prefix.replace("{", "{{").replace("}", "}}")
         form = dataclasses.replace(
@@ -272,6 +276,16 @@ def make_form(config: TaskConfig) -> TaskForm:
     if config.has_header:
         return form
     return dataclasses.replace(form, prepare=NamedColumns(config.columns or DEFAULT_COLUMNS, form))
+
+
+def ready_form(name: str) -> TaskForm:
+    """Return the form of a task of the T5 paper, or of a structure as text; raises RequestError with the known ones."""
+    form = PAPER_TASKS.get(name) or STRUCTURED_TASKS.get(name)
+    if form is None:
+        near = difflib.get_close_matches(name, known := [*PAPER_TASKS, *STRUCTURED_TASKS], n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise RequestError(f"There is no ready task {name!r}.{hint} Known are: {', '.join(known)}.")
+    return form
 
 
 def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer) -> Objective:

@@ -61,6 +61,21 @@ def test_the_paper_s_tasks_are_forms_by_name(tmp_path: Path) -> None:
     assert len(pairs(tmp_path, TaskConfig(dev=("w.jsonl",), form="super_glue/wsc"), "dev")) == 2
 
 
+def test_structures_as_text_are_forms_by_name_whose_phrasings_may_be_others(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", '{"header": ["a", "b"], "rows": [[1, 2]], "text": "One and two."}\n')
+    assert pairs(tmp_path, TaskConfig(train=("a.jsonl",), form="table_to_text")) == [
+        ("describe table: columns: a | b row 1: 1 | 2", "One and two.")
+    ]
+    own = (TemplateConfig(prompt="{table} In words:", target="{text}"), TemplateConfig(prompt="say: {table}"))
+    config = TaskConfig(train=("a.jsonl",), form="table_to_text", templates=own)
+    assert pairs(tmp_path, config) == [("columns: a | b row 1: 1 | 2 In words:", "One and two.")]
+    write(tmp_path, "b.tsv", "teh\tthe\n")
+    config = TaskConfig(train=("b.tsv",), form="correction", columns=("wrong", "right"))
+    assert pairs(tmp_path, config) == [("correct: teh", "the")]
+    with pytest.raises(ConfigError, match="brings its templates"):
+        TaskConfig(train=("a.jsonl",), form="glue/mrpc", templates=own)
+
+
 def test_a_line_of_other_columns_is_a_bad_record_that_says_so(tmp_path: Path) -> None:
     write(tmp_path, "a.tsv", "one\ttwo\tthree\n")
     task = open_task("t", TaskConfig(train=("a.tsv",)), tmp_path, seed=0)
