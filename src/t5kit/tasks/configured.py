@@ -170,7 +170,10 @@ class OpenedTask:
             return PairExamples(self.task.form, table, tokenizer)
         objective = make_objective(self.objective, tokenizer)
         piece_length = self.objective.piece_length or default_piece_length(
-            objective, encoder_length=encoder_length, target_length=target_length
+            objective,
+            encoder_length=encoder_length,
+            target_length=target_length,
+            num_sentinels=tokenizer.num_sentinels,
         )
         return DenoisingExamples(table, tokenizer, objective, piece_length, field=self.objective.field)
 
@@ -308,11 +311,19 @@ def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer) -> Objective:
             return MixtureOfDenoisers({mode: tokenizer.encode(mode, add_eos=False) for mode in sorted(modes)})
 
 
-def default_piece_length(objective: Objective, *, encoder_length: int, target_length: int) -> int:
-    """Return how many tokens of text fill an example: both sides fit, whatever the objective draws.
+def default_piece_length(objective: Objective, *, encoder_length: int, target_length: int, num_sentinels: int) -> int:
+    """Return how many tokens of text fill an example: both sides fit, and the sentinels last, whatever is drawn.
 
-    T5's span corruption fills the encoder: 512 -> 568 tokens, with targets of 114.
+    Of i.i.d. denoising, whose counts are drawn, one example in some ten thousand may be longer. T5's span corruption
+    fills the encoder: 512 -> 568 tokens, with targets of 114.
     """
+    length = _longest_piece(objective, encoder_length, target_length)
+    while length > 2 and not _piece_fits(objective, length, target_length, num_sentinels):
+        length -= 1
+    return length
+
+
+def _longest_piece(objective: Objective, encoder_length: int, target_length: int) -> int:
     if isinstance(objective, SpanCorruption):
         return objective.raw_length(encoder_length)
     if isinstance(objective, FullLanguageModeling):
@@ -323,6 +334,22 @@ def default_piece_length(objective: Objective, *, encoder_length: int, target_le
     if isinstance(objective, MixtureOfDenoisers):
         longest_mode = max(len(ids) for ids in objective.mode_ids.values())
     return min(encoder_length - longest_mode, target_length) - 1
+
+
+def _piece_fits(objective: Objective, num_tokens: int, target_length: int, num_sentinels: int) -> bool:
+    """Say whether a piece's targets are short enough and the vocabulary has sentinels for its spans."""
+    if isinstance(objective, MixtureOfDenoisers):
+        return all(
+            _piece_fits(denoiser.objective, num_tokens, target_length, num_sentinels)
+            for denoiser in objective.denoisers
+        )
+    if isinstance(objective, SpanCorruption):
+        num_spans = objective.counts(num_tokens).num_spans
+        return objective.lengths(num_tokens)[1] <= target_length and num_spans <= num_sentinels
+    if isinstance(objective, IidDenoising):
+        most = objective.most(num_tokens)
+        return most.target_length <= target_length and most.num_spans <= num_sentinels
+    return True  # the others' targets are no longer than the text, and have no sentinels
 
 
 def hold_out(table: RecordTable, num_held_out: int, *, name: str, seed: int) -> tuple[SelectedTable, SelectedTable]:

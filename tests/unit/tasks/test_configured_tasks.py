@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -117,23 +118,35 @@ def test_held_out_records_are_drawn_by_the_seed_and_lost_by_nobody() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("name", ["span_corruption", "iid", "masking", "prefix_lm", "full_lm", "deshuffling", "ul2"])
-def test_every_objective_fits_the_lengths_by_itself(name: ObjectiveName) -> None:
+@pytest.mark.parametrize("lengths", [(96, 96), (512, 114), (1200, 1200)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *({"name": name} for name in get_args(ObjectiveName)),
+        {"noise_density": 0.5},
+        {"noise_density": 0.4, "mean_span_length": 1.0},
+        {"name": "iid", "noise_density": 0.5},
+    ],
+)
+def test_every_objective_fits_the_lengths_by_itself(words: dict[str, Any], lengths: tuple[int, int]) -> None:
     tokenizer = ByteTokenizer()
-    objective = make_objective(ObjectiveConfig(name=name), tokenizer)
-    encoder_length, target_length = 96, 96
-    length = default_piece_length(objective, encoder_length=encoder_length, target_length=target_length)
-    texts = table_of(["many words of some text " * 40] * 3)
+    objective = make_objective(ObjectiveConfig(**words), tokenizer)
+    encoder_length, target_length = lengths
+    length = default_piece_length(
+        objective, encoder_length=encoder_length, target_length=target_length, num_sentinels=tokenizer.num_sentinels
+    )
+    texts = table_of(["many words of some text " * 400] * 3)
     source = DenoisingExamples(texts, tokenizer, objective, length)
-    examples = source.block([0, 1, 2], rng=np.random.default_rng(0)).examples
-    assert len(examples) > 10
+    block = source.block([0, 1, 2], rng=np.random.default_rng(0))
+    examples = block.examples
+    assert len(examples) > 10 and not block.bad
     assert max(len(example.encoder_ids) for example in examples) <= encoder_length
     assert max(len(example.target_ids) for example in examples) <= target_length
 
 
 def test_span_corruption_fills_the_encoder_as_the_paper_s() -> None:
     objective = make_objective(ObjectiveConfig(), ByteTokenizer())
-    assert default_piece_length(objective, encoder_length=512, target_length=114) == 568
+    assert default_piece_length(objective, encoder_length=512, target_length=114, num_sentinels=100) == 568
 
 
 def test_the_kind_of_a_task_decides_its_examples(tmp_path: Path) -> None:
