@@ -227,6 +227,9 @@ def test_the_folder_shows_the_data_and_some_answers(values: dict[str, Any], tmp_
         "records": {"sounds": {"train": 60, "dev": 4}},
         "bad_records": {"sounds": {"train": 0, "dev": 0}},
         "shares": {"sounds": 1.0},
+        "gave_no_example_in_a_pass": {"sounds": 0},
+        "examples_cut": 0,
+        "examples_left_out": 0,
     }
     lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["abc", "hed"]
@@ -242,6 +245,9 @@ def test_what_became_no_example_is_told(values: dict[str, Any], tmp_path: Path) 
     assert "sounds, train: 62 records from 1 file(s), 1 bad" in said and "not UTF-8" in said
     assert "records gave no example" in said and "has 1 column(s), expected 2" in said
     assert "examples were cut to data.encoder_length" in said
+    facts = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
+    assert facts["bad_records"]["sounds"]["train"] == facts["gave_no_example_in_a_pass"]["sounds"] == 1
+    assert facts["examples_cut"] > 0
 
 
 @pytest.mark.parametrize("word", ["gpu", "mps", "xpu", "meta", "cpu:7", "cuda:x", ""])
