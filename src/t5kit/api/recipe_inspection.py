@@ -201,9 +201,17 @@ def _cost(config: RunConfig, tasks: Sequence[OpenedTask], parts: RunParts) -> "S
     from t5kit.training.measuring import measure_step
 
     alone = dataclasses.replace(config.data, num_workers=0)
-    with training_data(alone, tasks, parts.tokenizer, seed=config.training.seed) as data:
+    prefix_ids = parts.prefix_ids(config)
+    with training_data(alone, tasks, parts.tokenizer, seed=config.training.seed, prefix_ids=prefix_ids) as data:
         batch = next(data.loader)
-    return measure_step(parts.architecture, batch, loss=config.loss, compute=config.compute, optimizer=config.optimizer)
+    return measure_step(
+        parts.architecture,
+        batch,
+        loss=config.loss,
+        compute=config.compute,
+        optimizer=config.optimizer,
+        adaptation=config.adaptation,
+    )
 
 
 def _epochs(config: RunConfig, tasks: Sequence[OpenedTask], statistics: DataStatistics) -> float | None:

@@ -213,6 +213,19 @@ def test_the_cost_of_a_step_knows_its_weights(values: dict[str, Any]) -> None:
     assert half.cost is not None and half.cost.weights_bytes == 10 * description.num_parameters
 
 
+def test_the_cost_of_an_adaptation_is_that_of_what_it_trains(values: dict[str, Any], tiny_folder: Path) -> None:
+    values |= {"model": {"start": str(tiny_folder)}, "vocabulary": {}, "optimizer": {"name": "adamw"}}
+    values["data"]["tasks"]["sounds"]["metrics"] = []
+    values["training"]["best_metric"] = "loss"
+    whole = inspect_recipe(config_of(values), num_batches=1).cost
+    lora = inspect_recipe(config_of(values, "adaptation={method = 'lora', rank = 1}"), num_batches=1).cost
+    prompt = inspect_recipe(config_of(values, "adaptation={method = 'prompt', num_prompt_tokens = 2}")).cost
+    assert whole is not None and lora is not None and prompt is not None
+    assert lora.optimizer_bytes < whole.optimizer_bytes / 4 and lora.weights_bytes < whole.weights_bytes
+    width = TINY_CONFIGS["byt5"].d_model
+    assert prompt.optimizer_bytes == 8 * 2 * width + 4, "two moments of two vectors, and a step"
+
+
 def test_recipe_text_is_letter_for_letter_without_overrides(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("# x\n\na = 1", encoding="utf-8")
