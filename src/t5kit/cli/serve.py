@@ -54,7 +54,9 @@ def serve(
     max_kept_bytes: Annotated[
         int, typer.Option(help="Bytes of encoded prompts kept for the next request with the same text, a model.")
     ] = 64 * 2**20,
-    max_requests: Annotated[int, typer.Option(help="Texts held at a time, a model; then 429.")] = 1024,
+    max_requests: Annotated[
+        int, typer.Option(help="Texts held at a time, a model (a client may hold as many as it leaves free); then 429.")
+    ] = 2048,
     max_texts: Annotated[int, typer.Option(help="Texts in one request.")] = 512,
     max_body_bytes: Annotated[int, typer.Option(help="Bytes of one request's body.")] = 4 * 2**20,
     timeout: Annotated[float, typer.Option(help="Seconds for a request that names none.")] = 60.0,

@@ -170,6 +170,84 @@ def test_long_prompts_are_encoded_one_after_another_while_nobody_waits_for_token
     assert len([event for event in drained(service) if isinstance(event, RequestFinished)]) == 2
 
 
+LONG = DecodingOptions(max_new_tokens=60, min_new_tokens=60)
+
+
+def steps_until_done(service: SchedulingService, request_id: int) -> int:
+    """Return in which of the next steps a request ends."""
+    for number in range(1, 500):
+        if any(event.request_id == request_id for event in service.step()):
+            return number
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_batch_rows": 16},
+        {"max_prompt_tokens": 16 * 9},
+        {
+            "max_cache_bytes": 16 * (16 + 64) * 2 * 3 * (8 + 16) * 4
+        },  # pages of 16 tokens: 9 of a prompt, 60 of an answer
+    ],
+)
+def test_a_newcomer_does_not_wait_for_all_that_another_client_has_begun(
+    runtime: CountingRuntime, config: T5Config, limits: dict[str, int]
+) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_kept_bytes=0, **limits))
+    prompts = random_prompts(config, [9] * 60)
+    service.submit([ServiceRequest(work=generation(n, prompts[n], LONG), client="many") for n in range(50)])
+    for _ in range(5):
+        service.step()
+    assert service.counts().scheduler.num_alive == 14, "an eighth is left"
+    service.submit([ServiceRequest(work=generation(50, prompts[50], LONG), client="many")])
+    service.submit([ServiceRequest(work=generation(51, prompts[51], OPTIONS), client="few")])
+    assert steps_until_done(service, 51) <= 7
+    service.submit([ServiceRequest(work=generation(n, prompts[n], OPTIONS), client="few") for n in (52, 53)])
+    assert steps_until_done(service, 52) <= 7, "a newcomer again"
+    finished = [event for event in drained(service) if isinstance(event, RequestFinished)]
+    assert len(finished) == 52
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_a_newcomer_may_ask_for_more_than_those_that_wait(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_batch_rows=16, max_encoder_tokens=20))
+    prompts = random_prompts(config, [9] * 51)
+    service.submit([ServiceRequest(work=generation(n, prompts[n], LONG), client="many") for n in range(50)])
+    for _ in range(20):
+        service.step()
+    longer = DecodingOptions(max_new_tokens=400, min_new_tokens=30)
+    service.submit([ServiceRequest(work=generation(50, prompts[50], longer), client="new", timeout_s=None)])
+    service.step()
+    assert service.counts().scheduler.num_alive == 15
+    service.close()
+
+
+def test_rows_that_no_reserve_is_kept_of_keep_nobody_else_waiting(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_batch_rows=16))
+    prompts = random_prompts(config, [9] * 8)
+    service.submit([ServiceRequest(work=generation(n, prompts[n], LONG), client=str(n % 2)) for n in range(2)])
+    service.step()
+    many = dataclasses.replace(LONG, does_sample=True, num_return_sequences=15, seed=1)
+    service.submit([ServiceRequest(work=generation(2, prompts[2], many), client="0")])
+    service.step()
+    service.submit([ServiceRequest(work=generation(n, prompts[n], OPTIONS), client="1") for n in (3, 4)])
+    assert steps_until_done(service, 3) <= 7
+    assert steps_until_done(service, 2) <= 130, "it has its turn when its client's other answer is done"
+    drained(service)
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_requests_without_a_client_may_take_all(runtime: CountingRuntime, config: T5Config) -> None:
+    scheduler = ContinuousScheduler(runtime, max_batch_rows=16)
+    scheduler.submit([generation(n, prompt, LONG) for n, prompt in enumerate(random_prompts(config, [9] * 20))])
+    scheduler.step()
+    assert scheduler.counts().num_rows == 16
+    scheduler.close()
+
+
 def test_a_request_past_its_deadline_fails_and_frees_what_it_held(reference: Runtime, config: T5Config) -> None:
     clock = Clock()
     runtime = SlowEncoder(reference, clock)
