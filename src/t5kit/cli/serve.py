@@ -75,6 +75,14 @@ def serve(
         list[str] | None,
         typer.Option(help="Address whose X-Forwarded-For is believed (repeat it).", show_default=False),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help='Host that requests may ask for beside localhost (repeat it; "*" is any).',
+            show_default="--host where only this machine hears it, else any",
+        ),
+    ] = None,
     drain_delay: Annotated[float, typer.Option(help="Seconds from not-ready to no more connections.", min=0)] = 0.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds to finish answers when stopped.", min=0)] = 60.0,
     log_level: Annotated[str, typer.Option(help=", ".join(_LEVELS) + ".")] = "info",
@@ -115,6 +123,7 @@ def serve(
         ),
         api_keys=read_api_keys(api_keys, os.environ.get("T5KIT_API_KEYS")),
         cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=tuple(allowed_host or ()),
         logs_texts=log_texts,
         is_page_shown=page,
     )  # fmt: skip

@@ -85,6 +85,9 @@ class ServingConfig:
     """Name of a client -> its key; empty: anyone may ask."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server from a browser."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names or addresses that requests may be meant for (Host), beside this machine's own; "*", or none here: any. A
+    server that only this machine hears takes none for its own alone."""
     logs_texts: bool = False
     """Write the users' texts into the log."""
     is_page_shown: bool = True

@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from t5kit.serving.access import HostGuard
 from t5kit.serving.metrics import ServerMetrics
 
 CLIENT_GONE = 499
@@ -24,6 +25,7 @@ BODY_BYTES_PER_S = 10_000
 nothing."""
 _MAX_LOGGED_PATH = 200
 """Characters; none of our paths is longer, and a client may send 64 KB."""
+_WRONG_HOST = "This server does not answer to this host. Ask it as localhost, or start it with --allowed-host NAME."
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -41,8 +43,8 @@ _log = logging.getLogger("t5kit.serving")
 class RequestBorder:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, max_body_bytes: int) -> None:
-        self._app, self._metrics, self._max_body_bytes = app, metrics, max_body_bytes
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, max_body_bytes: int, hosts: HostGuard) -> None:
+        self._app, self._metrics, self._max_body_bytes, self._hosts = app, metrics, max_body_bytes, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,8 +86,12 @@ class RequestBorder:
             return message
 
         try:
+            host = headers.get(b"host")
             length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self._max_body_bytes:
+            if not self._hosts.allows(None if host is None else host.decode("latin-1")):
+                self._metrics.refusals.labels("host").inc()
+                await _refuse(send_on, 421, _WRONG_HOST)
+            elif length.isdigit() and int(length) > self._max_body_bytes:
                 await _refuse(send_on, 413, self._too_large())
             else:
                 await self._app(scope, receive_bounded, send_on)

@@ -20,6 +20,7 @@ _ERRORS = {
     404: "No such model.",
     408: "The body came too slowly.",
     413: "The body is too large.",
+    421: "A host that this server was not told.",
     422: "The body is not of the right shape.",
     429: "Too many requests or wrong API keys; Retry-After says when to come again.",
     500: "A defect, or a model with damaged weights.",

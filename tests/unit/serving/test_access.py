@@ -11,6 +11,7 @@ import pytest
 from t5kit.errors import ConfigError, OverloadedError
 from t5kit.serving.access import ApiKeys, KeyGuard, RateLimiter, read_api_keys
 from t5kit.serving.config import ModelSource, RequestLimits, ServingConfig
+from t5kit.serving.server import Listening, _listening_socket, _with_hosts
 from t5kit.testing.server_process import ServerProcess
 
 KEYS = "alice = key-of-alice\n# a comment\n\nkey-of-nobody\n"
@@ -95,6 +96,24 @@ def test_wrong_keys_are_tried_so_often_and_then_not_looked_at() -> None:
     assert len(guard._wrong._buckets) == len(guard._seen) == 10_000
     unlimited = KeyGuard(ApiKeys({"alice": "key-of-alice"}), 0)
     assert all(unlimited.client_of("guess", "10.0.0.1") is None for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("127.0.0.1", (), ("127.0.0.1",)),
+        ("localhost", ("t5.example",), ("t5.example", "localhost")),
+        ("0.0.0.0", (), ()),
+        ("0.0.0.0", ("t5.example",), ("t5.example", "0.0.0.0")),
+    ],
+)
+def test_hosts_are_checked_where_only_this_machine_hears_or_some_are_named(
+    host: str, allowed: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    listening = Listening(host=host, port=0)
+    config = ServingConfig(models=(ModelSource(name="a", path=Path()),), allowed_hosts=allowed)
+    with _listening_socket(listening) as listener:
+        assert _with_hosts(config, listening, listener).allowed_hosts == expected
 
 
 def test_names_and_limits_that_cannot_be_are_refused() -> None:

@@ -39,8 +39,8 @@ def raw(server: ServerProcess, data: bytes) -> socket.socket:
 
 def http(body: object, path: str = "/v1/generate") -> bytes:
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    return head.encode() + data
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data
 
 
 def is_idle(server: ServerProcess) -> bool:
@@ -71,17 +71,17 @@ def test_a_reader_that_does_not_read_holds_nobody_up(sturdy: ServerProcess) -> N
 
 
 def test_malformed_requests_are_answered_and_forgotten(sturdy: ServerProcess) -> None:
-    large = b"POST /v1/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    large = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     for data, status in (
-        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00", b"400"),
         (large + b"%x\r\n%s\r\n" % (60_000, b" " * 60_000), b"413"),
-        (b"POST /v1/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", b"413"),
+        (b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", b"413"),
         (b"\xff\xfe / HTTP/1.1\r\n\r\n", b"400"),
     ):
         with raw(sturdy, data) as connection:
             assert status in connection.recv(4096)[:40], data[:60]
-    with raw(sturdy, b"POST /v1/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{"):
+    with raw(sturdy, b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"):
         assert sturdy.post("/v1/generate", SHORT).status == 200  # half a body holds nobody up
     assert is_idle(sturdy)
 

@@ -203,6 +203,14 @@ def test_wrong_requests_are_told_what_is_wrong(
     assert words in error["message"] and set(error) == {"message", "type", "param", "code"}
 
 
+def test_a_page_of_another_site_is_not_answered_under_its_own_name(server: ServerProcess) -> None:
+    for path in ("/", "/v1/models", "/openapi.json"):
+        refused = server.get(path, headers={"Host": f"rebound.example:{server.port}"})
+        assert refused.status == 421 and "--allowed-host" in refused.json["error"]["message"]
+        assert server.get(path, headers={"Host": f"localhost:{server.port}"}).status == 200
+    assert server.metric("t5kit_refusals_total", reason="host") >= 3
+
+
 def test_a_grammar_without_its_library_is_400_and_says_what_to_install(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "llguidance.py").write_text("raise ImportError('as if it were not installed')")
     arguments = ["-m", str(folder), "--threads", "1"]
