@@ -28,10 +28,10 @@ from t5kit.serving.schemas import (
     Usage,
 )
 from t5kit.serving.served_model import Answer, Asker, Failure, Generation, Piece, ServedModel, Trace
-from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, Server, ServerState
+from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, AdmittingRoute, Server, ServerState
 from t5kit.serving.streams import EventStream, event_data, unless_disconnected
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(route_class=AdmittingRoute, tags=["openai"])
 
 _OURS = ("num_beams", "length_penalty", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
 _STREAM_DOC: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """Keys, rates, sizes, CORS and TLS: who may ask, and how much."""
 
+import socket
 import ssl
 import subprocess
 import urllib.request
@@ -153,6 +154,21 @@ def test_without_a_key_nothing_is_answered_and_nothing_is_told(guarded: ServerPr
     assert not any("wrong-key-1" in line for line in guarded.lines)
 
 
+def asked_without_body(server: ServerProcess, *headers: str) -> bytes:
+    """Return the head of the response to a request whose body is announced and does not come."""
+    head = ["POST /v1/generate HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Content-Length: 1900"]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=25) as connection:  # a body has 30 s
+        connection.sendall("\r\n".join([*head, *headers, "", ""]).encode())
+        return connection.recv(4096)
+
+
+def test_whoever_may_not_ask_is_told_before_the_body_is_read(guarded: ServerProcess) -> None:
+    assert asked_without_body(guarded).startswith(b"HTTP/1.1 401")
+    assert asked_without_body(guarded, "Authorization: Bearer wrong-key-0").startswith(b"HTTP/1.1 401")
+    assert guarded.post("/v1/generate", b"no JSON").status == 401
+    assert guarded.post("/v1/generate", b"no JSON", headers=authorised("key-of-alice")).status == 422
+
+
 def test_the_log_names_the_client_and_texts_only_where_asked_for(guarded: ServerProcess) -> None:
     headers = authorised("key-of-alice", **{"X-Request-Id": "alice-1"})
     assert guarded.post("/v1/generate", {"text": "told", "max_new_tokens": 2}, headers=headers).status == 200
@@ -170,6 +186,7 @@ def test_rates_and_sizes_are_refused_with_a_time_to_come_back(guarded: ServerPro
     assert statuses == [200, 200, 200, 429]
     refused = guarded.post("/v1/generate", {"text": "a"}, headers=headers)
     assert 1 <= int(refused.headers["retry-after"]) <= 60 and refused.json["error"]["code"] == "overloaded"
+    assert asked_without_body(guarded, "Authorization: Bearer key-of-nobody").startswith(b"HTTP/1.1 429")
     assert guarded.get("/v1/models", headers=headers).status == 200  # only work is counted
     large = guarded.post("/v1/generate", {"text": "a" * 3000}, headers=headers)
     assert large.status == 413 and "2,000 bytes" in large.json["error"]["message"]

@@ -276,6 +276,8 @@ def test_the_openapi_document_names_every_route_with_an_example(server: ServerPr
         if "requestBody" in operation
     ]
     assert len(bodies) == 7
+    asking = [each["post"] for path, each in document["paths"].items() if path.startswith("/v1/") and "post" in each]
+    assert [operation["security"] for operation in asking] == [[{"HTTPBearer": []}]] * 7
     for name in bodies:
         schema = document["components"]["schemas"][name]
         assert schema["examples"] and all("description" in each for each in schema["properties"].values())

@@ -111,6 +111,29 @@ async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "is_closed"),
+    [
+        ((b"content-length", b"1000000"), True),
+        ((b"transfer-encoding", b"chunked"), True),
+        ((b"content-length", b"10"), False),  # passed over, so that its client surely reads why it is refused
+        ((b"accept", b"*/*"), False),
+    ],
+)
+def test_a_long_body_that_nobody_reads_ends_its_connection(header: tuple[bytes, bytes], is_closed: bool) -> None:
+    sent: list[Message] = []
+    border = RequestBorder(refuses, metrics=ServerMetrics(), max_body_bytes=10**9, hosts=HostGuard(()))
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(border({"type": "http", "method": "POST", "path": "/", "headers": [header]}, receive, send))
+    assert ((b"connection", b"close") in sent[0]["headers"]) == is_closed
+
+
+@pytest.mark.parametrize(
     ("host", "status"),
     [
         (b"localhost", 401),
