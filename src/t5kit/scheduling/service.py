@@ -21,7 +21,7 @@ from t5kit.scheduling.continuous import (
     ContinuousScheduler,
 )
 from t5kit.scheduling.fair_queue import FairQueue
-from t5kit.scheduling.probes import Probe, ProbeEvent, num_probe_tokens, run_probes
+from t5kit.scheduling.probes import Probe, ProbeEvent, check_probe_bytes, num_probe_tokens, run_probes
 from t5kit.scheduling.requests import (
     Event,
     GenerationRequest,
@@ -113,6 +113,7 @@ class SchedulingService:
         self._adapters = dict(adapters or {})
         self._clock = clock
         self._max_encoder_tokens = limits.max_encoder_tokens
+        self._max_cache_bytes = limits.max_cache_bytes
         self._scheduler = ContinuousScheduler(
             runtime,
             detokenizer_factory=detokenizer_factory,
@@ -216,6 +217,8 @@ class SchedulingService:
         work = request.work
         if isinstance(work, GenerationRequest):
             work = dataclasses.replace(work, client=request.client)
+        elif self._max_cache_bytes is not None:
+            check_probe_bytes(work, self._runtime.config, self._max_cache_bytes)
         if not request.adapter:
             return work
         if request.adapter not in self._adapters:

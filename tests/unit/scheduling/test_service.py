@@ -30,6 +30,7 @@ from t5kit.scheduling import (
     ServiceRequest,
     TraceFinished,
     TraceRequest,
+    probes,
 )
 from t5kit.scheduling.probes import run_probes
 from t5kit.testing import TINY_CONFIGS
@@ -332,13 +333,13 @@ def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: Coun
     prompts = random_prompts(config, [9, 8, 12, 5])
     service.submit([ServiceRequest(work=generation(0, prompts[0], DecodingOptions(max_new_tokens=20)))])
     targets = tuple(random_prompts(config, [3, 4], seed=5))
-    probes = [
+    works = [
         ScoreRequest(request_id=1, encoder_input_ids=prompts[1], targets=targets),
         EmbedRequest(request_id=2, encoder_input_ids=prompts[2], pooling=("max",)),
         ScoreRequest(request_id=3, encoder_input_ids=prompts[1], targets=targets[:1]),
         TraceRequest(request_id=4, encoder_input_ids=prompts[3], target_ids=targets[0], num_alternatives=3),
     ]
-    service.submit([ServiceRequest(work=probe) for probe in probes])
+    service.submit([ServiceRequest(work=work) for work in works])
     events = {event.request_id: event for event in drained(service)}
     handles = runtime.encode([prompts[1]] * 2)
     expected = runtime.score(handles, list(targets))
@@ -376,6 +377,61 @@ def test_a_trace_without_attention_asks_the_engine_for_none(runtime: CountingRun
     assert np.array_equal(whole.top_log_probs, plain.top_log_probs) and np.array_equal(whole.top_ids, plain.top_ids)
 
 
+def test_the_attention_of_a_trace_is_held_in_bounded_pieces(
+    runtime: CountingRuntime, config: T5Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, target = random_prompts(config, [9, 8])
+    work = TraceRequest(request_id=0, encoder_input_ids=prompt, target_ids=target, num_alternatives=3)
+    lengths: list[int] = []
+
+    class Recording(CountingRuntime):
+        """Notes how many tokens are fed at a time, and tells if their attention is larger than it may be."""
+
+        def step(self, step: StepInput) -> StepOutput:
+            output = super().step(step)
+            if step.need.cross_attention:
+                lengths.append(len(step.tokens))
+                assert output.cross_attention is not None and output.cross_attention[0].nbytes <= most
+            return output
+
+    most = 2**27
+    (whole,) = run_probes(Recording(runtime), [work])
+    most = 3 * 4 * config.num_decoder_layers * config.num_heads * 9
+    monkeypatch.setattr(probes, "_MAX_ATTENTION_BYTES", most)
+    (pieces,) = run_probes(Recording(runtime), [work])
+    assert lengths == [8, 3, 3, 2]
+    assert isinstance(whole, TraceFinished) and isinstance(pieces, TraceFinished)
+    assert whole.cross_attention is not None and pieces.cross_attention is not None
+    assert np.array_equal(whole.top_ids, pieces.top_ids)
+    # Float32: the reference multiplies matrices of other shapes, in another order.
+    assert np.allclose(whole.top_log_probs, pieces.top_log_probs, atol=1e-5)
+    assert np.allclose(whole.cross_attention, pieces.cross_attention, atol=1e-6)
+    monkeypatch.setattr(probes, "_MAX_ATTENTION_BYTES", 1)
+    most = 4 * config.num_decoder_layers * config.num_heads * 9
+    run_probes(Recording(runtime), [work])
+    assert lengths[4:] == [1] * 8, "never less than a token"
+    assert runtime.has_nothing_open
+
+
+def test_probes_with_more_caches_than_all_answers_may_take_are_refused(
+    runtime: CountingRuntime, config: T5Config
+) -> None:
+    page = 16 * 2 * 3 * (8 + 16) * 4  # 16 tokens; 2 layers, 3 heads, 8 key and 16 padded value numbers
+    service = SchedulingService(runtime, limits=ServiceLimits(max_cache_bytes=3 * page))
+    short, long = random_prompts(config, [16, 33])
+    works = [
+        TraceRequest(request_id=0, encoder_input_ids=short, target_ids=long),
+        TraceRequest(request_id=1, encoder_input_ids=short, target_ids=short),
+        ScoreRequest(request_id=2, encoder_input_ids=short, targets=(short, short, short)),
+        ScoreRequest(request_id=3, encoder_input_ids=short, targets=(short, short)),
+        EmbedRequest(request_id=4, encoder_input_ids=np.tile(short, 9)),
+    ]
+    service.submit([ServiceRequest(work=work) for work in works])
+    refused = failures(drained(service))
+    assert [(each.request_id, each.error_type) for each in refused] == [(0, "RequestError"), (2, "RequestError")]
+    assert f"33 can take {4 * page:,} bytes of caches, more than max_cache_bytes = {3 * page:,}" in refused[0].error
+
+
 def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
     runtime: CountingRuntime, config: T5Config
 ) -> None:
@@ -397,14 +453,14 @@ def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
 def test_a_bad_probe_fails_alone(runtime: CountingRuntime, config: T5Config) -> None:
     good, bad = random_prompts(config, [4, 4])
     bad[0] = config.vocab_size
-    probes = [
+    works = [
         ScoreRequest(request_id=0, encoder_input_ids=bad, targets=(good,)),
         ScoreRequest(request_id=1, encoder_input_ids=good, targets=(good,)),
         ScoreRequest(request_id=2, encoder_input_ids=good, targets=(bad,)),
         EmbedRequest(request_id=3, encoder_input_ids=bad),
         TraceRequest(request_id=4, encoder_input_ids=good, target_ids=bad),
     ]
-    events = run_probes(runtime, probes)
+    events = run_probes(runtime, works)
     assert {event.request_id for event in events if isinstance(event, RequestFailed)} == {0, 2, 3, 4}
     assert runtime.has_nothing_open
 
