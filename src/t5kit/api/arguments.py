@@ -160,6 +160,10 @@ def translate(
     for word in ("do_sample", "forced_eos"):
         if not isinstance(said.get(word, False), bool):
             raise RequestError(f"{word} = {said[word]!r} must be True or False.")
+    if said.get("temperature") == 0:
+        raise RequestError(
+            "temperature = 0 must be above 0. Leave it out for the likeliest answer instead of a sample."
+        )
     _count_as_new_tokens(said)
     asked = merged(said, folder_words(folder_defaults, tokenizer.eos_id)[0])
     num_rows = tokenizer.vocab_size if vocab_size is None else vocab_size

@@ -54,7 +54,9 @@ def serve(
     max_kept_bytes: Annotated[
         int, typer.Option(help="Bytes of encoded prompts kept for the next request with the same text, a model.")
     ] = 64 * 2**20,
-    max_requests: Annotated[int, typer.Option(help="Texts held at a time, a model; then 429.")] = 1024,
+    max_requests: Annotated[
+        int, typer.Option(help="Texts held at a time, a model (a client may hold as many as it leaves free); then 429.")
+    ] = 2048,
     max_texts: Annotated[int, typer.Option(help="Texts in one request.")] = 512,
     max_body_bytes: Annotated[int, typer.Option(help="Bytes of one request's body.")] = 4 * 2**20,
     timeout: Annotated[float, typer.Option(help="Seconds for a request that names none.")] = 60.0,
@@ -72,6 +74,14 @@ def serve(
     trust_proxy: Annotated[
         list[str] | None,
         typer.Option(help="Address whose X-Forwarded-For is believed (repeat it).", show_default=False),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help='Host that requests may ask for beside localhost (repeat it; "*" is any).',
+            show_default="--host where only this machine hears it, else any",
+        ),
     ] = None,
     drain_delay: Annotated[float, typer.Option(help="Seconds from not-ready to no more connections.", min=0)] = 0.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds to finish answers when stopped.", min=0)] = 60.0,
@@ -113,6 +123,7 @@ def serve(
         ),
         api_keys=read_api_keys(api_keys, os.environ.get("T5KIT_API_KEYS")),
         cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=tuple(allowed_host or ()),
         logs_texts=log_texts,
         is_page_shown=page,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """From requests to events, ids in and ids out: which prompts are encoded when, and which rows are fed together."""
 
-from t5kit.scheduling.continuous import ContinuousScheduler, SchedulerCounts
+from t5kit.scheduling.continuous import ContinuousScheduler
 from t5kit.scheduling.memory import request_bytes
 from t5kit.scheduling.probes import (
     EmbedFinished,
@@ -16,6 +16,7 @@ from t5kit.scheduling.requests import (
     GenerationRequest,
     RequestFailed,
     RequestFinished,
+    SchedulerCounts,
     Timings,
     TokensGenerated,
 )

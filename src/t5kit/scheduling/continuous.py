@@ -42,9 +42,11 @@ from t5kit.scheduling.requests import (
     GenerationRequest,
     RequestFailed,
     RequestFinished,
+    SchedulerCounts,
     Timings,
     TokensGenerated,
 )
+from t5kit.scheduling.room import Room, Used, check_limit
 
 DEFAULT_MAX_BATCH_ROWS = 256
 """64 texts of 4 beams."""
@@ -85,44 +87,16 @@ class _Encoded:
     """Jobs alive that decode from it."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerCounts:
-    """What a scheduler holds now, and what it has done since it was made."""
-
-    num_waiting: int
-    """Requests not encoded yet."""
-    num_alive: int
-    """Requests being answered."""
-    num_rows: int
-    """Rows they take; a step feeds so many."""
-    cache_bytes: int
-    """Caches that are taken or promised, kept prompts among them."""
-    num_steps: int
-    num_stepped_rows: int
-    """Rows fed, summed over the steps: over num_steps it is the mean batch."""
-    num_encoded_prompts: int
-    num_encoded_tokens: int
-    num_shared_prompts: int
-    """Requests that found their prompt encoded already."""
-
-
-@dataclasses.dataclass(slots=True)
-class _Used:
-    """What is taken of each limit."""
-
-    rows: int = 0
-    prompt_tokens: int = 0
-    cache_bytes: int = 0
-
-
 class ContinuousScheduler:
     """The `Scheduler` protocol with continuous batching.
 
     Requests submitted together are sorted by length, longest first, so that an encoder run holds prompts of like length
     and equal prompts stand together; those submitted later come later, and no request overtakes another that waits for
-    room (but a prompt longer than an encoder run may wait while answers run, see above). Equal prompts alive at the
-    same time are encoded once, and so are those that come back while they are kept. Greedy, sampled and beam requests,
-    with any options and adapters, run side by side.
+    room, with two exceptions: a prompt longer than an encoder run may wait while answers run, see above; and the last
+    eighth of rows, prompt tokens and cache bytes is for requests whose `client` has none alive, so that a short answer
+    does not wait for all that somebody else has begun. Equal prompts alive at the same time are encoded once, and so
+    are those that come back while they are kept. Greedy, sampled and beam requests, with any options and adapters, run
+    side by side.
 
     Limits: max_batch_rows rows at a time (a beam or a sample is one); max_encoder_tokens an encoder run (count times
     longest; a longer prompt goes alone); max_prompt_tokens of encoded prompts alive together (a longer one goes alone);
@@ -144,29 +118,24 @@ class ContinuousScheduler:
         max_kept_bytes: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        limits = {
-            "max_batch_rows": max_batch_rows,
-            "max_encoder_tokens": max_encoder_tokens,
-            "max_prompt_tokens": max_prompt_tokens,
-            "max_cache_bytes": 1 if max_cache_bytes is None else max_cache_bytes,
-        }
-        for name, limit in limits.items():
-            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-                raise RequestError(f"{name} = {limit!r} must be an integer of at least 1.")
-        if not isinstance(max_kept_bytes, int) or isinstance(max_kept_bytes, bool) or max_kept_bytes < 0:
-            raise RequestError(f"max_kept_bytes = {max_kept_bytes!r} must be an integer of at least 0.")
+        check_limit("max_encoder_tokens", max_encoder_tokens, least=1)
+        check_limit("max_kept_bytes", max_kept_bytes, least=0)
         self._runtime = runtime
         self._detokenizer_factory = detokenizer_factory
         self._constraint_factory = constraint_factory
-        self._max_batch_rows = max_batch_rows
+        self._room = Room(
+            max_batch_rows=max_batch_rows, max_prompt_tokens=max_prompt_tokens, max_cache_bytes=max_cache_bytes
+        )
+        self._room_of_known = self._room.without_reserve()
+        """For clients that have something alive."""
         self._max_encoder_tokens = max_encoder_tokens
-        self._max_prompt_tokens = max_prompt_tokens
-        self._max_cache_bytes = max_cache_bytes
         self._max_kept_bytes = max_kept_bytes
         self._clock = clock
         self._waiting: collections.OrderedDict[int, _Job] = collections.OrderedDict()
         """In the order of their turn."""
         self._alive: dict[int, _Job] = {}
+        self._held_back: set[int] = set()
+        """Waiting requests of clients that have something alive, which the next may pass: only the reserve is left."""
         self._without_token: list[_Job] = []
         """Alive, and not stepped yet."""
         self._searches: dict[Strategy, Search] = {}
@@ -175,9 +144,9 @@ class ContinuousScheduler:
         self._unused: collections.OrderedDict[bytes, None] = collections.OrderedDict()
         """Encoded prompts without a user, the least recently used first; beside what max_kept_bytes allows, only that
         of the next waiting request outlives a step."""
-        self._used = _Used()
+        self._used = Used()
         """By jobs alive."""
-        self._kept = _Used()
+        self._kept = Used()
         """By unused prompts."""
         self._debt_s = 0.0
         """Time that answers have waited for prompts longer than a chunk, and have not been given back."""
@@ -198,12 +167,21 @@ class ContinuousScheduler:
     @property
     def num_waiting_tokens(self) -> int:
         """Tokens of the prompts that wait to be encoded, those left out that let others pass."""
-        return sum(len(job.prompt) for job in self._waiting.values() if not self._lets_pass(job))
+        return sum(
+            len(job.prompt)
+            for request_id, job in self._waiting.items()
+            if request_id not in self._held_back and not self._lets_pass(job)
+        )
 
     @property
     def num_passed(self) -> int:
         """Waiting prompts that let others pass: longer than an encoder run, while answers have their time back."""
         return sum(self._lets_pass(job) for job in self._waiting.values())
+
+    @property
+    def clients_held_back(self) -> set[str | None]:
+        """Those whose requests wait here while others' may pass: more of theirs would only wait here too."""
+        return {job.request.client for request_id, job in self._waiting.items() if request_id in self._held_back}
 
     @property
     def is_giving_back(self) -> bool:
@@ -301,10 +279,11 @@ class ContinuousScheduler:
             )
         except RequestError as error:
             return error
-        if rows > self._max_batch_rows:
+        if rows > self._room.max_batch_rows:
             return RequestError(
                 f"num_beams or num_return_sequences asks for {rows} rows, more than max_batch_rows = "
-                f"{self._max_batch_rows} of this scheduler. Ask for fewer, or raise max_batch_rows if memory allows."
+                f"{self._room.max_batch_rows} of this scheduler. Ask for fewer, or raise max_batch_rows if memory "
+                "allows."
             )
         return None
 
@@ -318,40 +297,50 @@ class ContinuousScheduler:
             return RequestError(f"sample_stream = {request.sample_stream!r} must be an integer in [0, 2^64).")
         if not isinstance(request.adapter, int) or not 0 <= request.adapter < 2**63:
             return RequestError(f"adapter = {request.adapter!r} must be a name that the runtime gave, or 0 for none.")
-        if self._max_cache_bytes is not None:
+        if self._room.max_cache_bytes is not None:
             num_tokens = len(request.encoder_input_ids)
             needed = prompt_bytes(config, num_tokens) + answer_bytes(config, request.options)
-            if needed > self._max_cache_bytes:
+            if needed > self._room.max_cache_bytes:
                 return RequestError(
                     f"A prompt of {num_tokens:,} tokens with {num_rows(request.options)} answers of at most "
                     f"{request.options.max_new_tokens:,} tokens can take {needed:,} bytes of caches, more than "
-                    f"max_cache_bytes = {self._max_cache_bytes:,}. Lower max_new_tokens or num_beams, shorten the "
+                    f"max_cache_bytes = {self._room.max_cache_bytes:,}. Lower max_new_tokens or num_beams, shorten the "
                     "text, or raise max_cache_bytes."
                 )
         return None
 
     def _next_jobs(self) -> list[_Job]:
         """Return the waiting jobs, in their order, that are to be encoded and admitted now; none of them is moved."""
-        if not self._waiting or self._used.rows >= self._max_batch_rows:
+        self._held_back.clear()
+        if not self._waiting:
             return []
-        would_use = dataclasses.replace(self._used)
+        would_use = self._used
         jobs: list[_Job] = []
         new: dict[bytes, int] = {}
         revived: set[bytes] = set()
-        longest, is_chunk_full, num_passed = 0, False, 0
-        for job in self._waiting.values():
+        known = {job.request.client for job in self._alive.values()} - {None}
+        longest, num_passed = 0, 0
+        is_chunk_full = has_newcomer = is_reserve_reached = False
+        for request_id, job in self._waiting.items():
             is_new = job.key not in self._encoded and job.key not in new
+            is_known = job.request.client in known
             if self._lets_pass(job):
                 num_passed += 1
                 continue
-            would_use.rows += job.num_rows
-            would_use.cache_bytes += job.answer_bytes
-            if is_new or (job.key in self._unused and job.key not in revived):
-                revived.add(job.key)
-                would_use.prompt_tokens += len(job.prompt)
-                would_use.cache_bytes += prompt_bytes(self._runtime.config, len(job.prompt))
-            if (self._alive or jobs) and not self._has_room(would_use):
-                break
+            if is_known and is_reserve_reached:  # nobody passes one who waits for the same room
+                self._held_back.add(request_id)
+                continue
+            takes_prompt = is_new or (job.key in self._unused and job.key not in revived)
+            with_job = self._with(would_use, job, takes_prompt=takes_prompt)
+            if (self._alive or jobs) and not (self._room_of_known if is_known else self._room).holds(with_job):
+                if not is_known:
+                    break
+                self._held_back.add(request_id)
+                # One that has to wait until all others of its client are done keeps nobody else waiting.
+                is_reserve_reached = self._room_of_known.holds(self._with(Used(), job, takes_prompt=True))
+                continue
+            would_use = with_job
+            revived.add(job.key)
             if is_new:
                 longest = max(longest, len(job.prompt))
                 if new and (len(new) + 1) * longest > self._max_encoder_tokens:
@@ -359,26 +348,32 @@ class ContinuousScheduler:
                     break
                 new[job.key] = len(job.prompt)
             jobs.append(job)
+            if job.request.client is not None:
+                has_newcomer |= not is_known
+                known.add(job.request.client)
         is_worthwhile = (
             not self._alive
             or not new
             or is_chunk_full
+            or (has_newcomer and bool(self._held_back))
             or len(jobs) + num_passed == len(self._waiting)
             or sum(new.values()) * _WORTHWHILE_SHARE >= self._max_encoder_tokens
-            or (self._max_batch_rows - self._used.rows) * _WORTHWHILE_SHARE >= self._max_batch_rows
+            or (self._room.max_batch_rows - self._used.rows) * _WORTHWHILE_SHARE >= self._room.max_batch_rows
         )
         return jobs if is_worthwhile else []
+
+    def _with(self, used: Used, job: _Job, *, takes_prompt: bool) -> Used:
+        """Return what is used with a job besides, and with its prompt if that is not there yet."""
+        num_tokens = len(job.prompt) if takes_prompt else 0
+        return Used(
+            rows=used.rows + job.num_rows,
+            prompt_tokens=used.prompt_tokens + num_tokens,
+            cache_bytes=used.cache_bytes + job.answer_bytes + prompt_bytes(self._runtime.config, num_tokens),
+        )
 
     def _lets_pass(self, job: _Job) -> bool:
         is_long = len(job.prompt) > self._max_encoder_tokens
         return is_long and self.is_giving_back and job.key not in self._encoded
-
-    def _has_room(self, used: _Used) -> bool:
-        return (
-            used.rows <= self._max_batch_rows
-            and used.prompt_tokens <= self._max_prompt_tokens
-            and (self._max_cache_bytes is None or used.cache_bytes <= self._max_cache_bytes)
-        )
 
     def _encode_and_admit(self, jobs: Sequence[_Job], events: list[Event]) -> None:
         """Encode the prompts of waiting jobs in one run and admit the jobs.
@@ -480,8 +475,8 @@ class ContinuousScheduler:
         config = self._runtime.config
         own = {job.key for job in jobs}
         new_bytes = sum(job.answer_bytes for job in jobs) + prompt_bytes(config, num_new_tokens)
-        tokens = self._used.prompt_tokens + self._kept.prompt_tokens + num_new_tokens - self._max_prompt_tokens
-        num_bytes = self._used.cache_bytes + self._kept.cache_bytes + new_bytes - (self._max_cache_bytes or 2**62)
+        tokens = self._used.prompt_tokens + self._kept.prompt_tokens + num_new_tokens - self._room.max_prompt_tokens
+        num_bytes = self._used.cache_bytes + self._kept.cache_bytes + new_bytes - (self._room.max_cache_bytes or 2**62)
         released = []
         for key in self._unused:
             if (tokens > 0 or num_bytes > 0) and key not in own:
@@ -577,7 +572,7 @@ class ContinuousScheduler:
         )
 
 
-def _count(used: _Used, encoded: _Encoded, sign: int) -> None:
+def _count(used: Used, encoded: _Encoded, sign: int) -> None:
     used.prompt_tokens += sign * encoded.num_tokens
     used.cache_bytes += sign * encoded.num_bytes
 

@@ -10,12 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5kit.checkpoint.sentence_modules import PoolingMode
-from t5kit.errors import EngineError, T5kitError
-from t5kit.runtime import Need, Runtime, StepInput
+from t5kit.config import T5Config
+from t5kit.errors import EngineError, RequestError, T5kitError
+from t5kit.runtime import Need, Runtime, StepInput, StepOutput
 from t5kit.runtime.adapters import NO_ADAPTER, encode_adapted, encoder_states_adapted
 from t5kit.runtime.pooling import pool
 from t5kit.runtime.validation import check_encoder_sequences, check_ids
+from t5kit.scheduling.memory import prompt_bytes
 from t5kit.scheduling.requests import RequestFailed
+
+_MAX_ATTENTION_BYTES = 2**27
+"""Of one step of a trace: at the most pairs of tokens that the server looks into it would be 48 MB of T5-small's 48
+heads, and 3 GB of T5-11B's 3,072."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +59,7 @@ class TraceRequest:
     num_alternatives: int = 5
     """Likeliest ids told for each position."""
     has_attention: bool = True
-    """Tell where the model looked: the engine holds every head's weights for it, T * S numbers each."""
+    """Tell where the model looked."""
     adapter: int = NO_ADAPTER
 
 
@@ -106,6 +112,24 @@ def num_probe_tokens(probe: Probe) -> int:
             return len(probe.encoder_input_ids)
         case TraceRequest():
             return len(probe.encoder_input_ids) + 2 * len(probe.target_ids)
+
+
+def check_probe_bytes(probe: Probe, config: T5Config, max_cache_bytes: int) -> None:
+    """Raise RequestError for a probe whose caches can take more than all answers together may."""
+    match probe:
+        case ScoreRequest():
+            lengths = [len(target) for target in probe.targets]
+        case TraceRequest():
+            lengths = [len(probe.target_ids)]
+        case EmbedRequest():
+            return
+    num_tokens = len(probe.encoder_input_ids)
+    needed = sum(prompt_bytes(config, length) for length in (num_tokens, *lengths))
+    if needed > max_cache_bytes:
+        raise RequestError(
+            f"A prompt of {num_tokens:,} tokens with given answers of {sum(lengths):,} can take {needed:,} bytes of "
+            f"caches, more than max_cache_bytes = {max_cache_bytes:,}. Shorten the texts, or raise max_cache_bytes."
+        )
 
 
 def run_probes(runtime: Runtime, probes: Sequence[Probe]) -> list[ProbeEvent]:
@@ -182,36 +206,45 @@ def _vectors(runtime: Runtime, probes: Sequence[EmbedRequest]) -> list[EmbedFini
 
 
 def _trace(runtime: Runtime, probe: TraceRequest) -> TraceFinished:
-    """Feed the answer in one step and read every position; the answer's own log-probabilities come from `score`."""
-    target = np.ascontiguousarray(probe.target_ids, np.int32)
-    check_ids(target, runtime.config, "target_ids")
+    """Feed the answer and read every position; the answer's own log-probabilities come from `score`.
+
+    It is fed in one step, or in as many as keep the attention of all heads, L * H * T * S numbers, within bounds.
+    """
+    config, target = runtime.config, np.ascontiguousarray(probe.target_ids, np.int32)
+    check_ids(target, config, "target_ids")
+    inputs = np.concatenate([[config.decoder_start_id], target[:-1]]).astype(np.int32)
+    num_tokens = len(inputs)
+    if probe.has_attention:
+        bytes_a_token = 4 * config.num_decoder_layers * config.num_heads * len(probe.encoder_input_ids)
+        num_tokens = max(1, _MAX_ATTENTION_BYTES // bytes_a_token)
+    need = Need(top_k=probe.num_alternatives, all_positions=True, cross_attention=probe.has_attention)
+    outputs: list[StepOutput] = []
+    attention: list[np.ndarray] = []
     (handle,) = encode_adapted(runtime, [probe.encoder_input_ids], [probe.adapter])
     try:
         (log_probs,) = runtime.score([handle], [target])
         slots = runtime.open_slots([handle])
         try:
-            output = runtime.step(
-                StepInput(
-                    slots=slots,
-                    tokens=np.concatenate([[runtime.config.decoder_start_id], target[:-1]]).astype(np.int32),
-                    lengths=np.array([len(target)], np.int32),
-                    need=Need(top_k=probe.num_alternatives, all_positions=True, cross_attention=probe.has_attention),
-                )
-            )
+            for first in range(0, len(inputs), num_tokens):
+                tokens = inputs[first : first + num_tokens]
+                lengths = np.array([len(tokens)], np.int32)
+                output = runtime.step(StepInput(slots=slots, tokens=tokens, lengths=lengths, need=need))
+                if output.cross_attention is not None:
+                    attention.append(output.cross_attention[0].mean(axis=(0, 1), dtype=np.float32))
+                outputs.append(dataclasses.replace(output, cross_attention=None))
         finally:
             runtime.close_slots(slots)
     finally:
         runtime.release([handle])
-    weights_LHTS = output.cross_attention[0] if output.cross_attention is not None else None
-    top_log_probs = output.top_logits - output.log_sum_exp[:, None]
+    top_log_probs = np.concatenate([output.top_logits - output.log_sum_exp[:, None] for output in outputs])
     if not (np.isfinite(log_probs).all() and np.isfinite(top_log_probs).all()):
         raise EngineError(_NOT_FINITE.format("scores"))
     return TraceFinished(
         request_id=probe.request_id,
         token_log_probs=log_probs,
-        top_ids=output.top_ids,
+        top_ids=np.concatenate([output.top_ids for output in outputs]),
         top_log_probs=top_log_probs,
-        cross_attention=None if weights_LHTS is None else weights_LHTS.mean(axis=(0, 1), dtype=np.float32),
+        cross_attention=np.concatenate(attention) if attention else None,
     )
 
 

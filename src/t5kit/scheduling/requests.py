@@ -24,6 +24,8 @@ class GenerationRequest:
     """Report tokens as they come."""
     adapter: int = NO_ADAPTER
     """The runtime's name of the adapter to answer with (`t5kit.runtime.adapters`)."""
+    client: str | None = None
+    """Who asks, so that a part of the room is kept for others; None: nothing is kept from this request."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +73,24 @@ class RequestFailed:
 
 
 Event = TokensGenerated | RequestFinished | RequestFailed
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerCounts:
+    """What a scheduler holds now, and what it has done since it was made."""
+
+    num_waiting: int
+    """Requests not encoded yet."""
+    num_alive: int
+    """Requests being answered."""
+    num_rows: int
+    """Rows they take; a step feeds so many."""
+    cache_bytes: int
+    """Caches that are taken or promised, kept prompts among them."""
+    num_steps: int
+    num_stepped_rows: int
+    """Rows fed, summed over the steps: over num_steps it is the mean batch."""
+    num_encoded_prompts: int
+    num_encoded_tokens: int
+    num_shared_prompts: int
+    """Requests that found their prompt encoded already."""

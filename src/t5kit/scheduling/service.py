@@ -19,11 +19,17 @@ from t5kit.scheduling.continuous import (
     DEFAULT_MAX_BATCH_ROWS,
     DEFAULT_MAX_PROMPT_TOKENS,
     ContinuousScheduler,
-    SchedulerCounts,
 )
 from t5kit.scheduling.fair_queue import FairQueue
-from t5kit.scheduling.probes import Probe, ProbeEvent, num_probe_tokens, run_probes
-from t5kit.scheduling.requests import Event, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
+from t5kit.scheduling.probes import Probe, ProbeEvent, check_probe_bytes, num_probe_tokens, run_probes
+from t5kit.scheduling.requests import (
+    Event,
+    GenerationRequest,
+    RequestFailed,
+    RequestFinished,
+    SchedulerCounts,
+    TokensGenerated,
+)
 
 Priority = Literal["high", "normal", "low"]
 PRIORITY_WEIGHTS: Mapping[Priority, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
@@ -61,9 +67,10 @@ class ServiceRequest:
     """One piece of work with what the service has to know of it."""
 
     work: GenerationRequest | Probe
-    """Its `adapter` is set by the service."""
+    """Its `adapter` and `client` are set by the service."""
     client: str = ""
-    """Who asks: clients share the machine fairly."""
+    """Who asks: clients share the machine fairly, and the last eighth of the room is for those that have no answer
+    alive."""
     priority: Priority = "normal"
     timeout_s: float | None = None
     """Fails if it is not answered so many seconds after it was submitted; None: never."""
@@ -106,6 +113,7 @@ class SchedulingService:
         self._adapters = dict(adapters or {})
         self._clock = clock
         self._max_encoder_tokens = limits.max_encoder_tokens
+        self._max_cache_bytes = limits.max_cache_bytes
         self._scheduler = ContinuousScheduler(
             runtime,
             detokenizer_factory=detokenizer_factory,
@@ -201,18 +209,23 @@ class SchedulingService:
         self._refused = []
 
     def _checked(self, request: ServiceRequest) -> GenerationRequest | Probe:
-        """Return the work with its adapter named as the runtime does."""
+        """Return the work with its client, and its adapter named as the runtime does."""
         if request.work.request_id in self._queued_since:
             raise RequestError(f"request_id {request.work.request_id} is in use.")
         if request.priority not in get_args(Priority):
             raise RequestError(f"priority = {request.priority!r} must be one of: {', '.join(get_args(Priority))}.")
+        work = request.work
+        if isinstance(work, GenerationRequest):
+            work = dataclasses.replace(work, client=request.client)
+        elif self._max_cache_bytes is not None:
+            check_probe_bytes(work, self._runtime.config, self._max_cache_bytes)
         if not request.adapter:
-            return request.work
+            return work
         if request.adapter not in self._adapters:
             raise RequestError(
                 f"There is no adapter {request.adapter!r}; known: {', '.join(sorted(self._adapters)) or 'none'}."
             )
-        return dataclasses.replace(request.work, adapter=self._adapters[request.adapter])
+        return dataclasses.replace(work, adapter=self._adapters[request.adapter])
 
     def _queue(self, request: ServiceRequest) -> None:
         """Let a request wait for its turn."""
@@ -260,20 +273,25 @@ class SchedulingService:
         """Give the scheduler prompts for its next encoder run, in fair order.
 
         While long prompts let others pass it is given one of them; a second one waits here, since those that pass it
-        are yet to come.
+        are yet to come. So do those of clients that have some held back there.
         """
+        held_back = self._scheduler.clients_held_back
+
+        def is_passed(flow: tuple[str, Priority]) -> bool:
+            return flow[0] in held_back
+
         room = self._max_encoder_tokens - self._scheduler.num_waiting_tokens
         is_giving_back, num_passed = self._scheduler.is_giving_back, self._scheduler.num_passed
         chosen = []
-        while self._generations and room > 0:
-            num_tokens = len(self._generations.peek().encoder_input_ids)
+        while room > 0 and (upcoming := self._generations.peek(is_passed)) is not None:
+            num_tokens = len(upcoming.encoder_input_ids)
             if is_giving_back and num_tokens > self._max_encoder_tokens:
                 if num_passed:
                     break
                 num_passed += 1
             else:
                 room -= num_tokens
-            chosen.append(self._generations.pop())
+            chosen.append(self._generations.pop(is_passed))
         if chosen:
             now = self._clock()
             for request in chosen:

@@ -1,15 +1,17 @@
-"""Who may ask, and how often: API keys, rate limits, and how often a wrong key may be tried."""
+"""Who may ask, where, and how often: API keys, hosts, rate limits, and how often a wrong key may be tried."""
 
 import collections
 import hashlib
 import hmac
 import ipaddress
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from t5kit.errors import ConfigError, OverloadedError
 
+_HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\s:@/\[\]]+))(:[0-9]*)?")
 _MAX_CLIENTS = 10_000
 """Clients whose rate is remembered; the one not seen for the longest is forgotten first."""
 
@@ -108,6 +110,39 @@ class KeyGuard:
         return client
 
 
+class HostGuard:
+    """Says whether a request is meant for this server, by the host that its client asked for.
+
+    A page of any site can make a browser ask a server of the same machine as if it were that site: it lets its own name
+    stand for 127.0.0.1 (DNS rebinding). The name that the browser sends as Host gives it away.
+    """
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        """allowed: names and addresses, beside which this machine's own are; none at all, or "*", allows any."""
+        self._is_any = not allowed or "*" in allowed
+        self._names = {_host_name(each) or each.lower() for each in allowed} | {"localhost"}
+
+    def allows(self, host: str | None) -> bool:
+        """Return whether requests with this Host header are answered; None: it has none, which no browser sends.
+
+        >>> guard = HostGuard(["t5.example"])
+        >>> [guard.allows(host) for host in ("T5.example:8000", "localhost", "127.0.0.2:80", "[::1]:8000", "a.example")]
+        [True, True, True, True, False]
+        """
+        if self._is_any or host is None:
+            return True
+        name = _host_name(host)
+        return name in self._names or is_loopback(name)
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether an IP address is heard by this machine alone."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def read_api_keys(path: Path | None, variable: str | None) -> dict[str, str]:
     """Return name -> key of a file and of an environment variable's value.
 
@@ -140,6 +175,12 @@ def read_api_keys(path: Path | None, variable: str | None) -> dict[str, str]:
     if not keys and (path is not None or variable is not None):
         raise ConfigError(f"{path or 'T5KIT_API_KEYS'} holds no API key; leave it out to let anyone ask.")
     return keys
+
+
+def _host_name(host: str) -> str:
+    """Return a Host header's name or address, without its port and the brackets of IPv6; "" for what is none."""
+    found = _HOST.fullmatch(host.lower())
+    return "" if found is None else (found["address"] or found["name"]).removesuffix(".")
 
 
 def _network(address: str) -> str:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from t5kit.errors import BusyError, OverloadedError, T5kitError
 from t5kit.serving import routes_generate, routes_openai, routes_score, routes_status
-from t5kit.serving.access import ApiKeys, KeyGuard, RateLimiter
+from t5kit.serving.access import ApiKeys, HostGuard, KeyGuard, RateLimiter
 from t5kit.serving.config import ModelSource, ServingConfig
 from t5kit.serving.engine import Engine
 from t5kit.serving.error_words import error_detail, error_words, retry_after
@@ -94,7 +94,12 @@ def create_app(config: ServingConfig) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(RequestBorder, metrics=metrics, max_body_bytes=config.limits.max_body_bytes)
+    app.add_middleware(
+        RequestBorder,
+        metrics=metrics,
+        max_body_bytes=config.limits.max_body_bytes,
+        hosts=HostGuard(config.allowed_hosts),
+    )
     return app
 
 

@@ -47,10 +47,11 @@ class RequestLimits:
     """Bytes of one request's body."""
     max_grammar_bytes: int = 64 * 1024
     """Bytes of a regex, or of a json_schema as JSON: translating one takes time that grows faster than it does."""
-    max_requests: int = 1024
-    """Texts that one model holds at a time, answered and waiting ones together; then come refusals (429)."""
-    max_queued_tokens: int = 1_000_000
-    """Tokens of prompts and given targets that one model holds at a time."""
+    max_requests: int = 2048
+    """Texts that one model holds at a time, answered and waiting ones together; then come refusals (429). A client may
+    hold as many as it leaves free, so alone half of them."""
+    max_queued_tokens: int = 2_000_000
+    """Tokens of prompts and given targets that one model holds at a time, shared in the same way."""
     timeout_s: float = 60.0
     """Seconds for a request that names none."""
     max_timeout_s: float = 600.0
@@ -84,6 +85,9 @@ class ServingConfig:
     """Name of a client -> its key; empty: anyone may ask."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server from a browser."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names or addresses that requests may be meant for (Host), beside this machine's own; "*", or none here: any. A
+    server that only this machine hears takes none for its own alone."""
     logs_texts: bool = False
     """Write the users' texts into the log."""
     is_page_shown: bool = True

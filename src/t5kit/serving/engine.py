@@ -26,6 +26,7 @@ from t5kit.scheduling import (
 )
 from t5kit.scheduling.probes import Probe, num_probe_tokens
 from t5kit.scheduling.worker import Cancel, EngineLoader, LoadFailed, Message, Ready, Submit
+from t5kit.serving.places import Places
 
 EngineStatus = Literal["loading", "ready", "restarting", "stopping", "stopped"]
 
@@ -39,8 +40,9 @@ _log = logging.getLogger("t5kit.serving")
 class PendingRequest:
     """A request on its way; its events come in order, the last one tells its end."""
 
-    def __init__(self, engine: "Engine", request_id: int, num_tokens: int) -> None:
+    def __init__(self, engine: "Engine", request_id: int, client: str, num_tokens: int) -> None:
         self.request_id = request_id
+        self.client = client
         self.num_tokens = num_tokens
         """Of its prompt, and of the targets that it is asked about."""
         self.is_done = False
@@ -70,7 +72,8 @@ class PendingRequest:
 class Engine:
     """Owns one engine process. All methods belong to one event loop.
 
-    max_requests and max_tokens bound what is held at a time: requests, and tokens of their prompts and given targets.
+    max_requests and max_tokens bound what is held at a time: requests, and tokens of their prompts and given targets;
+    of both a client has at most its share (`Places`).
     on_counts is called with (counts, those before in the same process or None) whenever the process tells; on_restart
     when it died.
     """
@@ -81,8 +84,8 @@ class Engine:
         loader: EngineLoader,
         limits: ServiceLimits,
         *,
-        max_requests: int = 1024,
-        max_tokens: int = 1_000_000,
+        max_requests: int = 2048,
+        max_tokens: int = 2_000_000,
         stall_timeout_s: float = 120.0,
         on_counts: Callable[[ServiceCounts, ServiceCounts | None], None] = lambda now, before: None,
         on_restart: Callable[[], None] = lambda: None,
@@ -97,11 +100,10 @@ class Engine:
         self.num_restarts = 0
         self.limits = limits
         self._loader = loader
-        self._max_requests, self._max_tokens = max_requests, max_tokens
+        self._requests, self._tokens = Places(max_requests), Places(max_tokens)
         self._stall_timeout_s = stall_timeout_s
         self._on_counts, self._on_restart = on_counts, on_restart
         self._pending: dict[int, PendingRequest] = {}
-        self._num_tokens = 0
         self._next_id = 0
         self._process: EngineProcess | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -136,28 +138,17 @@ class Engine:
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
     def submit(self, requests: Sequence[ServiceRequest]) -> list[PendingRequest]:
-        """Take requests in, all or none; their works' request_ids are given here.
+        """Take one client's requests in, all or none; their works' request_ids are given here.
 
-        Raises: OverloadedError where there is no room now, BusyError while there is no process, RequestError for more
-        than there could ever be room for.
+        Raises: OverloadedError where there is no room for the client now, BusyError while there is no process,
+        RequestError for more than there could ever be room for.
         """
         if self.status != "ready":
             raise BusyError(f"The model {self.name!r} is {self.status}; ask again in a moment.", retry_after_s=2.0)
-        num_tokens = [_num_given_tokens(request.work) for request in requests]
-        if len(requests) > self._max_requests or sum(num_tokens) > self._max_tokens:
-            raise RequestError(
-                f"{len(requests)} pieces of work of {sum(num_tokens):,} tokens are more than this server takes at a "
-                f"time ({self._max_requests} and {self._max_tokens:,}). Split them over several requests."
-            )
-        if (
-            len(self._pending) + len(requests) > self._max_requests
-            or self._num_tokens + sum(num_tokens) > self._max_tokens
-        ):
-            raise OverloadedError(
-                f"The model {self.name!r} holds {len(self._pending)} requests of {self._num_tokens:,} tokens, as much "
-                "as it can. Nothing was begun; try again later.",
-                retry_after_s=self._seconds_until_room(),
-            )
+        if not requests:
+            return []
+        client, num_tokens = requests[0].client, [_num_given_tokens(request.work) for request in requests]
+        self._check_room(client, len(requests), sum(num_tokens))
         assert self._process is not None
         given, pending = [], []
         if self._unheard_since_s is None:
@@ -165,10 +156,11 @@ class Engine:
         for request, count in zip(requests, num_tokens, strict=True):
             work = dataclasses.replace(request.work, request_id=self._next_id)
             given.append(dataclasses.replace(request, work=work))
-            pending.append(PendingRequest(self, self._next_id, count))
+            pending.append(PendingRequest(self, self._next_id, client, count))
             self._pending[self._next_id] = pending[-1]
-            self._num_tokens += count
             self._next_id += 1
+        self._requests.take(client, len(requests))
+        self._tokens.take(client, sum(num_tokens))
         self._process.send(Submit(requests=tuple(given)))
         return pending
 
@@ -190,6 +182,31 @@ class Engine:
             await asyncio.to_thread(process.stop)
         self._fail_all("The server has stopped.")
         self.status = "stopped"
+
+    def _check_room(self, client: str, num_requests: int, num_tokens: int) -> None:
+        """Raise RequestError or OverloadedError, as `submit` does, for more than there is room for."""
+        requests, tokens, is_whole = self._requests, self._tokens, num_requests == 1
+        most_requests, most_tokens = (each.most_ever(is_whole=is_whole) for each in (requests, tokens))
+        if num_requests > most_requests or num_tokens > most_tokens:
+            raise RequestError(
+                f"{num_requests} pieces of work of {num_tokens:,} tokens are more than this server takes at a time "
+                f"({most_requests} and {most_tokens:,}). Split them over several requests."
+            )
+        counts = ((requests, num_requests), (tokens, num_tokens))
+        if all(each.has_room(client, count, is_whole=is_whole) for each, count in counts):
+            return
+        if any(each.num_held + count > each.limit for each, count in counts):
+            told = (
+                f"The model {self.name!r} holds {requests.num_held} requests of {tokens.num_held:,} tokens, as much as "
+                "it can."
+            )
+        else:
+            told = (
+                f"A client may hold half of what the others leave of the model {self.name!r}, now "
+                f"{requests.most_for(client)} requests of {tokens.most_for(client):,} tokens; you hold "
+                f"{requests.held_by(client)} of {tokens.held_by(client):,}."
+            )
+        raise OverloadedError(f"{told} Nothing was begun; try again later.", retry_after_s=self._seconds_until_room())
 
     # The process
 
@@ -242,7 +259,8 @@ class Engine:
         pending = self._pending.pop(request_id, None)
         if pending is not None:
             pending.is_done = True
-            self._num_tokens -= pending.num_tokens
+            self._requests.give_back(pending.client, 1)
+            self._tokens.give_back(pending.client, pending.num_tokens)
         return pending
 
     def _fail_all(self, error: str) -> None:

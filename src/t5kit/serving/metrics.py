@@ -27,7 +27,7 @@ class ServerMetrics:
         self.http_requests = counter("http_requests", "HTTP requests answered.", "route", "status")
         self.http_seconds = seconds("http_request", "HTTP request to the end of its response.", "route")
         self.disconnects = counter("http_disconnects", "Clients that left before their answer was complete.")
-        self.refusals = counter("refusals", "Requests refused: full, rate, unready, key, size.", "reason")
+        self.refusals = counter("refusals", "Requests refused: full, rate, unready, key, host, size.", "reason")
         self.errors = counter("errors", "Texts that failed in the engine, by class of error.", "model", "error")
         self.input_tokens = counter("input_tokens", "Tokens of the prompts of finished answers.", "model")
         self.generated_tokens = counter("generated_tokens", "Tokens generated.", "model")

@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from t5kit.serving.access import HostGuard
 from t5kit.serving.metrics import ServerMetrics
 
 CLIENT_GONE = 499
@@ -22,8 +23,11 @@ BODY_TIMEOUT_S = 30.0
 BODY_BYTES_PER_S = 10_000
 """A body has so many seconds, and as many more as it takes at this rate: a slower client holds a connection for
 nothing."""
+_MAX_PASSED_BYTES = 65_536
+"""Of a body that nobody reads; more than this is left where it is and the connection closed."""
 _MAX_LOGGED_PATH = 200
 """Characters; none of our paths is longer, and a client may send 64 KB."""
+_WRONG_HOST = "This server does not answer to this host. Ask it as localhost, or start it with --allowed-host NAME."
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -41,8 +45,8 @@ _log = logging.getLogger("t5kit.serving")
 class RequestBorder:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, max_body_bytes: int) -> None:
-        self._app, self._metrics, self._max_body_bytes = app, metrics, max_body_bytes
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, max_body_bytes: int, hosts: HostGuard) -> None:
+        self._app, self._metrics, self._max_body_bytes, self._hosts = app, metrics, max_body_bytes, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,6 +65,8 @@ class RequestBorder:
                 status = message["status"]
                 found = MutableHeaders(scope=message)
                 found["X-Request-Id"] = request_id
+                if status == 408 or (not fields.get("has_body") and _announces_much(headers)):
+                    found["Connection"] = "close"  # what is left of the body is not read
                 for name, value in _HEADERS.items():
                     found.setdefault(name, value)
             await send(message)
@@ -84,8 +90,12 @@ class RequestBorder:
             return message
 
         try:
+            host = headers.get(b"host")
             length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self._max_body_bytes:
+            if not self._hosts.allows(None if host is None else host.decode("latin-1")):
+                self._metrics.refusals.labels("host").inc()
+                await _refuse(send_on, 421, _WRONG_HOST)
+            elif length.isdigit() and int(length) > self._max_body_bytes:
                 await _refuse(send_on, 413, self._too_large())
             else:
                 await self._app(scope, receive_bounded, send_on)
@@ -118,6 +128,12 @@ class RequestBorder:
         return f"The body is larger than this server takes ({self._max_body_bytes:,} bytes). Split the request."
 
 
+def _announces_much(headers: dict[bytes, bytes]) -> bool:
+    """Return whether a body is announced that the server would not just pass over to come to the next request."""
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or not length.isdigit() or int(length) > _MAX_PASSED_BYTES
+
+
 def _given_id(headers: dict[bytes, bytes]) -> str | None:
     """Return the client's own X-Request-Id, if it is one that a log can hold."""
     given = headers.get(b"x-request-id", b"").decode("latin-1")
@@ -130,7 +146,6 @@ async def _refuse(send: Send, status: int, message: str, kind: str = "invalid_re
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is left of the body is not read
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

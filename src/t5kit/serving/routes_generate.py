@@ -25,11 +25,11 @@ from t5kit.serving.schemas import (
     TraceReply,
 )
 from t5kit.serving.served_model import Answer, Failure, Generation, Piece, ServedModel, Trace
-from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, Server, ServerState
+from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, AdmittingRoute, Server, ServerState
 from t5kit.serving.streams import EventStream, event_data, unless_disconnected
 from t5kit.text import Tokenizer
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(route_class=AdmittingRoute, tags=["generate"])
 
 _MAX_TRACED_WEIGHTS = 250_000
 """Tokens of the prompt times tokens of the answer: some megabytes of JSON."""

@@ -1,6 +1,7 @@
 """POST /v1/completions and /v1/embeddings: OpenAI's shapes, so that existing clients work unchanged."""
 
 import base64
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -28,12 +29,19 @@ from t5kit.serving.schemas import (
     Usage,
 )
 from t5kit.serving.served_model import Answer, Asker, Failure, Generation, Piece, ServedModel, Trace
-from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, Server, ServerState
+from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, AdmittingRoute, Server, ServerState
 from t5kit.serving.streams import EventStream, event_data, unless_disconnected
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(route_class=AdmittingRoute, tags=["openai"])
 
 _OURS = ("num_beams", "length_penalty", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
+_THEIRS = {
+    "max_tokens": "max_new_tokens",
+    "stop": "stop_strings",
+    "n": "num_return_sequences",
+    "best_of": "num_beams",
+}
+"""OpenAI's word -> ours."""
 _STREAM_DOC: dict[str, Any] = {
     "content": {
         "text/event-stream": {
@@ -62,14 +70,18 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
     prompts = await _prompts(request, server, model, name, body.prompt, truncate=body.truncate)
     words, num_each = _words(body)
     is_streamed = bool(body.stream)
-    # Samples are prompts asked several times, each with random numbers of its own; the best beams are one request's.
-    num_repeats = num_each if words.get("do_sample") else 1
-    if num_repeats == 1 and num_each > 1:
+    # Samples are prompts asked several times, each with random numbers of its own; without randomness the answers are
+    # equal, as OpenAI's are. The best beams are one request's.
+    num_repeats = num_each if words.get("num_beams", 1) == 1 else 1
+    if num_repeats < num_each:
         words["num_return_sequences"] = num_each
     num_answers = len(prompts) * num_repeats
     if num_answers > model.limits.max_texts:
         raise RequestError(f"{num_answers} answers are more than one request may ask for ({model.limits.max_texts}).")
-    asked = await model.asked(words, is_streamed=is_streamed)
+    try:
+        asked = await model.asked(words, is_streamed=is_streamed)
+    except RequestError as error:
+        raise RequestError(_in_their_words(str(error), body)) from error
     repeated = [ids for ids in prompts for _ in range(num_repeats)]
     asker = server.asker(client, body, adapter)
     generation = model.generate(repeated, asked, asker, is_streamed=is_streamed)
@@ -162,10 +174,19 @@ def _refuse_what_t5_has_not(body: CompletionBody) -> None:
         raise RequestError(f"best_of = {body.best_of} must be at least n = {body.n}.")
 
 
+def _in_their_words(error: str, body: CompletionBody) -> str:
+    """Return what is wrong with an option by the name that the client gave it."""
+    for theirs, ours in _THEIRS.items():
+        if getattr(body, theirs) is not None and (theirs != "best_of" or body.num_beams is None):
+            error = re.sub(rf"\b{ours}\b", theirs, error)
+    return error
+
+
 def _words(body: CompletionBody) -> tuple[GenerationArguments, int]:
     """Return our words for OpenAI's, and the number of answers a prompt."""
     words: dict[str, Any] = {word: value for word in _OURS if (value := getattr(body, word)) is not None}
-    for ours, theirs in (("max_new_tokens", "max_tokens"), ("stop_strings", "stop"), ("seed", "seed")):
+    for theirs in ("max_tokens", "stop", "seed"):
+        ours = _THEIRS.get(theirs, theirs)
         if (value := getattr(body, theirs)) is not None:
             words[ours] = value
     if body.logit_bias:

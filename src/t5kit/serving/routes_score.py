@@ -22,10 +22,10 @@ from t5kit.serving.schemas import (
     ScoreReply,
     TargetScore,
 )
-from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, Server
+from t5kit.serving.state import ERROR_RESPONSES, AdmittedClient, AdmittingRoute, Server
 from t5kit.serving.streams import unless_disconnected
 
-router = APIRouter(tags=["score"], responses=ERROR_RESPONSES)
+router = APIRouter(route_class=AdmittingRoute, tags=["score"], responses=ERROR_RESPONSES)
 
 
 @router.post("/v1/score", response_model=ScoreReply, summary="Log-probabilities of given targets")

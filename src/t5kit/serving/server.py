@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from t5kit.errors import ConfigError, EngineError, RequestError
+from t5kit.serving.access import is_loopback
 from t5kit.serving.app import create_app
 from t5kit.serving.config import ServingConfig
 from t5kit.serving.state import ServerState
@@ -91,25 +92,37 @@ def serve(config: ServingConfig, listening: Listening) -> None:
 
     Raises: what keeps a model from being loaded; EngineError where the address cannot be listened at.
     """
-    app = create_app(config)
-    options = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=bool(listening.trusted_proxies),
-        forwarded_allow_ips=list(listening.trusted_proxies) or None,
-        ssl_certfile=listening.tls_certificate,
-        ssl_keyfile=listening.tls_key,
-        timeout_graceful_shutdown=max(1, round(listening.drain_timeout_s)),
-        lifespan="off",  # it is entered here, where what it raises can be told
-        ws="none",
-        timeout_keep_alive=65,  # longer than balancers keep idle connections, or they would meet closed ones
-    )
-    _check_tls(options)
-    loop_factory = options.get_loop_factory()  # uvloop's, where that is installed
-    with _listening_socket(listening) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_serve(app, options, listening, listener))
+    with _listening_socket(listening) as listener:
+        app = create_app(_with_hosts(config, listening, listener))
+        options = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(listening.trusted_proxies),
+            forwarded_allow_ips=list(listening.trusted_proxies) or None,
+            ssl_certfile=listening.tls_certificate,
+            ssl_keyfile=listening.tls_key,
+            timeout_graceful_shutdown=max(1, round(listening.drain_timeout_s)),
+            lifespan="off",  # it is entered here, where what it raises can be told
+            ws="none",
+            timeout_keep_alive=65,  # longer than balancers keep idle connections, or they would meet closed ones
+        )
+        _check_tls(options)
+        loop_factory = options.get_loop_factory()  # uvloop's, where that is installed
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_serve(app, options, listening, listener))
+
+
+def _with_hosts(config: ServingConfig, listening: Listening, listener: socket.socket) -> ServingConfig:
+    """Return the configuration with the hosts that requests must be meant for, if they are checked.
+
+    They are where the server was told any, and where only this machine hears it: there pages of other sites are what
+    would be let in.
+    """
+    if config.allowed_hosts or is_loopback(listener.getsockname()[0]):
+        return dataclasses.replace(config, allowed_hosts=(*config.allowed_hosts, listening.host))
+    return config
 
 
 async def _serve(app: FastAPI, options: uvicorn.Config, listening: Listening, listener: socket.socket) -> None:

@@ -54,9 +54,9 @@ def test_removed_items_are_not_given_and_leave_nothing_behind() -> None:
     for number in range(9_999):
         assert queue.remove(number) == number
     assert queue.remove(0) is None
-    assert len(queue._tickets) < 100 and len(queue._flows) == 1
+    assert len(queue._flow_of) == len(queue._flows) == 1
     assert (len(queue), 9_999 in queue, queue.pop()) == (1, True, 9_999)
-    assert not queue._tickets and not queue._flows
+    assert not queue._flow_of and not queue._flows
 
 
 def test_the_next_item_can_be_seen_before_it_is_taken() -> None:
@@ -66,3 +66,22 @@ def test_the_next_item_can_be_seen_before_it_is_taken() -> None:
     queue.remove(1)
     assert (queue.peek(), len(queue)) == ("item 2", 2)
     assert [queue.pop(), queue.peek(), queue.pop()] == ["item 2", "item 0", "item 0"]
+
+
+def test_flows_that_are_passed_keep_their_turn() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(3):
+        queue.push(number, "early", flow="a", cost=1)
+        queue.push(10 + number, "late", flow="b", cost=100)
+
+    def is_a(flow: object) -> bool:
+        return flow == "a"
+
+    assert (queue.peek(), queue.peek(is_a)) == ("early", "late")
+    assert [queue.pop(is_a), queue.pop(is_a)] == ["late", "late"]
+    assert [queue.pop() for _ in range(3)] == ["early"] * 3
+    assert queue.peek(lambda flow: True) is None and queue.peek() == "late"
+    queue.push(20, "new", flow="c", cost=150)
+    assert [queue.pop(), queue.pop()] == ["late", "new"], (
+        "it begins at the time that was reached, not at what was passed"
+    )

@@ -30,6 +30,7 @@ from t5kit.scheduling import (
     ServiceRequest,
     TraceFinished,
     TraceRequest,
+    probes,
 )
 from t5kit.scheduling.probes import run_probes
 from t5kit.testing import TINY_CONFIGS
@@ -170,6 +171,84 @@ def test_long_prompts_are_encoded_one_after_another_while_nobody_waits_for_token
     assert len([event for event in drained(service) if isinstance(event, RequestFinished)]) == 2
 
 
+LONG = DecodingOptions(max_new_tokens=60, min_new_tokens=60)
+
+
+def steps_until_done(service: SchedulingService, request_id: int) -> int:
+    """Return in which of the next steps a request ends."""
+    for number in range(1, 500):
+        if any(event.request_id == request_id for event in service.step()):
+            return number
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_batch_rows": 16},
+        {"max_prompt_tokens": 16 * 9},
+        {
+            "max_cache_bytes": 16 * (16 + 64) * 2 * 3 * (8 + 16) * 4
+        },  # pages of 16 tokens: 9 of a prompt, 60 of an answer
+    ],
+)
+def test_a_newcomer_does_not_wait_for_all_that_another_client_has_begun(
+    runtime: CountingRuntime, config: T5Config, limits: dict[str, int]
+) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_kept_bytes=0, **limits))
+    prompts = random_prompts(config, [9] * 60)
+    service.submit([ServiceRequest(work=generation(n, prompts[n], LONG), client="many") for n in range(50)])
+    for _ in range(5):
+        service.step()
+    assert service.counts().scheduler.num_alive == 14, "an eighth is left"
+    service.submit([ServiceRequest(work=generation(50, prompts[50], LONG), client="many")])
+    service.submit([ServiceRequest(work=generation(51, prompts[51], OPTIONS), client="few")])
+    assert steps_until_done(service, 51) <= 7
+    service.submit([ServiceRequest(work=generation(n, prompts[n], OPTIONS), client="few") for n in (52, 53)])
+    assert steps_until_done(service, 52) <= 7, "a newcomer again"
+    finished = [event for event in drained(service) if isinstance(event, RequestFinished)]
+    assert len(finished) == 52
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_a_newcomer_may_ask_for_more_than_those_that_wait(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_batch_rows=16, max_encoder_tokens=20))
+    prompts = random_prompts(config, [9] * 51)
+    service.submit([ServiceRequest(work=generation(n, prompts[n], LONG), client="many") for n in range(50)])
+    for _ in range(20):
+        service.step()
+    longer = DecodingOptions(max_new_tokens=400, min_new_tokens=30)
+    service.submit([ServiceRequest(work=generation(50, prompts[50], longer), client="new", timeout_s=None)])
+    service.step()
+    assert service.counts().scheduler.num_alive == 15
+    service.close()
+
+
+def test_rows_that_no_reserve_is_kept_of_keep_nobody_else_waiting(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime, limits=ServiceLimits(max_batch_rows=16))
+    prompts = random_prompts(config, [9] * 8)
+    service.submit([ServiceRequest(work=generation(n, prompts[n], LONG), client=str(n % 2)) for n in range(2)])
+    service.step()
+    many = dataclasses.replace(LONG, does_sample=True, num_return_sequences=15, seed=1)
+    service.submit([ServiceRequest(work=generation(2, prompts[2], many), client="0")])
+    service.step()
+    service.submit([ServiceRequest(work=generation(n, prompts[n], OPTIONS), client="1") for n in (3, 4)])
+    assert steps_until_done(service, 3) <= 7
+    assert steps_until_done(service, 2) <= 130, "it has its turn when its client's other answer is done"
+    drained(service)
+    service.close()
+    assert runtime.has_nothing_open
+
+
+def test_requests_without_a_client_may_take_all(runtime: CountingRuntime, config: T5Config) -> None:
+    scheduler = ContinuousScheduler(runtime, max_batch_rows=16)
+    scheduler.submit([generation(n, prompt, LONG) for n, prompt in enumerate(random_prompts(config, [9] * 20))])
+    scheduler.step()
+    assert scheduler.counts().num_rows == 16
+    scheduler.close()
+
+
 def test_a_request_past_its_deadline_fails_and_frees_what_it_held(reference: Runtime, config: T5Config) -> None:
     clock = Clock()
     runtime = SlowEncoder(reference, clock)
@@ -254,13 +333,13 @@ def test_probes_give_what_the_runtime_gives_and_run_beside_answers(runtime: Coun
     prompts = random_prompts(config, [9, 8, 12, 5])
     service.submit([ServiceRequest(work=generation(0, prompts[0], DecodingOptions(max_new_tokens=20)))])
     targets = tuple(random_prompts(config, [3, 4], seed=5))
-    probes = [
+    works = [
         ScoreRequest(request_id=1, encoder_input_ids=prompts[1], targets=targets),
         EmbedRequest(request_id=2, encoder_input_ids=prompts[2], pooling=("max",)),
         ScoreRequest(request_id=3, encoder_input_ids=prompts[1], targets=targets[:1]),
         TraceRequest(request_id=4, encoder_input_ids=prompts[3], target_ids=targets[0], num_alternatives=3),
     ]
-    service.submit([ServiceRequest(work=probe) for probe in probes])
+    service.submit([ServiceRequest(work=work) for work in works])
     events = {event.request_id: event for event in drained(service)}
     handles = runtime.encode([prompts[1]] * 2)
     expected = runtime.score(handles, list(targets))
@@ -298,6 +377,61 @@ def test_a_trace_without_attention_asks_the_engine_for_none(runtime: CountingRun
     assert np.array_equal(whole.top_log_probs, plain.top_log_probs) and np.array_equal(whole.top_ids, plain.top_ids)
 
 
+def test_the_attention_of_a_trace_is_held_in_bounded_pieces(
+    runtime: CountingRuntime, config: T5Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, target = random_prompts(config, [9, 8])
+    work = TraceRequest(request_id=0, encoder_input_ids=prompt, target_ids=target, num_alternatives=3)
+    lengths: list[int] = []
+
+    class Recording(CountingRuntime):
+        """Notes how many tokens are fed at a time, and tells if their attention is larger than it may be."""
+
+        def step(self, step: StepInput) -> StepOutput:
+            output = super().step(step)
+            if step.need.cross_attention:
+                lengths.append(len(step.tokens))
+                assert output.cross_attention is not None and output.cross_attention[0].nbytes <= most
+            return output
+
+    most = 2**27
+    (whole,) = run_probes(Recording(runtime), [work])
+    most = 3 * 4 * config.num_decoder_layers * config.num_heads * 9
+    monkeypatch.setattr(probes, "_MAX_ATTENTION_BYTES", most)
+    (pieces,) = run_probes(Recording(runtime), [work])
+    assert lengths == [8, 3, 3, 2]
+    assert isinstance(whole, TraceFinished) and isinstance(pieces, TraceFinished)
+    assert whole.cross_attention is not None and pieces.cross_attention is not None
+    assert np.array_equal(whole.top_ids, pieces.top_ids)
+    # Float32: the reference multiplies matrices of other shapes, in another order.
+    assert np.allclose(whole.top_log_probs, pieces.top_log_probs, atol=1e-5)
+    assert np.allclose(whole.cross_attention, pieces.cross_attention, atol=1e-6)
+    monkeypatch.setattr(probes, "_MAX_ATTENTION_BYTES", 1)
+    most = 4 * config.num_decoder_layers * config.num_heads * 9
+    run_probes(Recording(runtime), [work])
+    assert lengths[4:] == [1] * 8, "never less than a token"
+    assert runtime.has_nothing_open
+
+
+def test_probes_with_more_caches_than_all_answers_may_take_are_refused(
+    runtime: CountingRuntime, config: T5Config
+) -> None:
+    page = 16 * 2 * 3 * (8 + 16) * 4  # 16 tokens; 2 layers, 3 heads, 8 key and 16 padded value numbers
+    service = SchedulingService(runtime, limits=ServiceLimits(max_cache_bytes=3 * page))
+    short, long = random_prompts(config, [16, 33])
+    works = [
+        TraceRequest(request_id=0, encoder_input_ids=short, target_ids=long),
+        TraceRequest(request_id=1, encoder_input_ids=short, target_ids=short),
+        ScoreRequest(request_id=2, encoder_input_ids=short, targets=(short, short, short)),
+        ScoreRequest(request_id=3, encoder_input_ids=short, targets=(short, short)),
+        EmbedRequest(request_id=4, encoder_input_ids=np.tile(short, 9)),
+    ]
+    service.submit([ServiceRequest(work=work) for work in works])
+    refused = failures(drained(service))
+    assert [(each.request_id, each.error_type) for each in refused] == [(0, "RequestError"), (2, "RequestError")]
+    assert f"33 can take {4 * page:,} bytes of caches, more than max_cache_bytes = {3 * page:,}" in refused[0].error
+
+
 def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
     runtime: CountingRuntime, config: T5Config
 ) -> None:
@@ -319,14 +453,14 @@ def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
 def test_a_bad_probe_fails_alone(runtime: CountingRuntime, config: T5Config) -> None:
     good, bad = random_prompts(config, [4, 4])
     bad[0] = config.vocab_size
-    probes = [
+    works = [
         ScoreRequest(request_id=0, encoder_input_ids=bad, targets=(good,)),
         ScoreRequest(request_id=1, encoder_input_ids=good, targets=(good,)),
         ScoreRequest(request_id=2, encoder_input_ids=good, targets=(bad,)),
         EmbedRequest(request_id=3, encoder_input_ids=bad),
         TraceRequest(request_id=4, encoder_input_ids=good, target_ids=bad),
     ]
-    events = run_probes(runtime, probes)
+    events = run_probes(runtime, works)
     assert {event.request_id for event in events if isinstance(event, RequestFailed)} == {0, 2, 3, 4}
     assert runtime.has_nothing_open
 

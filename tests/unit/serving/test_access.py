@@ -1,5 +1,6 @@
 """Keys, rates, sizes, CORS and TLS: who may ask, and how much."""
 
+import socket
 import ssl
 import subprocess
 import urllib.request
@@ -11,6 +12,7 @@ import pytest
 from t5kit.errors import ConfigError, OverloadedError
 from t5kit.serving.access import ApiKeys, KeyGuard, RateLimiter, read_api_keys
 from t5kit.serving.config import ModelSource, RequestLimits, ServingConfig
+from t5kit.serving.server import Listening, _listening_socket, _with_hosts
 from t5kit.testing.server_process import ServerProcess
 
 KEYS = "alice = key-of-alice\n# a comment\n\nkey-of-nobody\n"
@@ -97,6 +99,24 @@ def test_wrong_keys_are_tried_so_often_and_then_not_looked_at() -> None:
     assert all(unlimited.client_of("guess", "10.0.0.1") is None for _ in range(100))
 
 
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("127.0.0.1", (), ("127.0.0.1",)),
+        ("localhost", ("t5.example",), ("t5.example", "localhost")),
+        ("0.0.0.0", (), ()),
+        ("0.0.0.0", ("t5.example",), ("t5.example", "0.0.0.0")),
+    ],
+)
+def test_hosts_are_checked_where_only_this_machine_hears_or_some_are_named(
+    host: str, allowed: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    listening = Listening(host=host, port=0)
+    config = ServingConfig(models=(ModelSource(name="a", path=Path()),), allowed_hosts=allowed)
+    with _listening_socket(listening) as listener:
+        assert _with_hosts(config, listening, listener).allowed_hosts == expected
+
+
 def test_names_and_limits_that_cannot_be_are_refused() -> None:
     source = ModelSource(name="a", path=Path())
     with pytest.raises(ConfigError, match="two models"):
@@ -134,6 +154,21 @@ def test_without_a_key_nothing_is_answered_and_nothing_is_told(guarded: ServerPr
     assert not any("wrong-key-1" in line for line in guarded.lines)
 
 
+def asked_without_body(server: ServerProcess, *headers: str) -> bytes:
+    """Return the head of the response to a request whose body is announced and does not come."""
+    head = ["POST /v1/generate HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Content-Length: 1900"]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=25) as connection:  # a body has 30 s
+        connection.sendall("\r\n".join([*head, *headers, "", ""]).encode())
+        return connection.recv(4096)
+
+
+def test_whoever_may_not_ask_is_told_before_the_body_is_read(guarded: ServerProcess) -> None:
+    assert asked_without_body(guarded).startswith(b"HTTP/1.1 401")
+    assert asked_without_body(guarded, "Authorization: Bearer wrong-key-0").startswith(b"HTTP/1.1 401")
+    assert guarded.post("/v1/generate", b"no JSON").status == 401
+    assert guarded.post("/v1/generate", b"no JSON", headers=authorised("key-of-alice")).status == 422
+
+
 def test_the_log_names_the_client_and_texts_only_where_asked_for(guarded: ServerProcess) -> None:
     headers = authorised("key-of-alice", **{"X-Request-Id": "alice-1"})
     assert guarded.post("/v1/generate", {"text": "told", "max_new_tokens": 2}, headers=headers).status == 200
@@ -151,6 +186,7 @@ def test_rates_and_sizes_are_refused_with_a_time_to_come_back(guarded: ServerPro
     assert statuses == [200, 200, 200, 429]
     refused = guarded.post("/v1/generate", {"text": "a"}, headers=headers)
     assert 1 <= int(refused.headers["retry-after"]) <= 60 and refused.json["error"]["code"] == "overloaded"
+    assert asked_without_body(guarded, "Authorization: Bearer key-of-nobody").startswith(b"HTTP/1.1 429")
     assert guarded.get("/v1/models", headers=headers).status == 200  # only work is counted
     large = guarded.post("/v1/generate", {"text": "a" * 3000}, headers=headers)
     assert large.status == 413 and "2,000 bytes" in large.json["error"]["message"]

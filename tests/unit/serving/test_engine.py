@@ -48,9 +48,11 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
-async def begun(served_model: ServedModel, texts: list[str], is_streamed: bool = False, **options: Any) -> Generation:
+async def begun(
+    served_model: ServedModel, texts: list[str], asker: Asker = ASKER, is_streamed: bool = False, **options: Any
+) -> Generation:
     asked = await served_model.asked(options, is_streamed=is_streamed)  # type: ignore[arg-type]
-    return served_model.generate(await served_model.encode(texts), asked, ASKER, is_streamed=is_streamed)
+    return served_model.generate(await served_model.encode(texts), asked, asker, is_streamed=is_streamed)
 
 
 def test_answers_of_mixed_requests_at_once_are_the_models_own(source: ModelSource, model: t5kit.Model) -> None:
@@ -117,13 +119,13 @@ def test_scores_vectors_and_traces_are_the_models_own(source: ModelSource, model
 
 def test_what_is_too_much_is_refused_and_nothing_of_it_is_begun(source: ModelSource) -> None:
     async def main() -> None:
-        async with served(source, max_requests=3, max_tokens=100) as server:
-            with pytest.raises(RequestError, match="Split them"):
+        async with served(source, max_requests=6, max_tokens=100) as server:
+            with pytest.raises(RequestError, match=r"more than this server takes at a time \(3 and 50\)\. Split them"):
                 await begun(server, ["a"] * 4)
             with pytest.raises(RequestError, match="Split them"):
                 await begun(server, ["a" * 200])
             first = await begun(server, ["a", "b"], **LONG)
-            with pytest.raises(OverloadedError) as refused:
+            with pytest.raises(OverloadedError, match="now 3 requests of 50 tokens; you hold 2 of 4") as refused:
                 await begun(server, ["c", "d"])
             assert 1 <= refused.value.retry_after_s <= 60
             assert server.engine.num_pending == 2
@@ -133,6 +135,27 @@ def test_what_is_too_much_is_refused_and_nothing_of_it_is_begun(source: ModelSou
             await (await begun(server, ["c", "d", "e"], max_new_tokens=2)).answers()
             with pytest.raises(RequestError, match="more than this server allows"):
                 await server.asked({"max_new_tokens": 4000})
+
+    run(main)
+
+
+def test_a_client_that_takes_all_it_can_leaves_places_and_tokens_to_others(source: ModelSource) -> None:
+    async def main() -> None:
+        async with served(source, max_requests=8, max_tokens=200) as server:
+            held = [await begun(server, ["a"], **LONG) for _ in range(4)]
+            with pytest.raises(OverloadedError, match="half of what the others leave"):
+                await begun(server, ["a"], **LONG)
+            bob, carol = Asker(client="bob"), Asker(client="carol")
+            held += [await begun(server, ["a"], bob, **LONG) for _ in range(2)]
+            with pytest.raises(OverloadedError, match="you hold 2 of 4"):
+                await begun(server, ["a"], bob)
+            held += [await begun(server, ["a" * 179], carol, **LONG)]  # a newcomer's text may take all tokens left
+            with pytest.raises(OverloadedError, match="holds 7 requests of 192 tokens, as much as it can"):
+                await begun(server, ["a" * 9], Asker(client="dave"))
+            for generation in held:
+                generation.cancel()
+            assert server.engine.num_pending == 0
+            await (await begun(server, ["a"] * 4, max_new_tokens=2)).answers()
 
     run(main)
 

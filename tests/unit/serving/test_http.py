@@ -188,6 +188,12 @@ def test_a_trace_tells_alternatives_and_attention(server: ServerProcess) -> None
         ("/v1/generate", {"text": "a", "stop_strings": [f"{n}" for n in range(65)]}, 400, "65 stop strings"),
         ("/v1/classify", {"text": ["a"] * 200, "labels": [f"{n}" for n in range(100)]}, 400, "20,000 pairs"),
         ("/v1/completions", {"prompt": "a", "n": 10**12}, 400, "1000000000000 answers are more"),
+        ("/v1/generate", {"text": "a", "temperature": 0}, 400, "temperature = 0 must be above 0. Leave it out"),
+        ("/v1/completions", {"prompt": "a", "n": 3, "num_beams": 2}, 400, "n = 3 needs as many beams (num_beams = 2)"),
+        ("/v1/completions", {"prompt": "a", "n": 2, "best_of": 4, "stream": True}, 400, "; n = 2 needs stream=false"),
+        ("/v1/completions", {"prompt": "a", "best_of": 257}, 400, "best_of = 257 must be at most"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens = 0 must be"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 9999}, 400, "max_tokens = 9999 is more"),
         ("/v1/completions", {"prompt": "a", "echo": True}, 400, "echo"),
         ("/v1/completions", {"prompt": "a", "presence_penalty": 1}, 400, "presence_penalty"),
         ("/v1/completions", {"prompt": [[999_999]]}, 400, "outside the model's vocabulary"),
@@ -201,6 +207,14 @@ def test_wrong_requests_are_told_what_is_wrong(
     assert reply.status == status, reply
     error = reply.json["error"]
     assert words in error["message"] and set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_page_of_another_site_is_not_answered_under_its_own_name(server: ServerProcess) -> None:
+    for path in ("/", "/v1/models", "/openapi.json"):
+        refused = server.get(path, headers={"Host": f"rebound.example:{server.port}"})
+        assert refused.status == 421 and "--allowed-host" in refused.json["error"]["message"]
+        assert server.get(path, headers={"Host": f"localhost:{server.port}"}).status == 200
+    assert server.metric("t5kit_refusals_total", reason="host") >= 3
 
 
 def test_a_grammar_without_its_library_is_400_and_says_what_to_install(folder: Path, tmp_path: Path) -> None:
@@ -268,6 +282,8 @@ def test_the_openapi_document_names_every_route_with_an_example(server: ServerPr
         if "requestBody" in operation
     ]
     assert len(bodies) == 7
+    asking = [each["post"] for path, each in document["paths"].items() if path.startswith("/v1/") and "post" in each]
+    assert [operation["security"] for operation in asking] == [[{"HTTPBearer": []}]] * 7
     for name in bodies:
         schema = document["components"]["schemas"][name]
         assert schema["examples"] and all("description" in each for each in schema["properties"].values())

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -10,11 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from t5kit.serving import middleware
+from t5kit.serving.access import HostGuard
 from t5kit.serving.metrics import ServerMetrics
 from t5kit.serving.middleware import RequestBorder
 
 
-def answered(app: Any, messages: Iterable[Message] = (), headers: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
+def answered(
+    app: Any,
+    messages: Iterable[Message] = (),
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    hosts: Sequence[str] = (),
+) -> list[Message]:
     """Return what an application behind the border sends for one request."""
     sent: list[Message] = []
     given = iter(messages)
@@ -26,7 +32,9 @@ def answered(app: Any, messages: Iterable[Message] = (), headers: Iterable[tuple
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(RequestBorder(app, metrics=ServerMetrics(), max_body_bytes=10)(scope, receive, send))
+    asyncio.run(
+        RequestBorder(app, metrics=ServerMetrics(), max_body_bytes=10, hosts=HostGuard(hosts))(scope, receive, send)
+    )
     return sent
 
 
@@ -91,6 +99,71 @@ def test_a_body_that_trickles_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     async def send(message: Message) -> None:
         pass
 
-    border = RequestBorder(reads, metrics=ServerMetrics(), max_body_bytes=10_000)
+    border = RequestBorder(reads, metrics=ServerMetrics(), max_body_bytes=10_000, hosts=HostGuard(()))
     asyncio.run(border({"type": "http", "method": "POST", "path": "/", "headers": []}, trickle, send))
     assert statuses == [408] and num_parts < 100
+
+
+async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer without reading the body."""
+    await send({"type": "http.response.start", "status": 401, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("header", "is_closed"),
+    [
+        ((b"content-length", b"1000000"), True),
+        ((b"transfer-encoding", b"chunked"), True),
+        ((b"content-length", b"10"), False),  # passed over, so that its client surely reads why it is refused
+        ((b"accept", b"*/*"), False),
+    ],
+)
+def test_a_long_body_that_nobody_reads_ends_its_connection(header: tuple[bytes, bytes], is_closed: bool) -> None:
+    sent: list[Message] = []
+    border = RequestBorder(refuses, metrics=ServerMetrics(), max_body_bytes=10**9, hosts=HostGuard(()))
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(border({"type": "http", "method": "POST", "path": "/", "headers": [header]}, receive, send))
+    assert ((b"connection", b"close") in sent[0]["headers"]) == is_closed
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"localhost", 401),
+        (b"LocalHost:8000", 401),
+        (b"localhost.:8000", 401),
+        (b"127.0.0.1:8000", 401),
+        (b"127.9.9.9", 401),
+        (b"[::1]:8000", 401),
+        (b"[0:0:0:0:0:0:0:1]", 401),
+        (b"[fe80::1]", 401),
+        (b"t5.example:443", 401),
+        (None, 401),
+        (b"rebound.example:8000", 421),
+        (b"localhost.rebound.example", 421),
+        (b"127.0.0.1.rebound.example", 421),
+        (b"rebound.example@localhost", 421),
+        (b"10.0.0.1", 421),
+        (b"0.0.0.0:8000", 421),
+        (b"[::2]", 421),
+        (b"[::1", 421),
+        (b"localhost:80:80", 421),
+        (b"", 421),
+        (b"\xff", 421),
+    ],
+)
+def test_only_hosts_that_were_told_and_this_machines_own_are_answered(host: bytes | None, status: int) -> None:
+    headers = [] if host is None else [(b"host", host)]
+    start, body = answered(refuses, headers=headers, hosts=["T5.example", "fe80::1"])
+    assert start["status"] == status
+    if status == 421:
+        assert b"--allowed-host" in body["body"]
+    for hosts in ([], ["t5.example", "*"]):
+        assert answered(refuses, headers=headers, hosts=hosts)[0]["status"] == 401

@@ -49,6 +49,23 @@ def test_samples_are_several_and_repeatable(client: openai.OpenAI) -> None:
     assert list(streamed.values()) == texts()
 
 
+def test_answers_without_randomness_are_equal(client: openai.OpenAI, model: t5kit.Model) -> None:
+    expected = model.generate(["one", "two"], max_new_tokens=9)
+    asked = {"model": "tiny", "prompt": ["one", "two"], "max_tokens": 9, "n": 2, "temperature": 0}
+    reply = client.completions.create(**asked, logprobs=1)  # type: ignore[call-overload]
+    assert [choice.text for choice in reply.choices] == [expected[0]] * 2 + [expected[1]] * 2
+    assert reply.choices[0].logprobs == reply.choices[1].logprobs and reply.usage.completion_tokens == 36
+    streamed = [""] * 4
+    for chunk in client.completions.create(**asked, stream=True):  # type: ignore[call-overload]
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == [choice.text for choice in reply.choices]
+    beams = client.completions.create(model="tiny", prompt="one", max_tokens=9, n=2, best_of=4, temperature=0)
+    assert [choice.text for choice in beams.choices] == model.generate(
+        "one", max_new_tokens=9, num_beams=4, num_return_sequences=2
+    )
+
+
 def test_the_best_of_beams_and_our_own_words_work(client: openai.OpenAI, model: t5kit.Model) -> None:
     best = client.completions.create(model="tiny", prompt="one", max_tokens=9, best_of=4, n=2)
     expected = model.generate("one", max_new_tokens=9, num_beams=4, num_return_sequences=2)
