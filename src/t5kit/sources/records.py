@@ -55,6 +55,10 @@ def read_records(
         yield from _parse(read_lines(sys.stdin.buffer, "<stdin>"), format or "text", has_header)
         return
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: cannot be read (it is a folder). Name a file in it.")
+    if not path.exists():  # before its name is found wanting
+        raise DataError(f"{path}: cannot be read (there is no such file).")
     chosen = format or format_of(path)
     if chosen is None:
         raise DataError(
@@ -93,9 +97,13 @@ def _parse_json(line: str, place: str) -> Record | BadRecord:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return BadRecord(place=place, error=f"{place}: not valid JSON ({error}).")
+        # The parser counts lines within its text, which is one line here: its "line 1" would contradict the place.
+        found = f"{error.msg}: column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        return BadRecord(place=place, error=f"{place}: not valid JSON ({found}).")
     if isinstance(value, str):
         return Record(fields={"text": value}, place=place)
     if isinstance(value, dict):
         return Record(fields=value, place=place)
-    return BadRecord(place=place, error=f"{place}: expected a JSON object or string, got {type(value).__name__}.")
+    return BadRecord(
+        place=place, error=f"{place}: expected a JSON object or string on each line, got {type(value).__name__}."
+    )
