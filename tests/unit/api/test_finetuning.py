@@ -7,7 +7,8 @@ import pytest
 
 from t5kit import Model
 from t5kit.api.completion import Completion
-from t5kit.api.finetuning import back_translation
+from t5kit.api.finetuning import back_translation, plan_finetuning
+from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import read_instructions, template_prefix
 from t5kit.errors import RequestError
 
@@ -64,10 +65,23 @@ def test_instructions_are_lines_and_two_at_least(tmp_path: Path) -> None:
     path.write_text("review: {text}\n")
     with pytest.raises(RequestError, match=r"has 1 instruction\(s\); expected at least two lines"):
         read_instructions(path)
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match=r"cannot be read \(No such file or directory\)"):
         read_instructions(tmp_path / "nowhere.txt")
 
 
 def test_what_stands_before_a_template_s_first_field() -> None:
     assert template_prefix("review: {text} ok") == "review: "
     assert template_prefix("{text}") == template_prefix("text") == template_prefix("{{x}} {text}") == ""
+
+
+def test_a_dev_that_is_scored_at_each_step_is_said_in_words(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"input": "w" * number, "target": "W"} for number in range(1, 49)]
+    settings = FitSettings(num_steps=2, precision="float32")
+    plan = plan_finetuning(str(tiny_folder), rows, tmp_path / "run", settings=settings)
+    assert any("scored every step;" in str(choice) for choice in plan.choices)
+
+
+def test_a_file_in_the_run_s_place_is_refused_before_the_data_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("something of mine\n")
+    with pytest.raises(RequestError, match="run is a file; name a folder for the run"):
+        plan_finetuning(str(tiny_folder), tmp_path / "no.csv", tmp_path / "run", settings=FitSettings())
