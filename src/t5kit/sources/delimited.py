@@ -54,7 +54,7 @@ def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], st
         except csv.Error as error:
             reason = str(error)
             if reason == "unexpected end of data":
-                reason = f"a quoted cell begins here and never ends; the {len(places) - 1} lines after it are lost"
+                reason = f"a quoted cell begins here and never ends; lines lost after it: {len(places) - 1}"
             row = BadRecord(place=places[0], error=f"{places[0]}: not valid CSV ({reason}).")
         yield from unread
         unread.clear()

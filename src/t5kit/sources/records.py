@@ -55,10 +55,7 @@ def read_records(
         yield from _parse(read_lines(sys.stdin.buffer, "<stdin>"), format or "text", has_header)
         return
     path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path}: cannot be read (it is a folder). Name a file in it.")
-    if not path.exists():  # before its name is found wanting
-        raise DataError(f"{path}: cannot be read (there is no such file).")
+    _check_is_file(path)  # before its name is found wanting
     chosen = format or format_of(path)
     if chosen is None:
         raise DataError(
@@ -72,6 +69,16 @@ def read_records(
         with open_lines(path, encoding=encoding) as file:
             yield from _parse(read_lines(file, str(path)), chosen, has_header)
     except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _check_is_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: cannot be read (it is a folder). Name a file in it.")
+        if not path.exists():
+            raise DataError(f"{path}: cannot be read (there is no such file).")
+    except OSError as error:  # a folder above that may not be entered, a name too long
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 

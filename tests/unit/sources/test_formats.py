@@ -80,9 +80,7 @@ def test_a_quote_that_is_never_closed_is_told_with_what_is_lost(tmp_path: Path) 
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"open\n2,b\n3,c\n', encoding="utf-8")
     (error,) = fields(path)
-    assert (
-        error == f"{path}:2: not valid CSV (a quoted cell begins here and never ends; the 2 lines after it are lost)."
-    )
+    assert error == f"{path}:2: not valid CSV (a quoted cell begins here and never ends; lines lost after it: 2)."
 
 
 def test_a_column_that_the_header_names_twice_is_told_and_taken_from_neither_place(tmp_path: Path) -> None:
@@ -112,6 +110,8 @@ def test_a_folder_or_a_missing_file_is_told_before_its_ending(tmp_path: Path) ->
         list(read_records(tmp_path))
     with pytest.raises(DataError, match="there is no such file"):
         list(read_records(tmp_path / "a.doc"))
+    with pytest.raises(DataError, match="File name too long"):
+        list(read_records(tmp_path / ("x" * 300 + ".txt")))
 
 
 def test_an_endless_line_is_a_bad_record_and_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
