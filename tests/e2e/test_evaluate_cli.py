@@ -18,6 +18,7 @@ from t5kit.metrics import METRICS
 from t5kit.runtime.native import unavailable_reason
 from t5kit.sources.tables import table_of
 from t5kit.tasks import Task, TaskForm, Template
+from t5kit.tasks.structured_tasks import STRUCTURED_TASKS
 from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.pages import Page
 
@@ -75,6 +76,23 @@ def test_the_command_prints_what_python_returns(run: Run, folder: Path, data: Pa
     as_json = run(folder, "-d", data, "--metrics", "exact_match,pronunciation,perplexity", "--json", *MODEL_WORDS)
     assert json.loads(as_json.out) == report.to_json()
     assert json.loads(as_json.out)["num_repeated"] == 1
+
+
+def test_beams_are_compared_as_the_paper_does_if_asked(run: Run, folder: Path, data: Path, model: Model) -> None:
+    beams = dict(num_beams=3, length_penalty=2.0)
+    words = ("--metrics", "accuracy", *MODEL_WORDS, "--num-beams", "3", "--length-penalty", "2", "--json")
+    answers = []
+    for formula in ("power", "paper"):
+        out = data.with_name(f"{formula}.jsonl")
+        found = run(folder, "-d", data, *words, "--length-penalty-formula", formula, "--predictions", out)
+        assert found.code == 0, found.err
+        lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        answers.append([line["prediction"] for line in lines])
+        prompts = [prompt for prompt, _ in ROWS]
+        expected = model.generate(prompts, max_new_tokens=6, length_penalty_formula=formula, **beams)  # type: ignore[arg-type]
+        assert answers[-1] == [text.strip() for text in expected]
+    wrong = run(folder, "-d", data, *words, "--length-penalty-formula", "papre")
+    assert wrong.code == 2 and "must be one of: power, paper" in wrong.err
 
 
 def test_answers_are_those_of_generate_and_scores_those_of_score(model: Model, data: Path) -> None:
@@ -229,6 +247,28 @@ def test_files_that_are_not_there_fail_with_their_name(run: Run, folder: Path, d
 def test_the_environment_names_the_model(monkeypatch: pytest.MonkeyPatch, run: Run, folder: Path, data: Path) -> None:
     monkeypatch.setenv("T5KIT_MODEL", str(folder))
     assert run("--data", data, "--metrics", "exact_match", *MODEL_WORDS).code == 0
+
+
+def test_a_ready_task_makes_prompts_and_metrics_of_its_records(
+    run: Run, folder: Path, tmp_path: Path, model: Model
+) -> None:
+    rows = [
+        {"text": "Ada saw Paris", "entities": [{"text": "Ada", "type": "person"}]},
+        {"text": "It rains", "entities": []},
+        {"text": "no entities"},
+    ]
+    data = tmp_path / "entities.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = run(folder, "-d", data, "--form", "named_entities", "--json", *MODEL_WORDS)
+    task = Task("t", STRUCTURED_TASKS["named_entities"], {"test": table_of(rows)})
+    expected = model.evaluate(task, max_new_tokens=6)
+    assert expected.results[0].prompt == "extract entities: Ada saw Paris"
+    assert json.loads(found.out)["scores"] == expected.to_json()["scores"]
+    assert found.code == 1 and "entities.jsonl:3: field 'entities'" in found.err
+    wrong = run(folder, "-d", data, "--form", "named_entity", *MODEL_WORDS)
+    assert wrong.code == 2 and "Did you mean named_entities" in wrong.err
+    missing = run("--predictions-only", data, "--form", "named_entities")
+    assert missing.code == 2 and "name a file of them with --data" in missing.err
 
 
 def test_a_task_brings_its_own_prompts_and_metrics(model: Model) -> None:

@@ -9,19 +9,28 @@ from t5kit.tasks.objectives import (
     Deshuffling,
     FullLanguageModeling,
     IidDenoising,
+    Masking,
+    MixtureOfDenoisers,
     PrefixLanguageModeling,
     SpanCorruption,
 )
 
 DENOISING_IDS = DenoisingIds(sentinel_ids=np.arange(399, 299, -1, dtype=np.int32), eos_id=1, vocab_size=400)
 
-texts = st.lists(st.integers(3, 299), min_size=2, max_size=120).map(lambda ids: np.array(ids, np.int32))
+MODE_IDS = {
+    mode: np.array(ids, np.int32) for mode, ids in (("[NLU]", [290, 291]), ("[S2S]", [290, 292]), ("[NLG]", []))
+}
+"""Two that begin alike, and one without ids."""
+
+texts = st.lists(st.integers(3, 289), min_size=2, max_size=120).map(lambda ids: np.array(ids, np.int32))
 objectives = st.one_of(
     st.builds(SpanCorruption, noise_density=st.floats(0.01, 0.99), mean_span_length=st.floats(1.0, 40.0)),
     st.builds(IidDenoising, noise_density=st.floats(0.01, 0.99)),
     st.just(PrefixLanguageModeling()),
     st.just(FullLanguageModeling()),
     st.just(Deshuffling()),
+    st.builds(Masking, noise_density=st.floats(0.01, 0.99), noise=st.sampled_from(["mask", "span", "drop"])),
+    st.just(MixtureOfDenoisers(MODE_IDS)),
 )
 
 

@@ -102,16 +102,26 @@ class Asked:
     """What decoding is asked for."""
     labels: Mapping[tuple[int, ...], str]
     """Ids of an allowed output, EOS included -> the caller's text for it, which decoding the ids may not give back."""
+    forced_prefix: str = ""
+    """How the answer begins, as the caller wrote it."""
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether it names a text that the answer is to be, or to begin with."""
+        return bool(self.labels or self.forced_prefix)
 
     def written_after(self, prompt: str, tokenizer: Tokenizer) -> Self:
-        """Return the same with its allowed outputs written as the answers to a prompt.
+        """Return the same with the caller's own texts of answers written as the answers to a prompt.
 
         Raises: RequestError as `translate` does.
         """
         labels = _labels(list(self.labels.values()), tokenizer, prompt)
-        return dataclasses.replace(
-            self, options=dataclasses.replace(self.options, allowed_outputs=tuple(labels)), labels=labels
-        )
+        written: dict[str, Any] = {"allowed_outputs": tuple(labels)} if labels else {}
+        if self.forced_prefix:
+            begin = self.options.forced_prefix_ids
+            begin = begin[: len(begin) - len(_prefix(self.forced_prefix, tokenizer, ""))]  # the folder's first id
+            written["forced_prefix_ids"] = begin + _prefix(self.forced_prefix, tokenizer, prompt)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **written), labels=labels)
 
 
 def decoding_options(
@@ -138,7 +148,7 @@ def translate(
     (the best id is never one of them in a trained model, and a suppressed id costs every greedy step).
     Raises: RequestError for an unknown word (naming the nearest), a wrong type or range, words that exclude each
     other, or a text the vocabulary cannot write where an answer must hold it.
-    Allowed outputs are written as after a prompt without character rules; `Asked.written_after` writes them for one.
+    Texts of answers are written as after a prompt without character rules; `Asked.written_after` writes them for one.
     """
     known = GenerationArguments.__annotations__
     for word in arguments:
@@ -163,11 +173,9 @@ def translate(
         suppressed = tuple(dict.fromkeys((*suppressed, *range(tokenizer.vocab_size, num_rows))))
     options["suppressed_ids"] = suppressed
     options["logit_bias"] = _bias(asked.get("logit_bias", {}), num_rows)
-    prefix: tuple[int, ...] = (asked["forced_bos_id"],) if "forced_bos_id" in asked else ()
-    if "forced_prefix" in asked:
-        text = _text(asked["forced_prefix"], "forced_prefix")
-        prefix += _writable(text, tokenizer.encode(text, add_eos=False), "forced_prefix", tokenizer)
-    options["forced_prefix_ids"] = prefix
+    first = (asked["forced_bos_id"],) if "forced_bos_id" in asked else ()
+    prefix = _text(asked.get("forced_prefix", ""), "forced_prefix")
+    options["forced_prefix_ids"] = first + _prefix(prefix, tokenizer, "")
     labels: dict[tuple[int, ...], str] = {}
     if "allowed_outputs" in asked:
         labels = _labels(_texts(asked["allowed_outputs"], "allowed_outputs"), tokenizer, "")
@@ -179,7 +187,7 @@ def translate(
     if "stop_strings" in asked:
         stops = asked["stop_strings"]
         options["stop_strings"] = tuple(_texts([stops] if isinstance(stops, str) else stops, "stop_strings"))
-    return Asked(options=DecodingOptions(**options), labels=labels)
+    return Asked(options=DecodingOptions(**options), labels=labels, forced_prefix=prefix)
 
 
 def check_folder_defaults(generation: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -219,6 +227,12 @@ def _writable(text: str, ids: np.ndarray, word: str, tokenizer: Tokenizer) -> tu
             f"{word} holds {text!r}, which this vocabulary cannot write: it reads back as {tokenizer.decode(found)!r}."
         )
     return found
+
+
+def _prefix(text: str, tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
+    """Return the ids with which an answer to a prompt begins that begins with a text."""
+    (ids,) = tokenizer.encode_targets([text], [prompt])
+    return _writable(text, ids[:-1], "forced_prefix", tokenizer)
 
 
 def _labels(texts: list[str], tokenizer: Tokenizer, prompt: str) -> dict[tuple[int, ...], str]:

@@ -1,10 +1,12 @@
 """What of a run's data did not become an example as it stands: said when it is known, not when the run is over."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5kit.checkpoint.atomic import write_file
 from t5kit.data.configured import TrainingData
 from t5kit.tasks.configured import OpenedTask
 
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
 class DataWarnings:
     """A hook that warns (UserWarning) of bad lines at the start, and of bad and cut examples as they come up.
 
-    Each is said when a line of metrics first finds it, and once more at the end if there were more by then.
+    Each is said when a line of metrics first finds it, and once more at the end if there were more by then. What they
+    came to is added to the run folder's data.json, which the report shows.
     """
 
-    def __init__(self, tasks: Sequence[OpenedTask], data: TrainingData) -> None:
+    def __init__(self, tasks: Sequence[OpenedTask], data: TrainingData, *, facts: Path | None = None) -> None:
+        """facts: data.json; None: nothing is written."""
         self._tasks = tasks
         self._data = data
+        self._facts = facts
         self._told: dict[str, tuple[int, ...]] = {}
         """What is said already: task (or "" for lengths) -> its numbers."""
 
@@ -42,12 +47,14 @@ class DataWarnings:
         """Do nothing."""
 
     def finished(self, result: "TrainingResult") -> None:
-        """Tell what has grown since it was told."""
+        """Tell what has grown since it was told, and keep the numbers."""
         self._tell(again=True)
+        self._keep()
 
     def stopped(self, reason: str) -> None:
-        """Tell what has grown since it was told."""
+        """Tell what has grown since it was told, and keep the numbers."""
         self._tell(again=True)
+        self._keep()
 
     def _tell(self, *, again: bool) -> None:
         loader = self._data.loader
@@ -62,6 +69,16 @@ class DataWarnings:
                 f"{loader.num_truncated:,} examples were cut to data.encoder_length or data.target_length, "
                 f"{loader.num_dropped:,} left out (so far, in all passes)."
             )
+
+    def _keep(self) -> None:
+        if self._facts is None:
+            return
+        loader, names = self._data.loader, [task.name for task in self._data.mixture.members]
+        facts = json.loads(self._facts.read_text(encoding="utf-8"))
+        shares = zip(names, loader.shares(), strict=True)
+        facts["gave_no_example_in_a_pass"] = {name: share.num_bad_in_pass for name, share in shares}
+        facts |= {"examples_cut": loader.num_truncated, "examples_left_out": loader.num_dropped}
+        write_file(self._facts, (json.dumps(facts, indent=1) + "\n").encode())
 
     def _is_news(self, name: str, numbers: tuple[int, ...], *, again: bool) -> bool:
         is_news = self._told.get(name) != numbers if again else name not in self._told

@@ -141,10 +141,11 @@ def _dev_batches(
     most = config.evaluation.max_loss_examples
     made = evaluation_batches(config.data, task, tokenizer, max_examples=most, prefix_ids=prefix_ids)
     if made.num_truncated or made.num_dropped or made.num_bad:
+        first = f", such as {made.bad[0].error}" if made.bad else "."
         warnings.warn(
             f"{task.name}: for the loss of the dev records, {made.num_truncated:,} examples are cut to "
             f"data.encoder_length or data.target_length, {made.num_dropped:,} left out; "
-            f"{made.num_bad:,} records gave no example.",
+            f"{made.num_bad:,} records gave no example{first}",
             UserWarning,
             stacklevel=5,
         )

@@ -18,6 +18,9 @@ from t5kit.text import Tokenizer
 if TYPE_CHECKING:
     from t5kit.training.measuring import StepCost
 
+NUM_BAD_SHOWN = 5
+"""Bad records of a task that stand in the text; JSON has more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShownExample:
@@ -38,6 +41,8 @@ class TaskDescription:
     """By split, as far as training opens them."""
     num_unreadable: int
     """Lines of its files that are no records."""
+    bad: tuple[str, ...]
+    """The first of these, and of the records looked at that give no example: file, line and reason of each."""
     share: float
     """Of the examples, by the mixture's rates; 0 for a task that is only evaluated."""
     examples: tuple[ShownExample, ...]
@@ -153,6 +158,8 @@ def _describe(
     names = [member.name for member in data.mixture.members]
     share = data.mixture.shares()[names.index(task.name)] if task.name in names else 0.0
     splits = task.task.splits
+    unreadable = [bad for report in task.reports.values() for bad in report.bad]
+    unusable = data.loader.bad()[names.index(task.name)] if task.name in names else []
     shown: list[ShownExample] = []
     if task.is_trained and num_examples:
         with contextlib.closing(_alone(config, task, tokenizer)) as alone:
@@ -163,6 +170,7 @@ def _describe(
         name=task.name,
         num_records={split: len(table) for split, table in splits.items()},
         num_unreadable=sum(report.num_bad for report in task.reports.values()),
+        bad=tuple(dict.fromkeys(bad.error for bad in (*unreadable, *unusable))),  # a second pass meets them again
         share=share,
         examples=tuple(shown),
     )
@@ -193,9 +201,17 @@ def _cost(config: RunConfig, tasks: Sequence[OpenedTask], parts: RunParts) -> "S
     from t5kit.training.measuring import measure_step
 
     alone = dataclasses.replace(config.data, num_workers=0)
-    with training_data(alone, tasks, parts.tokenizer, seed=config.training.seed) as data:
+    prefix_ids = parts.prefix_ids(config)
+    with training_data(alone, tasks, parts.tokenizer, seed=config.training.seed, prefix_ids=prefix_ids) as data:
         batch = next(data.loader)
-    return measure_step(parts.architecture, batch, loss=config.loss, compute=config.compute, optimizer=config.optimizer)
+    return measure_step(
+        parts.architecture,
+        batch,
+        loss=config.loss,
+        compute=config.compute,
+        optimizer=config.optimizer,
+        adaptation=config.adaptation,
+    )
 
 
 def _epochs(config: RunConfig, tasks: Sequence[OpenedTask], statistics: DataStatistics) -> float | None:
@@ -228,6 +244,7 @@ def _task_lines(task: TaskDescription) -> list[str]:
     lines = [f"task {task.name}: {records} records; {share}"]
     if task.num_unreadable:
         lines[0] += f"; {task.num_unreadable:,} lines cannot be read"
+    lines += [f"  bad: {error}" for error in task.bad[:NUM_BAD_SHOWN]]
     for example in task.examples:
         lines.append(f"  {example.num_encoder_ids:4} ids  {_short(example.encoder)}")
         lines.append(f"  {example.num_target_ids:4} ids  -> {_short(example.target)}")

@@ -114,7 +114,7 @@ def train_config(
     if (result := _finished_early(config, run_folder, given)) is not None:
         return result
     with memory_told(), prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
-        watch = DataWarnings(prepared.tasks, prepared.data)
+        watch = DataWarnings(prepared.tasks, prepared.data, facts=run_folder / DATA)
         return train(dataclasses.replace(prepared.run, hooks=[watch, *prepared.run.hooks]))
 
 
@@ -169,7 +169,7 @@ def prepared_run(
 
 
 def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, object]:
-    """Return what data.json holds: records by task and split, those that were bad, and shares."""
+    """Return what data.json holds before the first step: records by task and split, lines that are none, and shares."""
     shares = zip((task.name for task in data.mixture.members), data.mixture.shares(), strict=True)
     return {
         "records": {task.name: {split: len(table) for split, table in task.task.splits.items()} for task in tasks},

@@ -15,13 +15,15 @@ from t5kit.drawing.page import write_page
 from t5kit.errors import RequestError
 from t5kit.metrics import METRICS
 from t5kit.sources.records import Format
-from t5kit.sources.tables import NUM_SHOWN
+from t5kit.sources.tables import NUM_SHOWN, read_table
 
 if TYPE_CHECKING:
     from t5kit.api.arguments import GenerationArguments
+    from t5kit.api.evaluation import EvaluationData
     from t5kit.evaluation.evaluator import Bootstrap, Scoring
     from t5kit.evaluation.examples import EvaluationSet
     from t5kit.evaluation.report import EvaluationReport
+    from t5kit.tasks import Task
 
 ENVIRONMENT_MODEL = "T5KIT_MODEL"
 """The model if none is named."""
@@ -47,6 +49,13 @@ def evaluate(
     target: Annotated[
         str, typer.Option("--target", help="Column or template of what is right.", show_default=False)
     ] = "",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help='A ready task makes prompts, references and metrics of the records: "glue/mrpc", "named_entities".',
+            show_default=False,
+        ),
+    ] = None,
     format: options.FormatOption = None,
     repeated_prompts: Annotated[
         str,
@@ -67,6 +76,9 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.", show_default="128")] = None,
     length_penalty: Annotated[
         float | None, typer.Option(help="Exponent of the length penalty.", show_default="1.0")
+    ] = None,
+    length_penalty_formula: Annotated[
+        str | None, typer.Option(help="power (n^a) or paper (((5+n)/6)^a).", show_default="power")
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every answer, a JSON line each.", show_default=False)
@@ -120,7 +132,7 @@ def evaluate(
     if data is None and predictions_only is None:
         raise RequestError("--data is missing: a file with prompts and right answers.")
     names = None if metrics is None else [word.strip() for word in metrics.split(",") if word.strip()]
-    if not names:
+    if not names and (form is None or names is not None):
         raise RequestError(f"--metrics is missing; known are: {', '.join(METRICS)}, perplexity.")
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
@@ -131,10 +143,15 @@ def evaluate(
         raise RequestError("--slice-by is for the page of --report; name that too, or drop it.")
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
+    records: EvaluationData
+    if form is not None:
+        records = _task(form, data, format)  # type: ignore[arg-type]  # checked above
+    else:
+        records = str(data) if data is not None else list(examples_of_predictions(Path(name)))
     examples, scoring = examples_and_scoring(
-        str(data) if data is not None else list(examples_of_predictions(Path(name))),
+        records,
         names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
-        split="", repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
+        split="test", repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
         choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
         slice_by=slice_by or (),
     )  # fmt: skip
@@ -143,7 +160,10 @@ def evaluate(
         scoring=scoring,
         bootstrap=bootstrap,
         truncate=truncate,
-        arguments={"num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty},
+        arguments={
+            "num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
+            "length_penalty_formula": length_penalty_formula,  # type: ignore[typeddict-item]  # checked with the others
+        },
         loading={
             "engine": engine, "weights": weights, "threads": threads, "device": device, "offline": offline,
             "max_input_tokens": max_input_tokens,
@@ -221,6 +241,17 @@ class _Work:
         if matched.num_unused:
             print(f"t5kit: {path}: {matched.num_unused:,} prompts of it are not in the data.", file=sys.stderr)
         return evaluate_predictions(self.examples, matched.predictions, self.scoring, bootstrap=self.bootstrap)
+
+
+def _task(form: str, data: Path | None, format: Format | None) -> "Task":
+    """Return the records of the data as a ready task's."""
+    from t5kit.tasks import Task
+    from t5kit.tasks.config import TaskConfig
+    from t5kit.tasks.configured import make_form
+
+    if data is None:
+        raise RequestError("--form makes prompts of records; name a file of them with --data.")
+    return Task(form, make_form(TaskConfig(form=form)), {"test": read_table(data, format=format)})
 
 
 def _one_system(model: str | None, option: str | None, predictions_only: Path | None) -> str:

@@ -13,6 +13,7 @@ from t5kit.data.streamed import NO_RECORDS, StreamedExamples
 from t5kit.data.streams import MixedStream
 from t5kit.data.workers import BlockMaker
 from t5kit.errors import ConfigError, DataError
+from t5kit.sources import BadRecord
 from t5kit.tasks.configured import DEV, TRAIN, OpenedTask, open_task
 from t5kit.tasks.example_sources import ExampleSource, PrefixedExamples
 from t5kit.tasks.mixture import Mixture, proportional_rates, rates_by_name
@@ -121,6 +122,8 @@ class EvaluationBatches:
     """Examples that were too long and left out."""
     num_bad: int
     """Records that gave no example."""
+    bad: tuple[BadRecord, ...] = ()
+    """The first of them."""
 
 
 def evaluation_batches(
@@ -156,7 +159,7 @@ def evaluation_batches(
             "Raise the lengths or truncate."
         )
     num_bad = sum(share.num_bad for share in loader.shares())
-    return EvaluationBatches(batches, loader.num_truncated, loader.num_dropped, num_bad)
+    return EvaluationBatches(batches, loader.num_truncated, loader.num_dropped, num_bad, tuple(loader.bad()[0]))
 
 
 def _first_batches(loader: BatchLoader, max_examples: int) -> tuple[Batch, ...]:

@@ -6,6 +6,9 @@ from t5kit.errors import DependencyError
 from t5kit.metrics.items import ItemScores, sum_scores
 from t5kit.metrics.pairs import References, only_references, percent
 
+NO_ITEMS = "none"
+"""A text that says there are no items; an empty target would be EOS alone."""
+
 
 def entity_f1(references: References, predictions: Sequence[str]) -> dict[str, float]:
     """Return the precision, recall and F1 of whole entities in IOB2 tags written as "O B-PER I-PER O".
@@ -41,7 +44,8 @@ def entity_f1_items(references: References, predictions: Sequence[str]) -> ItemS
 def set_f1(references: References, predictions: Sequence[str], *, separator: str = ";") -> dict[str, float]:
     """Return the micro precision, recall and F1 of items written in one text, "Ada: person; Paris: place".
 
-    Order and outer spaces do not matter, case does; a repeated item counts once.
+    Order and outer spaces do not matter, case does; a repeated item counts once. "none" alone is no item: to say it
+    rightly adds nothing to the counts.
     """
     return set_f1_items(references, predictions, separator=separator).total()
 
@@ -75,4 +79,5 @@ def _f1(num_both: float, num_expected: float, num_predicted: float, *, empty: fl
 
 
 def _items(text: str, separator: str) -> set[str]:
-    return {item.strip() for item in text.split(separator)} - {""}
+    items = {item.strip() for item in text.split(separator)} - {""}
+    return items if items != {NO_ITEMS} else set()

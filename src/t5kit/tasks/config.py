@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from t5kit.errors import ConfigError
+from t5kit.tasks.structured_tasks import STRUCTURED_TASKS
 
 FileFormat = Literal["by_name", "text", "tsv", "csv", "jsonl", "parquet"]
 ObjectiveName = Literal["span_corruption", "iid", "masking", "prefix_lm", "full_lm", "deshuffling", "ul2"]
@@ -117,9 +118,12 @@ class TaskConfig:
     has_header: bool | None = None
     """Whether the first line names the columns; absent: CSV yes, TSV no."""
     form: str = ""
-    """A ready task of the T5 paper, such as "glue/mrpc": templates, labels and metrics follow from it."""
+    """A ready task: templates, labels and metrics follow from it. One of the T5 paper's ("glue/mrpc"), or a structure
+    as text: named_entities, relations, semantic_roles, question_answering, dialogue, table_to_text, table_question,
+    correction, keywords_to_text."""
     templates: tuple[TemplateConfig, ...] = ()
-    """Phrasings; training draws one a record, evaluation takes the first. Without any: "{input}" -> "{target}"."""
+    """Phrasings; training draws one a record, evaluation takes the first. Without any: "{input}" -> "{target}". Beside
+    a form of a structure, they stand in place of its own."""
     prefix: str = ""
     """Put before every prompt: "summarize: "."""
     references: str = ""
@@ -155,7 +159,7 @@ class TaskConfig:
             raise ConfigError(f"task.held_out = {self.held_out} has no effect beside task.dev. Remove one of the two.")
         if self.columns and self.has_header:
             raise ConfigError("task.columns names columns that task.has_header = true says the files name themselves.")
-        if self.form and self.templates:
+        if self.form and self.form not in STRUCTURED_TASKS and self.templates:
             raise ConfigError(f"task.form = {self.form!r} brings its templates; remove task.templates or the form.")
         if self.objective:
             names = ("form", "templates", "prefix", "references", "metrics", "augmentation")

@@ -1,6 +1,7 @@
 """Tasks as a recipe says them: files opened, templates made, records held out."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from t5kit.tasks.objectives import (
     SpanCorruption,
 )
 from t5kit.tasks.objectives.mixture_of_denoisers import UL2_DENOISERS
-from t5kit.tasks.paper_tasks import paper_task, training_records
+from t5kit.tasks.paper_tasks import PAPER_TASKS, training_records
+from t5kit.tasks.structured_tasks import STRUCTURED_TASKS
 from t5kit.tasks.task import Task, TaskForm
 from t5kit.tasks.templates import Fields, Template
 from t5kit.text.tokenizer import Tokenizer
@@ -168,7 +170,10 @@ class OpenedTask:
             return PairExamples(self.task.form, table, tokenizer)
         objective = make_objective(self.objective, tokenizer)
         piece_length = self.objective.piece_length or default_piece_length(
-            objective, encoder_length=encoder_length, target_length=target_length
+            objective,
+            encoder_length=encoder_length,
+            target_length=target_length,
+            num_sentinels=tokenizer.num_sentinels,
         )
         return DenoisingExamples(table, tokenizer, objective, piece_length, field=self.objective.field)
 
@@ -234,7 +239,7 @@ def open_task(
         tables[TRAIN], held_out = hold_out(tables[TRAIN], config.held_out, name=name, seed=seed)
         if DEV in splits:
             tables[DEV] = held_out
-    if config.form and TRAIN in tables:
+    if config.form in PAPER_TASKS and TRAIN in tables:
         tables[TRAIN] = training_records(config.form, tables[TRAIN])
     augmenter = None
     if config.augmentation is not None:
@@ -255,11 +260,13 @@ def _named(record: Record, names: Sequence[str]) -> Record:
 
 def make_form(config: TaskConfig) -> TaskForm:
     """Return the form of a supervised task. Raises: ConfigError, RequestError for unknown names and bad templates."""
+    templates = tuple(Template(t.prompt, t.target, t.labels) for t in config.templates)
     if config.form:
-        form = paper_task(config.form)
+        form = ready_form(config.form)
+        form = dataclasses.replace(form, templates=templates) if templates else form
     else:
-        templates = [Template(t.prompt, t.target, t.labels) for t in config.templates or (TemplateConfig(),)]
-        form = TaskForm(tuple(templates), references_field=config.references or None)
+        default = (Template(TemplateConfig.prompt, TemplateConfig.target),)
+        form = TaskForm(templates or default, references_field=config.references or None)
     if config.prefix:
         prefix = config.prefix.replace("{", "{{").replace("}", "}}")
         form = dataclasses.replace(
@@ -272,6 +279,16 @@ def make_form(config: TaskConfig) -> TaskForm:
     if config.has_header:
         return form
     return dataclasses.replace(form, prepare=NamedColumns(config.columns or DEFAULT_COLUMNS, form))
+
+
+def ready_form(name: str) -> TaskForm:
+    """Return the form of a task of the T5 paper, or of a structure as text; raises RequestError with the known ones."""
+    form = PAPER_TASKS.get(name) or STRUCTURED_TASKS.get(name)
+    if form is None:
+        near = difflib.get_close_matches(name, known := [*PAPER_TASKS, *STRUCTURED_TASKS], n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise RequestError(f"There is no ready task {name!r}.{hint} Known are: {', '.join(known)}.")
+    return form
 
 
 def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer) -> Objective:
@@ -294,11 +311,19 @@ def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer) -> Objective:
             return MixtureOfDenoisers({mode: tokenizer.encode(mode, add_eos=False) for mode in sorted(modes)})
 
 
-def default_piece_length(objective: Objective, *, encoder_length: int, target_length: int) -> int:
-    """Return how many tokens of text fill an example: both sides fit, whatever the objective draws.
+def default_piece_length(objective: Objective, *, encoder_length: int, target_length: int, num_sentinels: int) -> int:
+    """Return how many tokens of text fill an example: both sides fit, and the sentinels last, whatever is drawn.
 
-    T5's span corruption fills the encoder: 512 -> 568 tokens, with targets of 114.
+    Of i.i.d. denoising, whose counts are drawn, one example in some ten thousand may be longer. T5's span corruption
+    fills the encoder: 512 -> 568 tokens, with targets of 114.
     """
+    length = _longest_piece(objective, encoder_length, target_length)
+    while length > 2 and not _piece_fits(objective, length, target_length, num_sentinels):
+        length -= 1
+    return length
+
+
+def _longest_piece(objective: Objective, encoder_length: int, target_length: int) -> int:
     if isinstance(objective, SpanCorruption):
         return objective.raw_length(encoder_length)
     if isinstance(objective, FullLanguageModeling):
@@ -309,6 +334,22 @@ def default_piece_length(objective: Objective, *, encoder_length: int, target_le
     if isinstance(objective, MixtureOfDenoisers):
         longest_mode = max(len(ids) for ids in objective.mode_ids.values())
     return min(encoder_length - longest_mode, target_length) - 1
+
+
+def _piece_fits(objective: Objective, num_tokens: int, target_length: int, num_sentinels: int) -> bool:
+    """Say whether a piece's targets are short enough and the vocabulary has sentinels for its spans."""
+    if isinstance(objective, MixtureOfDenoisers):
+        return all(
+            _piece_fits(denoiser.objective, num_tokens, target_length, num_sentinels)
+            for denoiser in objective.denoisers
+        )
+    if isinstance(objective, SpanCorruption):
+        num_spans = objective.counts(num_tokens).num_spans
+        return objective.lengths(num_tokens)[1] <= target_length and num_spans <= num_sentinels
+    if isinstance(objective, IidDenoising):
+        most = objective.most(num_tokens)
+        return most.target_length <= target_length and most.num_spans <= num_sentinels
+    return True  # the others' targets are no longer than the text, and have no sentinels
 
 
 def hold_out(table: RecordTable, num_held_out: int, *, name: str, seed: int) -> tuple[SelectedTable, SelectedTable]:

@@ -140,12 +140,13 @@ class DenoisingExamples:
 
     def block(self, indices: Sequence[int], *, rng: np.random.Generator) -> ExampleBlock:
         """Return the examples of these documents, joined in this order; a last piece of one token gives none."""
-        texts: list[str] = []
+        texts: list[tuple[str, str]] = []
         bad: list[BadRecord] = []
         for index in indices:
-            text = text_field(self.table[index], self.field)
+            record = self.table[index]
+            text = text_field(record, self.field)
             if isinstance(text, str):
-                texts.append(text)
+                texts.append((text, record.place))
             else:
                 bad.append(text)
         documents = self._encode(texts, bad)
@@ -165,12 +166,14 @@ class DenoisingExamples:
                 bad.append(BadRecord(place=place, error=f"{place} and what follows: {error}"))
         return ExampleBlock(tuple(examples), tuple(bad))
 
-    def _encode(self, texts: Sequence[str], bad: list[BadRecord]) -> list[IntArray]:
+    def _encode(self, texts: Sequence[tuple[str, str]], bad: list[BadRecord]) -> list[IntArray]:
+        """Return the ids of texts, each with its place; those that cannot be encoded are added to bad."""
         try:
-            return self.tokenizer.encode_batch(texts, add_eos=False)
+            return self.tokenizer.encode_batch([text for text, _ in texts], add_eos=False)
         except (RequestError, DataError) as error:
             if len(texts) == 1:
-                bad.append(BadRecord(place="", error=f"the text {texts[0]!r:.60} cannot be encoded: {error}"))
+                text, place = texts[0]
+                bad.append(BadRecord(place=place, error=f"{place}: {text!r:.60} cannot be encoded: {error}"))
                 return []
             return [ids for text in texts for ids in self._encode([text], bad)]
 

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from t5kit.errors import DataError, RequestError
 from t5kit.metrics import METRICS
+from t5kit.metrics.tagging import NO_ITEMS as NOTHING
 from t5kit.tasks.task import TaskForm
 from t5kit.tasks.templates import Fields, Template
-
-NOTHING = "none"
-"""The target where there is nothing to extract; an empty target would be EOS alone."""
 
 ITEM_SEPARATOR = "; "
 PART_SEPARATOR = " | "

@@ -50,6 +50,7 @@ class TerminalDisplay:
         self._started_s = 0.0
         self._line_s = -PLAIN_EVERY_S
         self._metrics: Mapping[str, float] = {}
+        self._num_skipped = 0
         self._evaluations: list[tuple[int, Mapping[str, float]]] = []
         self._checkpoint = ""
 
@@ -74,10 +75,12 @@ class TerminalDisplay:
         atexit.register(self._end)  # the cursor comes back whatever ends the process
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show a line of training metrics."""
+        """Show a line of training metrics; one that tells of skipped updates always."""
         self._step, self._metrics = step, metrics
+        self._num_skipped += int(metrics.get("num_skipped", 0))
         now = self._clock()
-        if self._live is None and now - self._line_s >= PLAIN_EVERY_S:
+        is_due = now - self._line_s >= PLAIN_EVERY_S or metrics.get("num_skipped")
+        if self._live is None and is_due:
             self._line_s = now
             shown = "  ".join(f"{name} {value}" for name, value in self.figures())
             self._print(f"step {step:,}/{self._num_steps:,}  {shown}  left {self._left()}")
@@ -109,7 +112,7 @@ class TerminalDisplay:
         self._print(f"{self._name}: stopped at step {self._step:,}: {reason}")
 
     def figures(self) -> list[tuple[str, str]]:
-        """Return the names and texts of the last training metrics, with the share of the peak."""
+        """Return names and texts of the last training metrics, the share of the peak, and all updates skipped."""
         metrics = self._metrics
         names = {"loss": "loss", "accuracy": "accuracy", "lr": "lr", "global_norm": "gradient norm"}
         found = [(name, number_text(metrics[key])) for key, name in names.items() if key in metrics]
@@ -117,8 +120,8 @@ class TerminalDisplay:
             found.append(("tokens/s", number_text(metrics["tokens_per_second"])))
         if share := self.peak_share():
             found.append(("of peak", f"{100 * share:.1f} %"))
-        if metrics.get("num_skipped"):
-            found.append(("updates skipped", number_text(metrics["num_skipped"])))
+        if self._num_skipped:
+            found.append(("updates skipped", number_text(self._num_skipped)))
         return found
 
     def peak_share(self) -> float:

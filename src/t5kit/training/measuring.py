@@ -8,6 +8,8 @@ from torch import Tensor
 
 from t5kit.config import T5Config
 from t5kit.data import Batch
+from t5kit.model.adaptation import adapt
+from t5kit.model.config import AdaptationConfig
 from t5kit.model.t5 import T5
 from t5kit.training.building import make_model, own_threads, prepare_device
 from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig
@@ -32,7 +34,7 @@ class StepCost:
     flops: float
     """Operations of the whole batch's real tokens, in products with weights (throughput.py)."""
     weights_bytes: int
-    """Masters, gradients, and the copies of bfloat16 training."""
+    """Masters, the gradients of those that are trained, and the copies of bfloat16 training."""
     optimizer_bytes: int
     """What the optimizer remembers."""
     activations_bytes: int
@@ -47,7 +49,13 @@ class StepCost:
 @memory_told()
 @own_threads()
 def measure_step(
-    architecture: T5Config, batch: Batch, *, loss: LossConfig, compute: ComputeConfig, optimizer: OptimizerConfig
+    architecture: T5Config,
+    batch: Batch,
+    *,
+    loss: LossConfig,
+    compute: ComputeConfig,
+    optimizer: OptimizerConfig,
+    adaptation: AdaptationConfig | None = None,
 ) -> StepCost:
     """Return what a step by this batch costs, with fresh weights that are thrown away.
 
@@ -55,6 +63,8 @@ def measure_step(
     """
     device = prepare_device(compute)
     model = make_model(architecture, None, compute=compute, seed=0, device=device)
+    if adaptation is not None:
+        adapt(model, adaptation, seed=0)
     updates = ModelOptimizer(model.named_parameters(), optimizer)
     step = TrainingStep(
         model, updates, loss=loss, compute=compute, max_gradient_norm=optimizer.max_gradient_norm, seed=0
@@ -73,12 +83,13 @@ def measure_step(
         seconds += max(a_row, 0.0) * (all_rows - most)
     at_once = min(compute.microbatch_rows or all_rows, all_rows)
     num_values = sum(parameter.numel() for parameter in model.parameters())
+    num_trained = sum(parameter.numel() for parameter in updates.parameters.values())
     copies = 2 if compute.precision == "bfloat16" else 0
     return StepCost(
         num_rows=most,
         seconds=seconds,
         flops=flops,
-        weights_bytes=num_values * (2 * BYTES_FLOAT32 + copies),
+        weights_bytes=num_values * (BYTES_FLOAT32 + copies) + num_trained * BYTES_FLOAT32,
         optimizer_bytes=sum(BYTES_FLOAT32 * torch.Size(shape).numel() for shape in updates.slot_shapes().values()),
         activations_bytes=kept_bytes * at_once // min(most, at_once),
     )

@@ -64,7 +64,9 @@ def test_dev_records_that_the_loss_leaves_out_are_told(values: dict[str, Any], t
     config = config_of(values, "data.too_long=drop")
     with (
         pytest.warns(
-            UserWarning, match="letters: for the loss of the dev records, 0 examples are cut .* 1 left out; 1 records"
+            UserWarning,
+            match=r"letters: for the loss of the dev records, 0 examples are cut .* 1 left out; "
+            r"1 records gave no example, such as .*dev\.tsv:4: has 1 column",
         ),
         prepared_run(config, tmp_path / "run"),
     ):
@@ -90,9 +92,21 @@ def test_unreadable_lines_are_told_with_held_out_records_too(values: dict[str, A
     )
     values["data"]["tasks"] = {"letters": {"train": ["train.jsonl"], "held_out": 3}}
     config = config_of(values)
-    assert [task.num_unreadable for task in inspect_recipe(config, measures=False, num_batches=1).tasks] == [7]
+    (inspected,) = inspect_recipe(config, measures=False, num_batches=1).tasks
+    assert inspected.num_unreadable == len(inspected.bad) == 7
+    assert "train.jsonl:21: not valid JSON" in inspected.bad[0]
     with pytest.warns(UserWarning, match="letters, train: 20 records from 1 file.*, 7 bad"):
         train_config(config, tmp_path / "run")
+
+
+def test_inspecting_names_records_that_give_no_example(values: dict[str, Any], tmp_path: Path) -> None:
+    with (tmp_path / "data" / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("only one column\n")
+    for is_streamed in (False, True):
+        values["data"]["tasks"]["letters"]["is_streamed"] = is_streamed
+        description = inspect_recipe(config_of(values), measures=False)
+        assert description.tasks[0].bad
+        assert "  bad: " in description.to_text() and "train.tsv:65: has 1 column(s)" in description.to_text()
 
 
 class Stopping:
@@ -111,7 +125,7 @@ def test_a_run_that_is_stopped_has_told_of_its_bad_records(values: dict[str, Any
     (tmp_path / "data" / "train.tsv").write_text(lines_of(["ab", "cd"]) + "only one column\n" * 3, encoding="utf-8")
     config = config_of(values, "training.log_every=1", "training.num_steps=50", "training.evaluate_every=50")
     with prepared_run(config, tmp_path / "run") as prepared:
-        watch = DataWarnings(prepared.tasks, prepared.data)
+        watch = DataWarnings(prepared.tasks, prepared.data, facts=tmp_path / "run" / "data.json")
         run = dataclasses.replace(prepared.run, schedule=Stopping(30), hooks=[watch])
         with pytest.warns(UserWarning, match="gave no example") as caught, pytest.raises(KeyboardInterrupt):
             train(run)
@@ -119,6 +133,8 @@ def test_a_run_that_is_stopped_has_told_of_its_bad_records(values: dict[str, Any
     assert prepared.data.loader.shares()[0].num_bad > 30, "the records were met in many passes"
     assert said[0].startswith("letters: 3 records gave no example") and "has 1 column(s), expected 2" in said[0]
     assert len(said) == 1
+    facts = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
+    assert facts["gave_no_example_in_a_pass"] == {"letters": 3}
 
 
 def test_a_resumed_run_tells_without_a_place_what_it_has_not_met(values: dict[str, Any], tmp_path: Path) -> None:

@@ -213,6 +213,19 @@ def test_the_cost_of_a_step_knows_its_weights(values: dict[str, Any]) -> None:
     assert half.cost is not None and half.cost.weights_bytes == 10 * description.num_parameters
 
 
+def test_the_cost_of_an_adaptation_is_that_of_what_it_trains(values: dict[str, Any], tiny_folder: Path) -> None:
+    values |= {"model": {"start": str(tiny_folder)}, "vocabulary": {}, "optimizer": {"name": "adamw"}}
+    values["data"]["tasks"]["sounds"]["metrics"] = []
+    values["training"]["best_metric"] = "loss"
+    whole = inspect_recipe(config_of(values), num_batches=1).cost
+    lora = inspect_recipe(config_of(values, "adaptation={method = 'lora', rank = 1}"), num_batches=1).cost
+    prompt = inspect_recipe(config_of(values, "adaptation={method = 'prompt', num_prompt_tokens = 2}")).cost
+    assert whole is not None and lora is not None and prompt is not None
+    assert lora.optimizer_bytes < whole.optimizer_bytes / 4 and lora.weights_bytes < whole.weights_bytes
+    width = TINY_CONFIGS["byt5"].d_model
+    assert prompt.optimizer_bytes == 8 * 2 * width + 4, "two moments of two vectors, and a step"
+
+
 def test_recipe_text_is_letter_for_letter_without_overrides(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("# x\n\na = 1", encoding="utf-8")
@@ -227,6 +240,9 @@ def test_the_folder_shows_the_data_and_some_answers(values: dict[str, Any], tmp_
         "records": {"sounds": {"train": 60, "dev": 4}},
         "bad_records": {"sounds": {"train": 0, "dev": 0}},
         "shares": {"sounds": 1.0},
+        "gave_no_example_in_a_pass": {"sounds": 0},
+        "examples_cut": 0,
+        "examples_left_out": 0,
     }
     lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["abc", "hed"]
@@ -242,6 +258,9 @@ def test_what_became_no_example_is_told(values: dict[str, Any], tmp_path: Path) 
     assert "sounds, train: 62 records from 1 file(s), 1 bad" in said and "not UTF-8" in said
     assert "records gave no example" in said and "has 1 column(s), expected 2" in said
     assert "examples were cut to data.encoder_length" in said
+    facts = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
+    assert facts["bad_records"]["sounds"]["train"] == facts["gave_no_example_in_a_pass"]["sounds"] == 1
+    assert facts["examples_cut"] > 0
 
 
 @pytest.mark.parametrize("word", ["gpu", "mps", "xpu", "meta", "cpu:7", "cuda:x", ""])

@@ -100,6 +100,13 @@ def test_set_f1_ignores_order_and_repetition() -> None:
     assert set_f1([[""]], [""])["f1"] == 100.0
 
 
+def test_to_say_rightly_that_there_are_no_items_adds_nothing() -> None:
+    scores = set_f1([["none"], ["none"], ["Ada | person"]], ["none", "none", "none"])
+    assert scores == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert set_f1([["none"], ["Ada | person"]], ["Rome | place", "Ada | person"])["precision"] == 50.0
+    assert set_f1([["none"]], ["none"])["f1"] == 100.0
+
+
 def test_perplexity_divides_once() -> None:
     assert perplexity([math.log(0.5) * 3, math.log(0.25)], [3, 1]) == pytest.approx(2 ** (5 / 4))
     assert perplexity([-1e6], [1]) == math.inf

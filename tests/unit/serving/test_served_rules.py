@@ -80,6 +80,17 @@ def test_allowed_outputs_follow_the_rule_of_each_text(ruled_server: ServerProces
         assert len(results) == len(NUM_TOKENS)
 
 
+def test_a_forced_prefix_follows_the_rule_of_each_text(ruled_server: ServerProcess, ruled: Path) -> None:
+    begins = {"spell: kat": ["\u2581", "c", "a", "t"], "say: kat": ["\u2581cat"]}
+    with t5kit.Model.from_pretrained(ruled, weights="float32", threads=1) as model:
+        results = model.generate(list(begins), details=True, forced_prefix="cat", max_new_tokens=6)
+        pieces = [[model.tokenizer.id_to_piece(token) for token in result.token_ids] for result in results]
+    assert [found[: len(begin)] for found, begin in zip(pieces, begins.values(), strict=True)] == list(begins.values())
+    body = {"text": list(begins), "forced_prefix": "cat", "max_new_tokens": 6}
+    replies = ruled_server.post("/v1/generate", body).json["results"]
+    assert [reply["outputs"][0]["text"] for reply in replies] == [result.text for result in results]
+
+
 def test_labels_are_encoded_once_for_each_rule(ruled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ModelSource(name="ruled", path=ruled)
     served = ServedModel.open(source, Engine("ruled", FolderLoader(source), ServiceLimits()), RequestLimits())

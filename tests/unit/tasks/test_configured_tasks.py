@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -61,6 +62,21 @@ def test_the_paper_s_tasks_are_forms_by_name(tmp_path: Path) -> None:
     assert len(pairs(tmp_path, TaskConfig(dev=("w.jsonl",), form="super_glue/wsc"), "dev")) == 2
 
 
+def test_structures_as_text_are_forms_by_name_whose_phrasings_may_be_others(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", '{"header": ["a", "b"], "rows": [[1, 2]], "text": "One and two."}\n')
+    assert pairs(tmp_path, TaskConfig(train=("a.jsonl",), form="table_to_text")) == [
+        ("describe table: columns: a | b row 1: 1 | 2", "One and two.")
+    ]
+    own = (TemplateConfig(prompt="{table} In words:", target="{text}"), TemplateConfig(prompt="say: {table}"))
+    config = TaskConfig(train=("a.jsonl",), form="table_to_text", templates=own)
+    assert pairs(tmp_path, config) == [("columns: a | b row 1: 1 | 2 In words:", "One and two.")]
+    write(tmp_path, "b.tsv", "teh\tthe\n")
+    config = TaskConfig(train=("b.tsv",), form="correction", columns=("wrong", "right"))
+    assert pairs(tmp_path, config) == [("correct: teh", "the")]
+    with pytest.raises(ConfigError, match="brings its templates"):
+        TaskConfig(train=("a.jsonl",), form="glue/mrpc", templates=own)
+
+
 def test_a_line_of_other_columns_is_a_bad_record_that_says_so(tmp_path: Path) -> None:
     write(tmp_path, "a.tsv", "one\ttwo\tthree\n")
     task = open_task("t", TaskConfig(train=("a.tsv",)), tmp_path, seed=0)
@@ -102,23 +118,35 @@ def test_held_out_records_are_drawn_by_the_seed_and_lost_by_nobody() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("name", ["span_corruption", "iid", "masking", "prefix_lm", "full_lm", "deshuffling", "ul2"])
-def test_every_objective_fits_the_lengths_by_itself(name: ObjectiveName) -> None:
+@pytest.mark.parametrize("lengths", [(96, 96), (512, 114), (1200, 1200)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *({"name": name} for name in get_args(ObjectiveName)),
+        {"noise_density": 0.5},
+        {"noise_density": 0.4, "mean_span_length": 1.0},
+        {"name": "iid", "noise_density": 0.5},
+    ],
+)
+def test_every_objective_fits_the_lengths_by_itself(words: dict[str, Any], lengths: tuple[int, int]) -> None:
     tokenizer = ByteTokenizer()
-    objective = make_objective(ObjectiveConfig(name=name), tokenizer)
-    encoder_length, target_length = 96, 96
-    length = default_piece_length(objective, encoder_length=encoder_length, target_length=target_length)
-    texts = table_of(["many words of some text " * 40] * 3)
+    objective = make_objective(ObjectiveConfig(**words), tokenizer)
+    encoder_length, target_length = lengths
+    length = default_piece_length(
+        objective, encoder_length=encoder_length, target_length=target_length, num_sentinels=tokenizer.num_sentinels
+    )
+    texts = table_of(["many words of some text " * 400] * 3)
     source = DenoisingExamples(texts, tokenizer, objective, length)
-    examples = source.block([0, 1, 2], rng=np.random.default_rng(0)).examples
-    assert len(examples) > 10
+    block = source.block([0, 1, 2], rng=np.random.default_rng(0))
+    examples = block.examples
+    assert len(examples) > 10 and not block.bad
     assert max(len(example.encoder_ids) for example in examples) <= encoder_length
     assert max(len(example.target_ids) for example in examples) <= target_length
 
 
 def test_span_corruption_fills_the_encoder_as_the_paper_s() -> None:
     objective = make_objective(ObjectiveConfig(), ByteTokenizer())
-    assert default_piece_length(objective, encoder_length=512, target_length=114) == 568
+    assert default_piece_length(objective, encoder_length=512, target_length=114, num_sentinels=100) == 568
 
 
 def test_the_kind_of_a_task_decides_its_examples(tmp_path: Path) -> None:

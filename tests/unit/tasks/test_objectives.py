@@ -42,6 +42,16 @@ def test_masked_spans_and_dropped_tokens(denoising_ids: DenoisingIds) -> None:
             assert not np.any((kept[1:] == 129) & (kept[:-1] == 129)), "a run has one mask"
 
 
+def test_what_a_pair_does_not_tell_cannot_be_restored(denoising_ids: DenoisingIds) -> None:
+    masking = Masking(targets="noise")
+    example = masking.corrupt(IDS, denoising_ids=denoising_ids, rng=np.random.default_rng(0))
+    with pytest.raises(DataError, match="cannot be restored"):
+        masking.restore(example, denoising_ids)
+    mixture = MixtureOfDenoisers({"[R]": np.array([90], np.int32)}, (Denoiser(SpanCorruption(), "[R]", 1.0),))
+    with pytest.raises(DataError, match=r"begin with no mode of \[R\]"):
+        mixture.restore(example, denoising_ids)
+
+
 def test_prefix_split_is_uniform_over_one_to_n_minus_one(denoising_ids: DenoisingIds) -> None:
     rng = np.random.default_rng(0)
     sizes = [

@@ -127,6 +127,7 @@ def test_a_text_that_cannot_be_encoded_and_an_unlucky_draw_are_bad_records() -> 
     )
     block = source.block(range(3), rng=np.random.default_rng(0))
     assert (len(block.examples), len(block.bad)) == (2, 1)
+    assert block.bad[0].place == "record:2" and block.bad[0].error.startswith("record:2: ")
     # Half of 800 tokens as noise one by one makes about 200 spans; there are 100 sentinels.
     unlucky = DenoisingExamples(table_of(["ab" * 400]), ByteTokenizer(), IidDenoising(0.5), piece_length=800)
     block = unlucky.block(range(1), rng=np.random.default_rng(0))

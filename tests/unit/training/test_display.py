@@ -104,9 +104,12 @@ def test_skipped_updates_and_early_ends_are_said(monkeypatch: pytest.MonkeyPatch
     seen = shown(monkeypatch, is_terminal=False)
     seen.clock.now += 1
     seen.display.logged(10, {**LINE, "num_skipped": 2, "loss": float("nan")})
+    seen.display.logged(20, LINE)
+    seen.display.logged(30, {**LINE, "num_skipped": 1})
+    assert [line.split()[1] for line in seen.stream.getvalue().splitlines()[1:]] == ["10/1,000", "30/1,000"]
     seen.display.finished(result(stopped_early=True, best=None))
     assert "loss not finite" in seen.stream.getvalue()
-    assert "updates skipped 2" in seen.stream.getvalue()
+    assert "updates skipped 2" in seen.stream.getvalue() and "updates skipped 3" in seen.stream.getvalue()
     assert "done after 1,000 steps, stopped early, 0:00:01\nmodel:" in seen.stream.getvalue()
 
 

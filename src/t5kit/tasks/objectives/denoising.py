@@ -48,6 +48,10 @@ class Objective(Protocol):
         """Return the pair for ids [N] without EOS; raises DataError where N is too short for the objective."""
         ...
 
+    def restore(self, example: Example, denoising_ids: DenoisingIds) -> IntArray:
+        """Return the text that `corrupt` took; raises DataError where the pair does not tell it."""
+        ...
+
 
 def check_length(ids: IntArray, *, at_least: int, objective: str) -> None:
     """Raise DataError where ids [N] are too few, or not one sequence."""

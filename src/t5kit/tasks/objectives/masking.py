@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from t5kit.errors import ConfigError
+from t5kit.errors import ConfigError, DataError
 from t5kit.tasks.example import Example, IntArray
 from t5kit.tasks.objectives.denoising import DenoisingIds, check_length, first_of_each_span, with_eos
 
@@ -64,3 +64,9 @@ class Masking:
             hidden = np.where(is_masked, mask_id, np.where(is_random, random_ids, ids))
         target = ids if self.targets == "all" else ids[is_noise]
         return Example.with_full_loss(with_eos(hidden, denoising_ids), with_eos(target, denoising_ids))
+
+    def restore(self, example: Example, denoising_ids: DenoisingIds) -> IntArray:
+        """Return the text that `corrupt` took. Raises: DataError for targets="noise", which do not tell it."""
+        if self.targets != "all":
+            raise DataError('masking.targets = "noise" leaves out where its tokens stood: the text cannot be restored.')
+        return example.target_ids[:-1]

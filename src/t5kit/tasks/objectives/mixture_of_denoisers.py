@@ -1,10 +1,11 @@
 """UL2's mixture of denoisers: each text goes through one of several objectives, named to the model by a mode prefix."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
 
-from t5kit.errors import ConfigError
+from t5kit.errors import ConfigError, DataError
 from t5kit.tasks.example import Example, IntArray
 from t5kit.tasks.objectives.denoising import DenoisingIds, Objective
 from t5kit.tasks.objectives.language_modeling import PrefixLanguageModeling
@@ -62,3 +63,28 @@ class MixtureOfDenoisers:
         example = drawn.objective.corrupt(ids, denoising_ids=denoising_ids, rng=rng)
         encoder_ids = np.concatenate([self.mode_ids[drawn.mode], example.encoder_ids]).astype(np.int32)
         return dataclasses.replace(example, encoder_ids=encoder_ids)
+
+    def restore(self, example: Example, denoising_ids: DenoisingIds) -> IntArray:
+        """Return the text that `corrupt` took, by the mode whose ids the encoder's begin with.
+
+        Raises: DataError if they begin with none, or the mode's denoisers restore different texts or none at all.
+        """
+        names = {denoiser.mode for denoiser in self.denoisers}
+        by_length = sorted(names, key=lambda name: (-len(self.mode_ids[name]), name))
+        mode = next((name for name in by_length if _begins(example.encoder_ids, self.mode_ids[name])), None)
+        if mode is None:
+            raise DataError(f"the encoder's ids begin with no mode of {', '.join(sorted(names))}.")
+        bare = dataclasses.replace(example, encoder_ids=example.encoder_ids[len(self.mode_ids[mode]) :])
+        texts: dict[bytes, IntArray] = {}
+        for denoiser in self.denoisers:
+            if np.array_equal(self.mode_ids[denoiser.mode], self.mode_ids[mode]):
+                with contextlib.suppress(DataError):  # of another denoiser of this mode
+                    text = denoiser.objective.restore(bare, denoising_ids)
+                    texts[text.tobytes()] = text
+        if len(texts) != 1:
+            raise DataError(f"the denoisers of the mode {mode} restore {len(texts)} different texts; expected one.")
+        return next(iter(texts.values()))
+
+
+def _begins(ids: IntArray, first: IntArray) -> bool:
+    return len(ids) >= len(first) and np.array_equal(ids[: len(first)], first)

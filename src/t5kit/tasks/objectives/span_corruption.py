@@ -1,6 +1,7 @@
 """T5's denoising objectives: corruption of random spans, and of independently drawn tokens."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -117,6 +118,14 @@ class SpanCorruption:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class IidCounts:
+    """How many sentinels a text may need, and how long its targets may get, EOS included."""
+
+    num_spans: int
+    target_length: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class IidDenoising:
     """Draw every token as noise by itself; neighbouring noise tokens share one sentinel.
 
@@ -130,6 +139,22 @@ class IidDenoising:
     def __post_init__(self) -> None:
         if not 0.0 < self.noise_density < 1.0:
             raise ConfigError(f"iid_denoising.noise_density = {self.noise_density} must be above 0 and below 1.")
+
+    def most(self, num_tokens: int) -> "IidCounts":
+        """Return the most that a text of num_tokens makes, but for one draw in some ten thousand.
+
+        With noise density p, a token that is noise opens a run if the one before is none: it does with p (1 - p), so a
+        token adds p (2 - p) ids to the targets on average. The bounds are four standard deviations above the means;
+        neighbours are correlated negatively, which only makes the true deviations smaller.
+        """
+        p = self.noise_density
+        run, added = p * (1 - p), p * (2 - p)
+        runs = num_tokens * run + 1 + 4 * math.sqrt(num_tokens * run * (1 - run))
+        ids = num_tokens * added + 1 + 4 * math.sqrt(num_tokens * (p * (4 - 3 * p) - added**2))
+        return IidCounts(
+            num_spans=min(math.ceil(runs), (num_tokens + 1) // 2),
+            target_length=min(math.ceil(ids), num_tokens + 1) + 1,
+        )
 
     def corrupt(self, ids: IntArray, *, denoising_ids: DenoisingIds, rng: np.random.Generator) -> Example:
         """Return the pair for ids [N], N >= 1; a draw without noise has a target of EOS alone."""
