@@ -106,6 +106,14 @@ def test_an_empty_file_is_refused(run: Run, folder: Path, tmp_path: Path) -> Non
     assert "holds no text" in err
 
 
+def test_a_text_that_cannot_be_read_is_named_with_its_place_once(run: Run, folder: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "bad.jsonl"
+    texts.write_text("{broken\n", encoding="utf-8")
+    code, _, err = run(folder, "--texts", texts, "--engines", "reference")
+    assert code == 2
+    assert err.startswith(f"t5kit: {texts}:1: not valid JSON") and err.count("bad.jsonl:1") == 1
+
+
 def test_long_texts_are_cut_and_said_so(run: Run, folder: Path, tmp_path: Path) -> None:
     texts = tmp_path / "long.txt"
     texts.write_text("x" * 100 + "\nshort\n", encoding="utf-8")

@@ -346,6 +346,22 @@ def test_every_text_has_as_many_lines_as_answers_were_asked(run: Run, tmp_path: 
     assert isinstance(as_json["outputs"], list)
 
 
+def test_a_file_in_another_encoding_is_told_once_with_what_to_do(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "la tin.txt"
+    source.write_bytes("sch\u00f6n\n\u00fcbel\ngood\n".encode("latin-1"))
+    result = run("generate", "-i", source, "--max-new-tokens", "2")
+    assert result.code == 1 and len(result.out.splitlines()) == 3
+    assert result.err.count("not UTF-8 (byte") == 2 and result.err.count(f"iconv -f cp1252 -t utf-8 '{source}'") == 1
+
+
+def test_a_missing_field_says_which_option_names_one(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"body": "a"}\n', encoding="utf-8")
+    asked = run("generate", "-i", source).err
+    assert "in.jsonl:1: has no field 'text'; it has: body. Name one with --field." in asked
+    assert "it has: body. Name one with --source-field." in run("score", "-i", source).err
+
+
 def test_a_stream_takes_one_text_and_says_what_is_wrong_with_it(run: Run, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"{broken\n")

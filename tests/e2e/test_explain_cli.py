@@ -105,3 +105,10 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     found = run(*words)
     assert (found.code, found.out, message in found.err) == (2, "", True), found.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_piped_text_is_read_whole_and_bad_bytes_are_named(run: Run) -> None:
+    found = run("-", "--target", "so", "--map", "alignment", "--json", stdin=b"two\nlines\n")
+    assert (found.code, json.loads(found.out)["text"]) == (0, "two\nlines")
+    bad = run("-", stdin=b"good\nb\xffd\n")
+    assert bad.code == 1 and "<stdin>:2: not UTF-8 (byte 0xff at column 2)" in bad.err

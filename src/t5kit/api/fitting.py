@@ -101,6 +101,8 @@ def plan_fit(
     test: looked at for what is in train too, and for labels that are not; training never sees it. instructions: input
     templates, of which the model understands one best as it is; that is taken. paraphrase: makes more train inputs.
     """
+    if run_folder.exists() and not run_folder.is_dir():  # before anything is read
+        raise RequestError(f"{run_folder} is a file; name a folder for the run.")
     for name in metrics:
         metric_named(name)
     splits = {TRAIN: data, DEV: dev, TEST: test}

@@ -319,7 +319,8 @@ def _choices(
         kinds = (["other words"] if words.synonyms else []) + (["mistyped letters"] if words.noise_rate else [])
         choices.append(Choice("augmentation", " and ".join(kinds), f"in {words.probability:.0%} of the train inputs"))
     if watch.is_answered:
-        when = f"scored every {watch.evaluate_every:,} steps; the best {watch.best_metric} is kept"
+        every = "step" if watch.evaluate_every == 1 else f"{watch.evaluate_every:,} steps"
+        when = f"scored every {every}; the best {watch.best_metric} is kept"
         stop = f"stops after {watch.patience} without a better one" if watch.patience else "never stops early"
         choices.append(Choice("dev", when, stop))
     return tuple(choices)

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import difflib
 import math
+import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
+from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format
 from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks.augmentation import Paraphrase, paraphrased
@@ -34,8 +36,6 @@ FEWEST_TO_HOLD_OUT = 40
 MOST_HELD_OUT = 1000
 MOST_NOT_UTF_8 = 0.01
 """Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
-_NOT_UTF_8 = "not UTF-8"
-"""What a reader says of such a line (t5kit.sources.lines)."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
 
@@ -79,6 +79,7 @@ def fit_tables(
         if num_held_out:
             tables[TRAIN], tables[DEV] = split_off(tables[TRAIN], num_held_out, profile=profile, seed=seed)
             num_held_out, whole_dev = len(tables[DEV]), tables[DEV]
+            findings += _across({split: tables[split] for split in (TRAIN, DEV)}, profile)
         else:
             findings.append(
                 f"{len(targets):,} record(s) are too few to hold some out: nothing tells how good the model is on what "
@@ -113,7 +114,8 @@ def split_off(
     """Return the table without and with only about num_held_out records, drawn by the seed, both in their order.
 
     Records of one input go together, so that none of those held out was trained on. Labels keep their proportions, and
-    a label that comes with one input only stays in train.
+    a label that comes with one input only stays in train. Where every input is too many records, that of the fewest is
+    held out; where no label has two inputs, a single record is, and its like stay in train.
     """
     groups: dict[str, list[int]] = {}
     for index in range(len(table)):
@@ -140,8 +142,9 @@ def split_off(
                 break
     is_held_out = np.zeros(len(table), np.bool_)
     is_held_out[held_out] = True
-    if not held_out:  # one input a thousand times, say
-        is_held_out[int(rng.integers(len(table)))] = True
+    if not held_out:  # every input comes too often for the share
+        spare = [members for stratum in strata.values() if len(stratum) > 1 for members in stratum]
+        is_held_out[min(spare, key=len) if spare else int(rng.integers(len(table)))] = True
     return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
 
 
@@ -219,12 +222,12 @@ def _read_files(names: str | Path | Sequence[str | Path], format: Format | None,
     try:
         table = read_table(names, format=format, encoding=encoding)
     except DataError as error:
-        first = next((line.strip() for line in str(error).splitlines() if _NOT_UTF_8 in line), None)
+        first = next((line.strip() for line in str(error).splitlines() if NOT_UTF_8 in line), None)
         if first is None:
             raise
         raise DataError(f"no line can be read, first {first} {hint}") from error
     report = table.report
-    wrong = [bad for bad in report.bad if _NOT_UTF_8 in bad.error]
+    wrong = [bad for bad in report.bad if NOT_UTF_8 in bad.error]
     if wrong and report.num_bad >= MOST_NOT_UTF_8 * (report.num_records + report.num_bad):
         raise DataError(
             f"{report.num_bad:,} of {report.num_records + report.num_bad:,} lines cannot be read, first "
@@ -233,7 +236,7 @@ def _read_files(names: str | Path | Sequence[str | Path], format: Format | None,
     return table
 
 
-def _check_columns(table: RecordTable, columns: PairColumns) -> None:
+def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
     """Raise RequestError if the first record lacks a column that is asked for by name, ConfigError for no template."""
     fields = table[0].fields
     if "0" in fields:
@@ -242,18 +245,31 @@ def _check_columns(table: RecordTable, columns: PairColumns) -> None:
         if "{" in word:
             Template(word)  # says what is wrong with one that is none
         names = _template_fields(word) if "{" in word else [word] if word else []
-        there = ", ".join(list(fields)[:20])
+        there = ", ".join(map(repr, list(fields)[:20])) or "no column"
         for name in names:
             if name not in fields:
-                near = difflib.get_close_matches(name, list(fields), n=2, cutoff=0.5)
-                hint = f" Did you mean {' or '.join(near)}?" if near else ""
-                raise RequestError(f"{option} names the column {name!r}, but the data has: {there}.{hint}")
+                hint = _column_hint(word, name, table)
+                raise RequestError(f"{option} names the column {name!r}, but {table[0].place} has: {there}.{hint}")
         if not word and not any(name in fields for name in usual) and isinstance(fields, Mapping) and "0" not in fields:
             example = "{" + next(iter(fields), "text") + "}"
             raise DataError(
                 f"no record has an input and a target; {table[0].place}: has no field {usual[0]!r}; it has: {there}. "
                 f'Say which column or template is the {option}, such as {option}="{example}".'
             )
+
+
+def _column_hint(word: str, name: str, table: MemoryTable) -> str:
+    """Return what may be meant by a column that is not there, and what was wrong with the file's first bad line."""
+    columns = list(table[0].fields)
+    spoken = [column for column in columns if column and re.search(rf"\b{re.escape(column)}\b", word)]
+    near = difflib.get_close_matches(name, columns, n=2, cutoff=0.5)
+    hint = ""
+    if "{" not in word and spoken and re.search(r"\s", word):
+        template = re.sub(rf"\b{re.escape(spoken[0])}\b", lambda found: "{" + found[0] + "}", word)
+        hint = f" In a template columns stand in braces: {template!r}."
+    elif near:
+        hint = f" Did you mean {' or '.join(map(repr, near))}?"
+    return hint + (f" {table.report.bad[0].error}" if table.report.bad else "")
 
 
 def _template_fields(template: str) -> list[str]:

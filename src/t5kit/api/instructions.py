@@ -40,7 +40,8 @@ def read_instructions(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: the instructions cannot be read ({error}).") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{path}: the instructions cannot be read ({reason}).") from error
     found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if len(found) < 2:
         raise RequestError(

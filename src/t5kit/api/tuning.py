@@ -10,7 +10,7 @@ import json
 import shlex
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,10 +289,15 @@ def _keep_best(folder: Path, number: int) -> Path:
     return kept[0]
 
 
-def finetune_command(model: str, data: list[Path], out: Path, words: Mapping[str, str]) -> str:
-    """Return the command that trains a run by hand, without its settings."""
+def finetune_command(model: str, data: list[Path], out: Path, words: Sequence[tuple[str, object]]) -> str:
+    """Return the command that trains a run by hand, without what was searched. words: options and their values; None,
+    False and "" were not said."""
     parts = ["t5kit finetune", f"--model {shlex.quote(model)}", *(f"--data {shlex.quote(str(path))}" for path in data)]
-    parts += [f"--{name} {shlex.quote(value)}" for name, value in words.items() if value]
+    parts += [
+        f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
+        for name, value in words
+        if value is not None and value is not False and value != ""
+    ]
     return " ".join([*parts, f"--out {shlex.quote(str(out))}"])
 
 

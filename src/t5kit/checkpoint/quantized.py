@@ -129,6 +129,7 @@ def quantized_tensors(
 ) -> Iterator[LazyTensor | TensorView]:
     """Yield what an int8 folder holds of float tensors; ones that are int8 already are passed on.
 
+    Without has_exact_head a head that is int8 already loses its exact copy too; one that has none gets none.
     Raises (when a tensor is made): CheckpointError if a weight is no finite number.
     """
     head = "shared.weight" if config.is_tied else "lm_head.weight"
@@ -136,7 +137,7 @@ def quantized_tensors(
         head = ""
     for view in tensors:
         if view.dtype == "I8":
-            yield from stored_parts(view)
+            yield from stored_parts(view if has_exact_head else dataclasses.replace(view, exact=None))
         elif view.name.endswith("shared.weight") and view.name != head:
             yield _lazy(view, "BF16")
         elif not is_matrix(view.name, view.shape):

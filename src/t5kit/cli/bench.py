@@ -103,9 +103,10 @@ def bench(
         results = _measure(workers, prompts, works, right, rounds)
         if not results:
             raise EngineError("No engine could be measured; the reasons stand above.")
+        average = sum(map(len, prompts)) / len(prompts)
         header = (
-            f"{len(prompts)} texts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average, at most "
-            f"{max_new_tokens} new ones, {threads} threads, {rounds} rounds; equal: to {right.engine}, text by text"
+            f"{_number(len(prompts), 'text')} of {average:.0f} tokens on average, at most {max_new_tokens} new ones, "
+            f"{_number(threads, 'thread')}, {_number(rounds, 'round')}; equal: to {right.engine}, text by text"
         )
         if json:
             for result in results:
@@ -133,9 +134,9 @@ def _prompts(folder: Path, texts: Path | None, field: str | None, num_texts: int
         taken = list(SAMPLE_TEXTS)[:num_texts]
     else:
         taken = []
-        for place, text in texts_of(records_of([], texts, None), field):
+        for _, text in texts_of(records_of([], texts, None), field):
             if isinstance(text, BadRecord):
-                raise RequestError(f"{place}: {text.error}")
+                raise RequestError(text.error)
             taken.append(text)
             if len(taken) == num_texts:
                 break
@@ -296,6 +297,10 @@ def _measure(
             )
     peaks = {name: workers[name].ask({"memory": True}).get("peak_bytes", 0) for name in workers if name not in failed}
     return [{**result, "peak_bytes": peaks[result["engine"]]} for result in results if result["engine"] in peaks]
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _sentence(text: str) -> str:

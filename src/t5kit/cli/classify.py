@@ -9,7 +9,7 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, records_of, texts_of
+from t5kit.cli.inputs import chunks, named_field, records_of, texts_of
 from t5kit.cli.outputs import json_line, one_line, open_output, progress
 from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord, read_records
@@ -129,7 +129,7 @@ def _examples(path: Path, field: str | None) -> tuple[list[str], list[str]]:
         if isinstance(record, BadRecord):
             raise DataError(record.error)
         is_plain = "0" in record.fields
-        text = text_field(record, field or ("0" if is_plain else "text"))
+        text = named_field(record, field or ("0" if is_plain else "text"), "--field")
         target = text_field(record, "1" if is_plain else "label")
         for found in (text, target):
             if isinstance(found, BadRecord):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from t5kit.cli import options
+from t5kit.cli.inputs import whole_input
 from t5kit.cli.outputs import check_writable, json_line, open_output, progress
 from t5kit.errors import RequestError
 
@@ -72,7 +73,7 @@ def explain(
     if png is not None:
         check_can_draw()
     if text == "-":
-        text = sys.stdin.read().removesuffix("\n")
+        text = whole_input()
     arguments = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline

@@ -1,15 +1,18 @@
 """What a verb reads: texts from arguments, a file or standard input, in chunks, bad lines kept in their place."""
 
+import dataclasses
 import itertools
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast, get_args
 
 from t5kit.cli.options import check_one_input
-from t5kit.errors import RequestError
+from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord, Record, read_records
+from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format, text_field
 
 Item = TypeVar("Item")
@@ -35,7 +38,20 @@ def records_of(texts: list[str], input: Path | None, format: str | None) -> Iter
         stdin = cast("TextIO | None", sys.stdin)  # None if it was closed before we started
         if stdin is None or (input is None and not texts and stdin.isatty()):
             raise RequestError("There is no text: give one as an argument, a file with --input, or pipe it in.")
-    return read_records("-" if input is None else input, format=chosen)
+    return _telling_of_encodings(read_records("-" if input is None else input, format=chosen), input)
+
+
+def whole_input() -> str:
+    """Return all that is piped in as one text, without its last line end.
+
+    Raises: RequestError if nothing is piped in; DataError, naming the line, for what is no UTF-8.
+    """
+    lines: list[str] = []
+    for record in records_of(["-"], None, "text"):
+        if isinstance(record, BadRecord):
+            raise DataError(record.error)
+        lines.append(str(record.fields["text"]))
+    return "\n".join(lines)
 
 
 def texts_of(records: Iterable[Record | BadRecord], field: str | None) -> Iterator[tuple[str, str | BadRecord]]:
@@ -47,7 +63,30 @@ def texts_of(records: Iterable[Record | BadRecord], field: str | None) -> Iterat
             name = (
                 field if field is not None else ("text" if "text" in record.fields or "0" not in record.fields else "0")
             )
-            yield record.place, text_field(record, name)
+            yield record.place, named_field(record, name, "--field")
+
+
+def named_field(record: Record, name: str, option: str) -> str | BadRecord:
+    """Return the text under a name that an option can change, or what is there instead, the option named."""
+    found = text_field(record, name)
+    if isinstance(found, BadRecord) and record.fields and name not in record.fields:
+        return dataclasses.replace(found, error=f"{found.error} Name one with {option}.")
+    return found
+
+
+def _telling_of_encodings(records: Iterable[Record | BadRecord], input: Path | None) -> Iterator[Record | BadRecord]:
+    """Pass records on; at the first that is not UTF-8 say once what to do about a whole file of them."""
+    is_told = False
+    for record in records:
+        if isinstance(record, BadRecord) and NOT_UTF_8 in record.error and not is_told:
+            is_told = True
+            name = "-" if input is None else shlex.quote(str(input))
+            print(
+                "t5kit: a line is not UTF-8. If all of the input is in another encoding, convert it first: "
+                f"iconv -f cp1252 -t utf-8 {name} (cp1252 is that of Windows in Western Europe).",
+                file=sys.stderr,
+            )
+        yield record
 
 
 def json_argument(option: str, argument: str) -> Any:

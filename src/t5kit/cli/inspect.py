@@ -38,7 +38,7 @@ def inspect(
         return
     if overrides:
         raise RequestError(
-            f"{overrides[0]!r}: only a recipe takes settings, and {name!r} is none (its name ends .toml)."
+            f"{overrides[0]!r}: only a recipe takes settings, and {name!r} is none: a recipe's name ends in .toml."
         )
     from t5kit.checkpoint import describe, open_folder, resolve
 

@@ -8,11 +8,10 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, records_of
+from t5kit.cli.inputs import chunks, named_field, records_of
 from t5kit.cli.outputs import json_line, open_output, progress
 from t5kit.errors import RequestError
 from t5kit.sources import BadRecord, Record
-from t5kit.sources.records import text_field
 
 
 def score(
@@ -89,8 +88,8 @@ def _pairs_of(
             yield record.place, record
             continue
         is_tsv = "0" in record.fields
-        source = text_field(record, source_field or ("0" if is_tsv else "source"))
-        target = text_field(record, target_field or ("1" if is_tsv else "target"))
+        source = named_field(record, source_field or ("0" if is_tsv else "source"), "--source-field")
+        target = named_field(record, target_field or ("1" if is_tsv else "target"), "--target-field")
         if isinstance(source, BadRecord):
             yield record.place, source
         elif isinstance(target, BadRecord):

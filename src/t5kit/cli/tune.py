@@ -90,7 +90,13 @@ def tune(
             offline=offline or None,
         )  # fmt: skip
 
-    words = {"input": input, "target": target, "method": method, "encoding": encoding or "", "metrics": metrics or ""}
+    words: list[tuple[str, object]] = [
+        ("input", input), ("target", target), *(("dev", path) for path in dev or ()),
+        *(("test", path) for path in test or ()), ("format", format), ("encoding", encoding), ("metrics", metrics),
+        ("method", method), ("lr", lr), ("num-epochs", num_epochs), ("batch-tokens", batch_tokens),
+        ("precision", precision), ("threads", threads), ("seed", seed or None), ("revision", revision),
+        ("offline", offline),
+    ]  # fmt: skip
     command = finetune_command(model, data, Path(f"{out}-again"), words)
     with plain_warnings():
         tuned = search(

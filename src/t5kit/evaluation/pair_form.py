@@ -59,7 +59,8 @@ def _texts(fields: Fields, word: str, usual: tuple[str, ...]) -> list[str]:
     name = word or next((name for name in usual if name in fields), usual[0])
     if name not in fields:
         present = ", ".join(list(fields)[:8]) or "none"
-        raise DataError(f"has no field {name!r}; it has: {present}.")
+        hint = "" if word else f" Say which field is the {name} ({name}=, --{name})."
+        raise DataError(f"has no field {name!r}; it has: {present}.{hint}")
     value = fields[name]
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(isinstance(text, str | int | float) for text in values):

@@ -52,7 +52,10 @@ def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], st
         try:
             row = next(reader, None)
         except csv.Error as error:
-            row = BadRecord(place=places[0], error=f"{places[0]}: not valid CSV ({error}).")
+            reason = str(error)
+            if reason == "unexpected end of data":
+                reason = f"a quoted cell begins here and never ends; lines lost after it: {len(places) - 1}"
+            row = BadRecord(place=places[0], error=f"{places[0]}: not valid CSV ({reason}).")
         yield from unread
         unread.clear()
         if row is None:
@@ -65,6 +68,7 @@ def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], st
 
 def _by_column(rows: Iterable[tuple[list[str], str] | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
     names: Sequence[str] | None = None
+    twice: set[str] = set()
     for row in rows:
         if isinstance(row, BadRecord):
             yield row
@@ -72,8 +76,10 @@ def _by_column(rows: Iterable[tuple[list[str], str] | BadRecord], *, has_header:
         cells, place = row
         if has_header and names is None:
             names = cells
-            if len(set(names)) < len(names):
-                yield BadRecord(place=place, error=f"{place}: the header names a column twice: {', '.join(names)}.")
+            twice = {name for name in names if names.count(name) > 1}
+            if named := sorted(twice - {""}):  # columns without a name nobody can mean; spreadsheets append such
+                told = f"the header names a column twice ({', '.join(map(repr, named))}), which is left out"
+                yield BadRecord(place=place, error=f"{place}: {told}. Rename one of the two.")
         elif names is None:
             yield Record(fields={str(i): cell for i, cell in enumerate(cells)}, place=place)
         elif len(cells) != len(names):
@@ -81,4 +87,5 @@ def _by_column(rows: Iterable[tuple[list[str], str] | BadRecord], *, has_header:
                 place=place, error=f"{place}: has {len(cells)} cells, expected {len(names)} ({', '.join(names[:8])})."
             )
         else:
-            yield Record(fields=dict(zip(names, cells, strict=True)), place=place)
+            fields = {name: cell for name, cell in zip(names, cells, strict=True) if name not in twice}
+            yield Record(fields=fields, place=place)

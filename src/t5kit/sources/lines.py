@@ -19,6 +19,8 @@ COMPRESSIONS = (".gz", ".xz", ".bz2")
 
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
+NOT_UTF_8 = "not UTF-8"
+"""What the error of an undecodable line says."""
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is a bad record: it is no text, or a compressed file made to fill the memory."""
 
@@ -112,5 +114,5 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[Line | BadRecord]:
             yield Line(raw.decode("utf-8"), place)
         except UnicodeDecodeError as error:
             yield BadRecord(
-                place=place, error=f"{place}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1})."
+                place=place, error=f"{place}: {NOT_UTF_8} (byte {raw[error.start]:#04x} at column {error.start + 1})."
             )

@@ -55,6 +55,7 @@ def read_records(
         yield from _parse(read_lines(sys.stdin.buffer, "<stdin>"), format or "text", has_header)
         return
     path = Path(path)
+    _check_is_file(path)  # before its name is found wanting
     chosen = format or format_of(path)
     if chosen is None:
         raise DataError(
@@ -68,6 +69,16 @@ def read_records(
         with open_lines(path, encoding=encoding) as file:
             yield from _parse(read_lines(file, str(path)), chosen, has_header)
     except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _check_is_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: cannot be read (it is a folder). Name a file in it.")
+        if not path.exists():
+            raise DataError(f"{path}: cannot be read (there is no such file).")
+    except OSError as error:  # a folder above that may not be entered, a name too long
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
@@ -93,9 +104,13 @@ def _parse_json(line: str, place: str) -> Record | BadRecord:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return BadRecord(place=place, error=f"{place}: not valid JSON ({error}).")
+        # The parser counts lines within its text, which is one line here: its "line 1" would contradict the place.
+        found = f"{error.msg}: column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        return BadRecord(place=place, error=f"{place}: not valid JSON ({found}).")
     if isinstance(value, str):
         return Record(fields={"text": value}, place=place)
     if isinstance(value, dict):
         return Record(fields=value, place=place)
-    return BadRecord(place=place, error=f"{place}: expected a JSON object or string, got {type(value).__name__}.")
+    return BadRecord(
+        place=place, error=f"{place}: expected a JSON object or string on each line, got {type(value).__name__}."
+    )

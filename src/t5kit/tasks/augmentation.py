@@ -90,7 +90,8 @@ def read_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
     try:
         return parse_synonyms(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the word list cannot be read ({error}).") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: the word list cannot be read ({reason}).") from error
 
 
 def parse_synonyms(text: str, name: str) -> dict[str, tuple[str, ...]]:

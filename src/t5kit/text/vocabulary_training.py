@@ -256,7 +256,8 @@ def _whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if replaced.exists():
             replaced.rename(target)
-        raise ConfigError(f"{target} cannot be written: {error}. Nothing was changed there.") from error
+        said = error.strerror or str(error)  # not the error itself: it names our temporary folder
+        raise ConfigError(f"{target} cannot be written: {said}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

@@ -7,9 +7,14 @@ import pytest
 
 from t5kit import Model
 from t5kit.api.completion import Completion
-from t5kit.api.finetuning import back_translation
+from t5kit.api.finetuning import back_translation, lost_to_rounding, plan_finetuning
+from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import read_instructions, template_prefix
 from t5kit.errors import RequestError
+from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
+from t5kit.evaluation.examples import evaluation_set
+from t5kit.evaluation.pair_form import pair_form
+from t5kit.sources.tables import table_of
 
 
 class Translator:
@@ -64,10 +69,44 @@ def test_instructions_are_lines_and_two_at_least(tmp_path: Path) -> None:
     path.write_text("review: {text}\n")
     with pytest.raises(RequestError, match=r"has 1 instruction\(s\); expected at least two lines"):
         read_instructions(path)
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match=r"cannot be read \(No such file or directory\)"):
         read_instructions(tmp_path / "nowhere.txt")
 
 
 def test_what_stands_before_a_template_s_first_field() -> None:
     assert template_prefix("review: {text} ok") == "review: "
     assert template_prefix("{text}") == template_prefix("text") == template_prefix("{{x}} {text}") == ""
+
+
+def test_a_dev_that_is_scored_at_each_step_is_said_in_words(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"input": "w" * number, "target": "W"} for number in range(1, 49)]
+    settings = FitSettings(num_steps=2, precision="float32")
+    plan = plan_finetuning(str(tiny_folder), rows, tmp_path / "run", settings=settings)
+    assert any("scored every step;" in str(choice) for choice in plan.choices)
+
+
+def test_a_file_in_the_run_s_place_is_refused_before_the_data_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("something of mine\n")
+    with pytest.raises(RequestError, match="run is a file; name a folder for the run"):
+        plan_finetuning(str(tiny_folder), tmp_path / "no.csv", tmp_path / "run", settings=FitSettings())
+
+
+@pytest.mark.parametrize(("in_training", "is_told"), [(83.3, True), (40.0, False), (5.0, False)])
+def test_what_rounding_takes_back_is_told(tiny_folder: Path, tmp_path: Path, in_training: float, is_told: bool) -> None:
+    from t5kit.training.state import Best
+
+    pairs = [("w" * number, "WX"[number % 2]) for number in range(1, 49)]
+    settings = FitSettings(num_steps=2, precision="float32")
+    plan = plan_finetuning(str(tiny_folder), pairs, tmp_path / "run", settings=settings)
+    examples = evaluation_set(pair_form(), table_of([{"input": str(n), "target": "aab"[n % 3]} for n in range(30)]))
+    report = evaluate_predictions(
+        examples, ["a", "b", "a"] * 10, scoring_of(["classification_f1"]), bootstrap=Bootstrap()
+    )
+    assert report.intervals["accuracy"].low < 35 and 45 < report.intervals["accuracy"].high < 80
+    best = Best(step=1, metric="accuracy", value=in_training, metrics={})
+    said = lost_to_rounding(plan, best, report, "native (avx2), int8")
+    assert (said is not None) == is_told and lost_to_rounding(plan, best, report, "torch, float32") is None
+    if said is not None:
+        assert (
+            "accuracy 83.30 in training (float32), and 33.33 by the engine that answers (native (avx2), int8)" in said
+        )

@@ -57,6 +57,19 @@ def test_one_input_many_times_still_leaves_something_to_learn() -> None:
     assert len(rows_of(tables, TRAIN)) == 49 and len(rows_of(tables, DEV)) == 1
 
 
+def test_few_inputs_that_repeat_are_held_out_whole() -> None:
+    """Ten records an input are more than a tenth of them all; one record alone would be in train nine times."""
+    tables = tables_of([(f"input {n % 5}", "bad" if n % 5 == 0 else "good") for n in range(50)])
+    train, dev = rows_of(tables, TRAIN), rows_of(tables, DEV)
+    assert len(dev) == 10 and not set(dev) & set(train) and {target for _, target in dev} == {"good"}
+
+
+def test_a_held_out_record_that_stays_in_train_is_told() -> None:
+    tables = tables_of([("the same", "x")] * 50)
+    assert len(rows_of(tables, DEV)) == 1
+    assert any("1 of 1 dev inputs are in train too" in finding for finding in tables.findings)
+
+
 def test_three_records_are_taken_and_told_of() -> None:
     tables = tables_of(REVIEWS[:3])
     assert len(rows_of(tables, TRAIN)) == 3 and DEV not in tables.tables
@@ -103,9 +116,10 @@ def test_a_file_in_another_encoding_is_not_read_in_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "error", "said"),
     [
-        (PairColumns("go: {txt}", "label"), RequestError, "names the column 'txt', .*: text, label. Did you mean text"),
-        (PairColumns("text", "labels"), RequestError, "target names the column 'labels'.*Did you mean label"),
-        (PairColumns(), DataError, 'has no field \'input\'; it has: text, label.*such as input="{text}"'),
+        (PairColumns("go: {txt}", "label"), RequestError, "the column 'txt', .*: 'text', 'label'. Did you mean 'text'"),
+        (PairColumns("text", "labels"), RequestError, "target names the column 'labels'.*Did you mean 'label'"),
+        (PairColumns("Review: text", "label"), RequestError, r"columns stand in braces: 'Review: \{text\}'"),
+        (PairColumns(), DataError, r'''has no field 'input'; it has: 'text', 'label'.*such as input="{text}"'''),
     ],
 )  # fmt: skip
 def test_a_missing_column_is_named_with_the_nearest(
@@ -114,6 +128,25 @@ def test_a_missing_column_is_named_with_the_nearest(
     (tmp_path / "a.csv").write_text("text,label\na,b\n", encoding="utf-8")
     with pytest.raises(error, match=said):
         read_pairs(read_rows(tmp_path / "a.csv", None), columns)
+
+
+def test_a_missing_column_is_told_with_the_file_that_lacks_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("notes\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"'label', but .*a\.txt:1 has: 'text'\.$"):
+        read_pairs(read_rows(tmp_path, None), PairColumns("text", "label"))
+
+
+def test_a_column_with_a_space_in_its_name_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text, label\na,b\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"'label', but .*a\.csv:2 has: 'text', ' label'\. Did you mean ' label'\?"):
+        read_pairs(read_rows(tmp_path / "a.csv", None), PairColumns("text", "label"))
+
+
+def test_a_column_named_twice_is_no_silent_choice(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,text,label\na,b,c\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"'text', but .*a\.csv:2 has: 'label'.*names a column twice \('text'\)"):
+        read_pairs(read_rows(tmp_path / "a.csv", None), PairColumns("text", "label"))
 
 
 def test_records_without_a_text_are_counted_with_their_places() -> None:

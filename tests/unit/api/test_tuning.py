@@ -1,7 +1,9 @@
 """A search for settings: chosen, stopped, gone on with, reported."""
 
+import itertools
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from t5kit.api.finetuning import plan_finetuning
 from t5kit.api.fitting import FitPlan
 from t5kit.api.fitting_settings import FitSettings
+from t5kit.cli.main import main
 from t5kit.errors import ConfigError, RequestError
 from t5kit.training.tuning_report import Search, TriedSettings, tuning_page
 
@@ -50,6 +53,29 @@ def test_a_search_keeps_the_best_and_goes_on_as_if_it_had_not_stopped(tiny_folde
     assert page.count("<svg") >= 2 and "://" not in page.replace("http://www.w3.org/2000/svg", "")
     with pytest.raises(ConfigError, match="holds a search on other data"):
         search(tiny_folder, tmp_path / "torn", 4, rows=ROWS[:44])
+
+
+def test_the_command_of_the_best_settings_says_all_that_was_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[str] = []
+
+    def stopped(*_: Any, command: str, **__: Any) -> None:
+        commands.append(command)
+        raise RequestError("enough")
+
+    monkeypatch.setattr("t5kit.api.tuning.tune", stopped)
+    said = ["--input", "review: {text}", "--target", "label", "--dev", "d e.csv", "--test", "t.csv", "--format", "csv"]
+    said += ["--encoding", "cp1252", "--metrics", "accuracy", "--method", "lora", "--lr", "0.01", "--seed", "7"]
+    words = ["tune", "--data", "a.csv", "--out", str(tmp_path / "s"), "--model", "m", *said]
+    monkeypatch.setattr("sys.argv", ["t5kit", *words])
+    with pytest.raises(SystemExit):
+        main()
+    again = shlex.split(commands[0])
+    assert again[:2] == ["t5kit", "finetune"]
+    pairs = list(zip(said[::2], said[1::2], strict=True))
+    assert [pair for pair in pairs if pair not in list(itertools.pairwise(again))] == []
+    assert "--batch-tokens" not in again and "--offline" not in again
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(

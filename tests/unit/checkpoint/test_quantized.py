@@ -87,6 +87,14 @@ def test_without_the_exact_head_it_is_absent_and_said_so(tmp_path: Path, v1_1: T
     assert stated == {"quant_method": "t5kit", "version": 1, "weights": "int8", "group_size": 64, "exact_head": None}
 
 
+def test_the_exact_head_of_an_int8_folder_can_be_left_out(tmp_path: Path, v1_1: T5Config) -> None:
+    source = open_folder(int8_folder(tmp_path / "int8", v1_1))
+    write_folder(tmp_path / "smaller", v1_1, source.tensors(), weights="int8", has_exact_head=False)
+    int8_folder(tmp_path / "right", v1_1, has_exact_head=False)
+    for file in ("t5kit-int8.safetensors", "config.json"):
+        assert (tmp_path / "smaller" / file).read_bytes() == (tmp_path / "right" / file).read_bytes()
+
+
 def test_copying_keeps_every_byte_and_a_dtype_dequantises(tmp_path: Path, v1_0: T5Config) -> None:
     source = open_folder(int8_folder(tmp_path / "int8", v1_0))
     for name, weights in {"copy": "as_is", "again": "int8"}.items():

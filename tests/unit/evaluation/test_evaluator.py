@@ -20,6 +20,7 @@ from t5kit.evaluation.evaluator import (
     scoring_of,
 )
 from t5kit.evaluation.examples import EvaluationSet, evaluation_set
+from t5kit.evaluation.pair_form import pair_form
 from t5kit.metrics import METRICS
 from t5kit.sources.tables import read_table, table_of
 from t5kit.tasks import TaskForm, Template
@@ -94,6 +95,8 @@ def test_bad_records_are_counted_and_named_wherever_they_are_found(tmp_path: obj
     assert "2 bad records" in str(report)
     with pytest.raises(DataError, match=r"no record can be evaluated; 1 are bad, first: record:1: has no field"):
         evaluation_set(FORM, table_of([{"target": "1"}]))
+    with pytest.raises(DataError, match=r"it has: text\. Say which field is the input \(input=, --input\)\."):
+        evaluation_set(pair_form(), table_of([{"text": "1"}]))
 
 
 def test_half_a_surrogate_pair_makes_a_bad_record() -> None:

@@ -76,10 +76,42 @@ def test_bad_csv_rows_are_told_with_their_line(tmp_path: Path) -> None:
     assert f"{path}:6: not valid CSV" in found[4]
 
 
-def test_a_header_that_names_a_column_twice_is_told(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_is_told_with_what_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,text\n1,"open\n2,b\n3,c\n', encoding="utf-8")
+    (error,) = fields(path)
+    assert error == f"{path}:2: not valid CSV (a quoted cell begins here and never ends; lines lost after it: 2)."
+
+
+def test_a_column_that_the_header_names_twice_is_told_and_taken_from_neither_place(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
-    path.write_text("a\ta\n1\t2\n", encoding="utf-8")
-    assert "twice" in fields(path, has_header=True)[0]
+    path.write_text("a\tb\ta\n1\t2\t3\n", encoding="utf-8")
+    told, record = fields(path, has_header=True)
+    assert told == f"{path}:1: the header names a column twice ('a'), which is left out. Rename one of the two."
+    assert record == {"b": "2"}
+
+
+def test_columns_without_a_name_are_no_doubled_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text;label;;\na;b;;\n", encoding="utf-8")  # as spreadsheets write cells that were once touched
+    assert fields(path) == [{"text": "a", "label": "b"}]
+
+
+def test_a_broken_json_line_is_told_with_one_line_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b\n', encoding="utf-8")
+    error = str(fields(path)[1])
+    assert error == f"{path}:2: not valid JSON (Unterminated string starting at: column 10)."
+    assert "line 1" not in error
+
+
+def test_a_folder_or_a_missing_file_is_told_before_its_ending(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"it is a folder\)\. Name a file in it"):
+        list(read_records(tmp_path))
+    with pytest.raises(DataError, match="there is no such file"):
+        list(read_records(tmp_path / "a.doc"))
+    with pytest.raises(DataError, match="File name too long"):
+        list(read_records(tmp_path / ("x" * 300 + ".txt")))
 
 
 def test_an_endless_line_is_a_bad_record_and_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +122,7 @@ def test_an_endless_line_is_a_bad_record_and_the_next_is_read(monkeypatch: pytes
 
 
 def test_unknown_names_and_missing_files_are_data_errors(tmp_path: Path) -> None:
+    (tmp_path / "a.doc").write_text("text", encoding="utf-8")
     with pytest.raises(DataError, match="cannot tell its format"):
         list(read_records(tmp_path / "a.doc"))
     with pytest.raises(DataError, match="cannot be read"):

@@ -155,6 +155,12 @@ def test_missing_files_and_no_files_are_refused(tmp_path: Path) -> None:
         train_tokenizer([], tmp_path / "out", vocab_size=300)
 
 
+def test_a_folder_that_cannot_be_made_is_told_without_our_own_names(text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"voc cannot be written: Not a directory\. Nothing was changed there\.$"):
+        train_tokenizer([text_file], tmp_path / "file" / "voc", vocab_size=400)
+
+
 def test_the_folder_is_whole_or_as_it_was(text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
