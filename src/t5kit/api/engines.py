@@ -37,8 +37,8 @@ def open_runtime(
     engine: "auto" is the C++ engine on a processor; where it could not be built, PyTorch where that is installed,
     otherwise the NumPy reference, said on standard error each time. With device="cuda" or weights="float16"
     "auto" is torch.
-    weights: "auto" is int8 on native, the folder's own dtype on torch, float32 on reference. threads: processor
-    threads, None for the engine's choice.
+    weights: "auto" is int8 on native (bfloat16 where that would undo what was learned from an int8 folder), the
+    folder's own dtype on torch, float32 on reference. threads: processor threads, None for the engine's choice.
     Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing,
     EngineError if the engine asked for cannot be loaded here or cannot run this architecture.
     """

@@ -177,6 +177,39 @@ def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(integers.reshape(rows, -1)[:, :inputs]), scales
 
 
+def moved_off_the_grid(tensors: Iterable[TensorView]) -> bool:
+    """Return whether float weights are those of an int8 folder, moved since by less than int8 can hold.
+
+    Such weights lie beside the integers of their own scales, so that int8 would undo what moved them (a short training,
+    a merged adapter): their distances to them have a root mean square under that of any other weights', 1 / sqrt(12).
+    Weights on the grid lose nothing in int8, and are told by distances no larger than their floats' own rounding.
+    Reads some thousand values of each map of the stacks.
+    """
+    squares, count = 0.0, 0
+    for view in tensors:
+        if view.scale is not None or ".block." not in view.name or not is_matrix(view.name, view.shape):
+            continue
+        values = view.rows(0, min(view.shape[0], max(1, _SAMPLED_VALUES // view.shape[1]))).to_float32()
+        if not np.isfinite(values).all():
+            return False  # whoever packs them says which
+        integers, scales = quantize(values)
+        unit = np.repeat(scales, INT8_GROUP, axis=1)[:, : values.shape[1]]
+        is_free = (unit > 0) & (np.abs(integers) < 127)  # the largest of a group makes its scale
+        values, integers, unit = values[is_free], integers[is_free], unit[is_free]
+        found = float(np.square(values / unit - integers, dtype=np.float64).sum())
+        largest = np.ldexp(integers.astype(np.float64), -_SIGNIFICANT_BITS.get(view.dtype, 24))  # by rounding a float
+        if found > 2 / 3 * np.square(largest).sum() + len(values) * _EXACT_RMS**2:  # the value's, and its scale's
+            squares, count = squares + found, count + len(values)
+    return count >= _SAMPLED_VALUES // 2 and squares < count * _FREE_RMS**2
+
+
+_SAMPLED_VALUES: Final = 4096
+_SIGNIFICANT_BITS: Final = {"BF16": 8, "F16": 11}
+_EXACT_RMS: Final = 0.004
+_FREE_RMS: Final = 0.275
+"""1 / sqrt(12) is 0.289. Measured: FLAN-T5-small 0.285; mini's own 0.287, its int8 values 0.000, in bfloat16 0.079."""
+
+
 def _lazy(view: TensorView, dtype: str) -> LazyTensor:
     return LazyTensor(view.name, dtype, view.shape, lambda: view.converted(dtype))
 
@@ -186,14 +219,11 @@ def _quantized(view: TensorView) -> tuple[TensorView, TensorView]:
     rows, inputs = view.shape
     integers = np.empty(view.shape, np.int8)
     scales = np.empty((rows, num_groups(inputs)), np.float32)
-    row_bytes = inputs * ITEM_BYTES[view.dtype]
     step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
     for first in range(0, rows, step):
-        count = min(step, rows - first)
-        data = view.data[first * row_bytes : (first + count) * row_bytes]
-        part = TensorView(name=view.name, dtype=view.dtype, shape=(count, inputs), data=data).to_float32()
+        part = view.rows(first, min(step, rows - first)).to_float32()
         try:
-            integers[first : first + count], scales[first : first + count] = quantize(part)
+            integers[first : first + step], scales[first : first + step] = quantize(part)
         except CheckpointError as error:
             raise CheckpointError(f"{shortened(view.name)}: {error}") from error
     return (

@@ -98,6 +98,12 @@ class TensorView:
         """Return the same bytes under another name."""
         return dataclasses.replace(self, name=name)
 
+    def rows(self, first: int, count: int) -> "TensorView":
+        """Return a view of some rows [count, ...] of a tensor of floats; nothing is read."""
+        row_bytes = math.prod(self.shape[1:]) * ITEM_BYTES[self.dtype]
+        data = self.data[first * row_bytes : (first + count) * row_bytes]
+        return TensorView(name=self.name, dtype=self.dtype, shape=(count, *self.shape[1:]), data=data)
+
     def to_float32(self) -> np.ndarray:
         """Return the values as float32 [shape]; for aligned F32 the array lies on the same bytes and may be read-only.
 

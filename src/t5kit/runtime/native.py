@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from t5kit.checkpoint.adapters import Adapter, check_adapter
-from t5kit.checkpoint.quantized import all_parts
+from t5kit.checkpoint.quantized import all_parts, moved_off_the_grid
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
@@ -80,10 +80,11 @@ class NativeRuntime:
     weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores
     them in groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best
     candidates of the output head again in bfloat16; "int4" stores those of the stacks in groups of 32 (the head stays
-    int8), which takes fewer bytes and changes most answers (docs/how-to/quantize.md). "auto" is "int8". threads: None
-    for all processors that this process may use. kernels: a kernel set's name, None for the best one or that of
-    T5KIT_KERNELS. weight_files: the files that the tensors lie in; with them packed weights are cached
-    (`native_cache`), so that the next start maps them instead of packing.
+    int8), which takes fewer bytes and changes most answers (docs/how-to/quantize.md). "auto" is "int8", or "bfloat16"
+    where int8 would undo what was learned from an int8 folder (`moved_off_the_grid`). threads: None for all processors
+    that this process may use. kernels: a kernel set's name, None for the best one or that of T5KIT_KERNELS.
+    weight_files: the files that the tensors lie in; with them packed weights are cached (`native_cache`), so that the
+    next start maps them instead of packing.
     Raises: EngineError if the engine is not built, the architecture has parts that it cannot run, a tensor is missing
     or misshapen, or the kernel set is unknown or does not run here.
     """
@@ -115,12 +116,14 @@ class NativeRuntime:
             )
         self.config = config
         self._has_decoder = config.head is Head.LANGUAGE_MODEL
-        weights = "int8" if weights == "auto" else weights
         shapes = tensor_shapes(config)
+        views = [view for view in tensors if view.name in shapes]  # not a classifier's own head
+        if weights == "auto":
+            weights = "bfloat16" if moved_off_the_grid(views) else "int8"
         kernels = kernels or os.environ.get(KERNELS_VARIABLE) or _native.available_kernels()[0]
         self._engine: _native.Engine | None = _make_engine(
             config,
-            [view for view in tensors if view.name in shapes],  # not a classifier's own head
+            views,
             weights=weights,
             threads=threads or 0,
             kernels=kernels,

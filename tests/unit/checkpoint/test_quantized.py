@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from t5kit.checkpoint import TensorView, describe, open_folder, write_folder
-from t5kit.checkpoint.quantized import join_quantized, quantize
+from t5kit.checkpoint.quantized import join_quantized, moved_off_the_grid, quantize
 from t5kit.checkpoint.safetensors_file import open_safetensors, write_safetensors
 from t5kit.config import Head, T5Config
 from t5kit.errors import CheckpointError
@@ -253,3 +253,47 @@ def test_words_that_do_not_fit_are_refused(tmp_path: Path, v1_1: T5Config) -> No
 def test_joining_changes_no_float_folder(v1_1: T5Config) -> None:
     views = {view.name: view for view in random_tensors(v1_1)}
     assert join_quantized(views) == views
+
+
+def on_the_grid(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what int8 makes of a matrix, and the step of each of its values."""
+    integers, scales = quantize(values)
+    steps = np.repeat(scales, 64, axis=1)[:, : values.shape[1]]
+    return integers * steps, steps
+
+
+@pytest.mark.parametrize(
+    ("moved_by", "dtype", "expected"),
+    [
+        pytest.param(None, "F32", False, id="weights that never were int8"),
+        pytest.param(None, "BF16", False, id="the same in 16 bits"),
+        pytest.param(0.0, "F32", False, id="on the grid: int8 loses nothing"),
+        pytest.param(0.0, "BF16", False, id="on the grid but for 16 bits"),
+        pytest.param(0.03, "F32", True, id="moved a little"),
+        pytest.param(0.2, "F32", True, id="moved by a short training"),
+        pytest.param(0.2, "BF16", True, id="the same in 16 bits"),
+        pytest.param(1.0, "F32", False, id="moved by so much that int8 holds it"),
+    ],
+)
+def test_weights_beside_an_int8_grid_are_told_from_others(moved_by: float | None, dtype: str, expected: bool) -> None:
+    rng = np.random.default_rng(0)
+    views = []
+    for number in range(4):
+        values = rng.standard_normal((64, 96), np.float32)
+        if moved_by is not None:
+            values, steps = on_the_grid(values)
+            values = values + np.float32(moved_by) * steps * rng.standard_normal(values.shape, np.float32)
+        view = TensorView.from_array(f"encoder.block.{number}.layer.1.DenseReluDense.wo.weight", values)
+        views.append(view.converted(dtype))
+    assert moved_off_the_grid(views) is expected
+
+
+def test_an_adapter_merged_into_a_few_maps_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    views = []
+    for name in "qkvo":
+        values, steps = on_the_grid(rng.standard_normal((128, 64), np.float32))
+        if name == "q":
+            values = values + np.float32(0.1) * steps * rng.standard_normal(values.shape, np.float32)
+        views.append(TensorView.from_array(f"encoder.block.0.layer.0.SelfAttention.{name}.weight", values))
+    assert moved_off_the_grid(views)

@@ -1,5 +1,6 @@
 """An int8 folder in every runtime: the native engine takes its integers as they are, the others dequantise them."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -100,3 +101,18 @@ def test_integers_without_scales_are_refused() -> None:
     views[where] = TensorView.from_array(views[where].name, np.zeros(views[where].shape, np.int8))
     with pytest.raises(EngineError, match=r"o\.weight\.scale"):
         NativeRuntime(config, views)
+
+
+@pytest.mark.parametrize(("moved_by", "weights"), [(0.0, "int8"), (0.1, "bfloat16")])
+def test_what_an_int8_folder_learned_is_not_rounded_away(tmp_path: Path, moved_by: float, weights: str) -> None:
+    rng = np.random.default_rng(0)
+    config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], d_model=64, d_ff=128)
+    learned = []
+    for view in saved(tmp_path / "int8", config).tensors():
+        moved = view.converted("F32").to_float32()
+        if view.scale is not None:
+            steps = np.repeat(np.abs(moved).max(axis=1, keepdims=True), moved.shape[1], axis=1) / 127
+            moved = moved + np.float32(moved_by) * steps * rng.standard_normal(moved.shape, np.float32)
+        learned.append(TensorView.from_array(view.name, moved))
+    with contextlib.closing(NativeRuntime(config, learned)) as runtime:
+        assert runtime.description.weights == weights
