@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from t5kit.checkpoint.source_files import shortened
-from t5kit.checkpoint.tensors import INT8_GROUP, ITEM_BYTES, TensorView
+from t5kit.checkpoint.tensors import INT8_GROUP, TensorView
 from t5kit.config import Head, T5Config
 from t5kit.errors import CheckpointError
 
