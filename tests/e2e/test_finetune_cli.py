@@ -72,7 +72,7 @@ def test_a_dry_run_says_all_and_leaves_nothing(tiny: str, reviews: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--target", "labl"], "target names the column 'labl'.*Did you mean label"),
+        (["--target", "labl"], "target names the column 'labl'.*Did you mean 'label'"),
         (["--precision", "float8"], "--precision 'float8' must be one of"),
         (["--metrics", "accuracyy"], "There is no metric 'accuracyy'"),
         (["--encoding", "klingon"], "is not known; usual ones are"),

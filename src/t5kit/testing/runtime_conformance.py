@@ -73,7 +73,7 @@ class RuntimeConformance(abc.ABC):
 
     @pytest.fixture
     def reference(self, config: T5Config) -> Iterator[Runtime]:
-        runtime = ReferenceRuntime(config, random_tensors(config))
+        runtime = ReferenceRuntime(config, random_tensors(config), dtype=np.float64)
         yield runtime
         runtime.close()
 
