@@ -71,9 +71,20 @@ class RuntimeConformance(abc.ABC):
         yield runtime
         runtime.close()
 
+    def reference_tensors(self, config: T5Config) -> Iterable[TensorView]:
+        """Return the weights of `make_runtime` as the reference has to have them."""
+        return random_tensors(config)
+
     @pytest.fixture
     def reference(self, config: T5Config) -> Iterator[Runtime]:
-        runtime = ReferenceRuntime(config, random_tensors(config), dtype=np.float64)
+        runtime = ReferenceRuntime(config, self.reference_tensors(config))
+        yield runtime
+        runtime.close()
+
+    @pytest.fixture
+    def exact_reference(self, config: T5Config) -> Iterator[Runtime]:
+        """For what NumPy's own float32 is too far away from on some processors: logits, after both stacks."""
+        runtime = ReferenceRuntime(config, self.reference_tensors(config), dtype=np.float64)
         yield runtime
         runtime.close()
 
@@ -213,9 +224,9 @@ class RuntimeConformance(abc.ABC):
 
     # Stepping
 
-    def test_steps_equal_the_references(self, runtime: Runtime, reference: Runtime, config: T5Config) -> None:
+    def test_steps_equal_the_references(self, runtime: Runtime, exact_reference: Runtime, config: T5Config) -> None:
         outputs = []
-        for each in (runtime, reference):
+        for each in (runtime, exact_reference):
             slots = each.open_slots(each.encode(prompts(config)))
             feed(each, slots, [[0]] * len(slots))
             feed(each, slots[:3], [[5, 6, 7], [8], [9, 10]])  # rows advance unevenly from here on
