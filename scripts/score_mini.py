@@ -1,6 +1,7 @@
 """Score a model on every task of mini, beside each task's baseline.
 
-    python scripts/score_mini.py DATA_FOLDER [--model mini] [--part dev] [--num-beams 4] [--output scores.json]
+    python scripts/score_mini.py DATA_FOLDER [--model mini] [--part dev] [--only g2p,spell]
+                                 [--num-beams 4] [--output scores.json]
 
 DATA_FOLDER holds the tables of build_tasks.py, build_debian_tasks.py and build_translations.py. Choose on dev; test is
 scored once for a recipe that will not change any more.
@@ -73,17 +74,21 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
+    parser.add_argument("--only", default="", help="tasks apart by commas; none: all")
     parser.add_argument("--num-beams", type=int, default=4)
     parser.add_argument("--max-examples", type=int, default=0, help="of each task; 0: all")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    only = set(filter(None, arguments.only.split(",")))
+    if unknown := only - {scored.task for scored in TASKS}:
+        sys.exit(f"--only: no task {', '.join(sorted(unknown))}.")
     rows = []
     with t5kit.Model.from_pretrained(
         arguments.model, weights=arguments.weights, max_input_tokens=MOST_INPUT_TOKENS
     ) as model:
         reports = {}
-        for scored in TASKS:
+        for scored in (scored for scored in TASKS if not only or scored.task in only):
             started = time.perf_counter()
             if scored.task not in reports:
                 reports[scored.task] = model.evaluate(
