@@ -2,12 +2,16 @@
 
     make bench                  or, with the files of `make weights` fetched:
     python bench/train.py [--data synopsis.train.tsv.gz] [--steps N] [--batch-size N] [--threads N] [--compiled]
+                          [--held-out N]
 
 Both fine-tune FLAN-T5-small on the same examples in the same order, dropout 0.1, AdamW at the same learning rate,
 gradients clipped at 1. Hugging Face: autocast to bfloat16, every batch padded to its longest text, its own dropout.
 t5kit: ComputeConfig's defaults. They run in one process by turns, a step each, so that whatever else the machine does
 meets both; medians and their ratio count. Only tokens that are no padding are counted. Processor seconds stand beside
 seconds of the clock: on a busy machine and with one thread they are what a quiet one would show.
+
+--held-out: the mean loss of so many other examples, dropout off, before the first step and after the last: the losses
+of the steps themselves have dropout in them, which the two draw differently.
 
 --data: lines of input TAB target, as scripts/build_debian_tasks.py makes them; by default it is run once, into
 .cache/debian-tasks. In the same run: the rate of large matrix products, and where a step of t5kit spends its time.
@@ -25,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +57,17 @@ SYSTEMS = ("huggingface", "t5kit")
 
 Step = Callable[[Sequence[Example], int], float]
 """Examples, number of the step -> mean loss of their targets before the update."""
+HeldOut = Callable[[Sequence[Example]], float]
+"""Examples -> mean loss of their targets, dropout off."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class System:
+    """A model that is being trained."""
+
+    step: Step
+    held_out: HeldOut
+
 
 KINDS = {
     "matrix products": "mm bmm addmm addmm_ baddbmm",
@@ -64,7 +79,7 @@ KINDS = {
 """Kind of work -> operations; every other operation that takes time is element-wise work or its bookkeeping."""
 
 
-def open_huggingface(batch_size: int) -> Step:
+def open_huggingface() -> System:
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -76,20 +91,39 @@ def open_huggingface(batch_size: int) -> Step:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0, fused=True)
 
-    def step(examples: Sequence[Example], number: int) -> float:
-        torch.manual_seed(number)
+    def loss_of(examples: Sequence[Example]) -> Tensor:
         ids = padded([example.encoder_ids for example in examples], 0)
         labels = padded([example.target_ids for example in examples], -100)
         mask = padded([np.ones_like(example.encoder_ids) for example in examples], 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            loss: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        return loss
+
+    def step(examples: Sequence[Example], number: int) -> float:
+        torch.manual_seed(number)
+        loss = loss_of(examples)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
-    return step
+    def held_out(examples: Sequence[Example]) -> float:
+        model.eval()
+        total = 0.0
+        with torch.no_grad():
+            for few in in_parts(examples):
+                total += float(loss_of(few)) * sum(len(example.target_ids) for example in few)
+        model.train()
+        return total / sum(len(example.target_ids) for example in examples)
+
+    return System(step, held_out)
+
+
+def in_parts(examples: Sequence[Example], size: int = 16) -> Iterator[Sequence[Example]]:
+    """Yield so many examples at a time."""
+    for first in range(0, len(examples), size):
+        yield examples[first : first + size]
 
 
 def padded(rows: Sequence[np.ndarray], filler: int) -> Tensor:
@@ -100,7 +134,7 @@ def padded(rows: Sequence[np.ndarray], filler: int) -> Tensor:
     return torch.from_numpy(wide)
 
 
-def open_t5kit(*, is_compiled: bool) -> Step:
+def open_t5kit(*, is_compiled: bool) -> System:
     folder = open_folder(FILES / "flan-t5-small")
     model = load_model(folder.config, folder.tensors())
     assert isinstance(model, T5)
@@ -114,12 +148,18 @@ def open_t5kit(*, is_compiled: bool) -> Step:
         seed=0,
     )
 
-    def step(examples: Sequence[Example], number: int) -> float:
+    def batch_of(examples: Sequence[Example]) -> Batch:
         longest = max(len(example.encoder_ids) for example in examples)
-        batch = Batch.of_rows([[e] for e in examples], encoder_length=longest, target_length=MAX_TARGET)
-        return training_step(batch, step=number, lr=LR).loss
+        return Batch.of_rows([[e] for e in examples], encoder_length=longest, target_length=MAX_TARGET)
 
-    return step
+    def step(examples: Sequence[Example], number: int) -> float:
+        return training_step(batch_of(examples), step=number, lr=LR).loss
+
+    def held_out(examples: Sequence[Example]) -> float:
+        sums = [training_step.evaluate(batch_of(few)) for few in in_parts(examples)]
+        return float(sum(part.negative_log_likelihood_sum for part in sums) / sum(part.count for part in sums))
+
+    return System(step, held_out)
 
 
 def read_examples(data: Path, count: int) -> list[Example]:
@@ -212,15 +252,17 @@ def emit(**result: object) -> None:
     print(json.dumps({"bench": "train", **result}), flush=True)
 
 
-def measure(batches: Sequence[Sequence[Example]], steps: dict[str, Step], num_warmup: int) -> dict[str, list[Timed]]:
-    """Run every batch on every system by turns; return the steps after the warm-up, which count for losses too."""
-    times: dict[str, list[Timed]] = {system: [] for system in steps}
+def measure(
+    batches: Sequence[Sequence[Example]], systems: dict[str, System], num_warmup: int
+) -> dict[str, list[Timed]]:
+    """Run every batch on every system by turns; return all steps."""
+    times: dict[str, list[Timed]] = {name: [] for name in systems}
     for number, examples in enumerate(batches):
         num_tokens = sum(len(e.encoder_ids) + len(e.target_ids) for e in examples)
-        for system, step in steps.items():
-            result = timed(step, examples, number)
-            times[system].append(result)
-            emit(system=system, step=number, tokens=num_tokens, is_warmup=number < num_warmup, **vars(result))
+        for name, system in systems.items():
+            result = timed(system.step, examples, number)
+            times[name].append(result)
+            emit(system=name, step=number, tokens=num_tokens, is_warmup=number < num_warmup, **vars(result))
     return times
 
 
@@ -230,6 +272,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="updates of each system, warm-up included")
     parser.add_argument("--batch-size", type=int, default=32, help="examples of an update")
     parser.add_argument("--threads", type=int, default=None, help="processor threads (PyTorch's choice)")
+    parser.add_argument("--held-out", type=int, default=0, help="examples whose loss is taken before and after")
     parser.add_argument("--compiled", action="store_true", help="t5kit with compute.is_compiled")
     arguments = parser.parse_args()
     if not (FILES / "flan-t5-small" / "model.safetensors").exists():
@@ -237,16 +280,21 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     num_warmup = min(2, arguments.steps - 1)
-    examples = read_examples(arguments.data or built_data(), arguments.steps * arguments.batch_size)
     size = arguments.batch_size
+    examples = read_examples(arguments.data or built_data(), arguments.steps * size + arguments.held_out)
+    held_out, examples = examples[: arguments.held_out], examples[arguments.held_out :]
     batches = [examples[first : first + size] for first in range(0, len(examples), size)]
     emit(machine=machine_with_torch(), batch_size=size, compiled=arguments.compiled)
     before = product_rates()
-    ours = open_t5kit(is_compiled=arguments.compiled)
-    times = measure(batches, {"huggingface": open_huggingface(size), "t5kit": ours}, num_warmup)
+    systems = {"huggingface": open_huggingface(), "t5kit": open_t5kit(is_compiled=arguments.compiled)}
+    losses = {name: [system.held_out(held_out)] for name, system in systems.items()} if held_out else {}
+    times = measure(batches, systems, num_warmup)
+    for name in losses:
+        losses[name].append(systems[name].held_out(held_out))
+        emit(system=name, held_out_loss_before=losses[name][0], held_out_loss_after=losses[name][1])
     rates = {name: max(rate, before[name]) for name, rate in product_rates().items()}
     emit(products_gflop_per_s=rates)
-    kinds = shares(ours, batches[-1], len(batches))
+    kinds = shares(systems["t5kit"].step, batches[-1], len(batches))
     emit(system="t5kit", shares_of_a_step=kinds)
     tokens = [sum(len(e.encoder_ids) + len(e.target_ids) for e in batch) for batch in batches][num_warmup:]
     speed = {}
@@ -273,6 +321,10 @@ def main() -> None:
         share_of_huggingfaces_encoder_positions_that_is_real=real / filled,
     )
     print(table(speed, kinds, times), file=sys.stderr)
+    for name, (first, last) in losses.items():
+        print(
+            f"{name}: loss of {len(held_out)} held-out examples {first:.4f} before, {last:.4f} after", file=sys.stderr
+        )
 
 
 def table(speed: dict[str, dict[str, float]], kinds: dict[str, float], times: dict[str, list[Timed]]) -> str:
