@@ -136,6 +136,8 @@ def test_every_recipe_runs(recipe: Path, tmp_path: Path, tiny_byt5: Path) -> Non
         ("training.best_is=highest", "training.best_is = 'highest' watches dev records"),
         ("evaluation.tasks.t.metrics=['rouge']", "evaluation.tasks.t says how dev records are scored, and no task has"),
         ("schedule.final_lr=1e-5", "schedule.final_lr = 1e-05 has no effect"),
+        ("data.length_multiple=4", "data.length_multiple = 4 has no effect with data.arrangement = 'packed'"),
+        ("loss.smoothing_convention=mesh", "loss.smoothing_convention = 'mesh' has no effect without loss."),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(override: str, said: str) -> None:
@@ -151,6 +153,12 @@ def test_a_complaint_says_the_whole_path_once(path: str) -> None:
     with pytest.raises(ConfigError) as error:
         least(f"{path}=-3")
     assert str(error.value).startswith(f"{path} = -3")
+
+
+def test_a_size_beside_fixed_rates_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.tasks\.t\.num_examples = 5 has no effect with data\.mixture\.kind"):
+        least("data.tasks.t.num_examples=5", "data.mixture={kind = 'fixed', rates = {t = 1}}")
+    assert least("data.tasks.t.num_examples=5").data.tasks["t"].num_examples == 5
 
 
 def test_patience_needs_dev_records() -> None:
