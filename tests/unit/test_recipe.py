@@ -16,7 +16,7 @@ from t5kit.api.training import train_config
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides
 from t5kit.errors import ConfigError
-from t5kit.recipe import RunConfig, read_recipe
+from t5kit.recipe import RunConfig, completed_recipe, read_recipe
 from t5kit.testing.folders import write_tiny_folder
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,16 @@ def test_every_recipe_binds_and_its_resolved_form_is_the_same_run(recipe: Path) 
     resolved = config.to_toml()
     assert bind(RunConfig, tomllib.loads(resolved)) == config
     assert bind(RunConfig, tomllib.loads(resolved)).to_toml() == resolved
+
+
+def test_a_resolved_recipe_from_before_a_setting_is_completed_by_its_default() -> None:
+    config = least("loss.z_loss=0.5")
+    older = tomllib.loads(config.to_toml())
+    del older["loss"]["chunk_targets"], older["data"]["tasks"]["t"]["columns"], older["compute"]
+    assert completed_recipe(older) == tomllib.loads(config.to_toml())
+    older["loss"]["chunked"] = 1
+    with pytest.raises(ConfigError, match=r"loss\.chunked is no setting"):
+        completed_recipe(older)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
