@@ -214,6 +214,9 @@ def test_inspecting_shows_what_training_will_see(values: dict[str, Any], tmp_pat
     assert description.cost.activations_bytes > 0
     shown = description.to_text()
     assert "task sounds: train 60, dev 4 records; 54.5 % of the examples" in shown and "padding" in shown
+    narrow = description.to_text(width=24).splitlines()
+    cut = [line for line in narrow if " ids  " in line and line.endswith("…")]
+    assert cut and max(map(len, cut)) == 24 and len(narrow) == len(shown.splitlines())
     json.dumps(description.to_dict())
 
 
