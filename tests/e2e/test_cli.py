@@ -174,6 +174,21 @@ def test_embed_writes_lists_or_one_array(run: Run, tmp_path: Path) -> None:
     np.testing.assert_allclose(array[0], vector, atol=1e-5)
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
+def test_embed_writes_what_the_suffix_says(run: Run, tmp_path: Path, suffix: str, separator: str) -> None:
+    target = tmp_path / f"v{suffix}"
+    assert run("embed", "hello", "world", "-o", target).code == 0
+    rows = [[float(cell) for cell in line.split(separator)] for line in target.read_text().splitlines()]
+    assert rows == [json.loads(line) for line in run("embed", "hello", "world").out.splitlines()]
+    failed = run("embed", "hello", "a" * 5000, "-o", tmp_path / f"w{suffix}")
+    assert failed.code == 1 and "was not written" in failed.err and not (tmp_path / f"w{suffix}").exists()
+
+
+def test_embed_refuses_an_ending_that_it_does_not_write(run: Run, tmp_path: Path) -> None:
+    result = run("embed", "hello", "-o", tmp_path / "v.parquet", "--model", "none")
+    assert result.code == 2 and "v.parquet: must end in one of: .jsonl, .ndjson, .npy, .csv, .tsv." in result.err
+
+
 def test_inspect_says_what_was_inferred_and_why(run: Run, folder: Path) -> None:
     text = run("inspect", folder)
     assert text.code == 0
