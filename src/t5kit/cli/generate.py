@@ -17,6 +17,7 @@ from t5kit.cli.answering import (
     AnswerForm,
     RepeatCounts,
     answer_chunk,
+    cut_words,
     pass_over,
     write_answered,
 )
@@ -30,8 +31,9 @@ from t5kit.sources import BadRecord, Record
 
 if TYPE_CHECKING:
     from t5kit.api import Model
+    from t5kit.api.model import AnswerStream
     from t5kit.api.model_files import ModelFiles
-    from t5kit.decoding import DecodingOptions
+    from t5kit.decoding import DecodingOptions, FinishReason
 
 
 def generate(
@@ -161,7 +163,8 @@ def generate(
 
     Standard output carries the answers alone, one a line, in the order of the texts. A line that cannot be answered
     leaves an empty line (or, with --json, an "error") in its place, is named on standard error, and makes the exit
-    code 1. With --num-return-sequences N every text has N lines, best first (or, with --json, a list "outputs").
+    code 1; so does an answer to --regex or --json-schema that is cut at --max-new-tokens, of which the beginning is
+    written. With --num-return-sequences N every text has N lines, best first (or, with --json, a list "outputs").
     """
     arguments: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "max_length": max_length, "min_new_tokens": min_new_tokens,
@@ -229,6 +232,7 @@ class _Job:
         return AnswerForm(
             arguments=self.arguments, truncate=self.truncate, as_json=self.as_json,
             num_answers=asked.num_return_sequences,
+            whole_within=None if asked.grammar is None else asked.max_new_tokens,
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -250,7 +254,7 @@ class _Job:
 
 
 def _answer_here(job: _Job, records: Iterable[Record | BadRecord], model: "Model") -> int:
-    """Answer the texts in this process; return how many have no answer."""
+    """Answer the texts in this process; return how many have no answer, or none of the form asked for."""
     description = model.runtime.description
     asked = _decoding_options(model.files, job.arguments, engine=description.engine)
     form = job.form(asked)
@@ -304,11 +308,23 @@ def _stream(job: _Job, records: Iterable[Record | BadRecord], model: "Model") ->
             pieces = model.stream(text, truncate=job.truncate, **job.arguments)
         except RequestError as error:
             raise RequestError(at_place(place, error)) from error
-        for piece in pieces:
-            out.write(piece)
-            out.flush()
-        out.write("\n")
-    return 0
+        finish_reason = _write_pieces(out, pieces)
+    if asked.grammar is None or finish_reason != "length":
+        return 0
+    print(f"t5kit: {at_place(place, cut_words(asked.max_new_tokens))}", file=sys.stderr)
+    return 1
+
+
+def _write_pieces(out: Output, pieces: "AnswerStream") -> "FinishReason":
+    """Write the pieces of an answer as they come; return why it ended."""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            out.write("\n")
+            return end.value
+        out.write(piece)
+        out.flush()
 
 
 def _check_runner(runner: str, input: Path | None, *, is_streamed: bool, has_cluster_options: bool) -> None:
@@ -334,17 +350,20 @@ def _absolute(model: str) -> str:
 
 
 def _write(answered: Iterable[AnsweredChunk], out: Output) -> int:
-    """Write chunks as they are answered; return how many texts could not be."""
+    """Write chunks as they are answered; return how many texts have no answer, or none of the form asked for."""
     warned: set[str] = set()
-    num_failed = 0
+    num_unanswered = num_cut = 0
     with progress("texts answered") as count:
         for chunk in answered:
             write_answered(out, chunk, warned)
-            num_failed += len(chunk.problems)
+            num_unanswered += len(chunk.problems)
+            num_cut += len(chunk.cut)
             count.advance(chunk.num_texts)
-    if num_failed:
-        print(f"t5kit: {num_failed} of the texts could not be answered; see above.", file=sys.stderr)
-    return num_failed
+    if num_unanswered:
+        print(f"t5kit: {num_unanswered} of the texts could not be answered; see above.", file=sys.stderr)
+    if num_cut:
+        print(f"t5kit: the answers to {num_cut} of the texts were cut; see above.", file=sys.stderr)
+    return num_unanswered + num_cut
 
 
 def _asked_for(files: "ModelFiles", input: Path | None, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
