@@ -372,9 +372,26 @@ def test_a_file_in_another_encoding_is_told_once_with_what_to_do(run: Run, tmp_p
 def test_a_missing_field_says_which_option_names_one(run: Run, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"body": "a"}\n', encoding="utf-8")
-    asked = run("generate", "-i", source).err
-    assert "in.jsonl:1: has no field 'text'; it has: body. Name one with --field." in asked
+    asked = run("generate", "-i", source)
+    assert asked.code == 2 and "in.jsonl:1: has no field 'text'; it has: body. Name one with --field." in asked.err
     assert "it has: body. Name one with --source-field." in run("score", "-i", source).err
+
+
+@pytest.mark.parametrize("verb", ["generate", "embed"])
+def test_a_wrong_field_is_told_once_and_not_of_each_line(run: Run, tmp_path: Path, verb: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"body": "a", "label": "b"}\n' * 30, encoding="utf-8")
+    result = run(verb, "-i", source, "--field", "bdy")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.strip() == f"t5kit: {source}:1: has no field 'bdy'; it has: body, label. Name one with --field."
+
+
+def test_a_record_that_lacks_the_field_of_others_is_a_bad_line(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"label": "b"}\n{broken\n{"text": "a"}\n', encoding="utf-8")
+    result = run("embed", "-i", source)
+    assert result.code == 1 and ["error" in json.loads(line) for line in result.out.splitlines()[:2]] == [True, True]
+    assert isinstance(json.loads(result.out.splitlines()[2]), list)
 
 
 def test_a_stream_takes_one_text_and_says_what_is_wrong_with_it(run: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast, get_args
 
@@ -16,6 +16,9 @@ from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format, text_field
 
 Item = TypeVar("Item")
+
+NUM_LOOKED_AT = 20
+"""Records at the beginning of an input among which one must have the field asked for."""
 
 
 def records_of(texts: list[str], input: Path | None, format: str | None) -> Iterator[Record | BadRecord]:
@@ -55,15 +58,47 @@ def whole_input() -> str:
 
 
 def texts_of(records: Iterable[Record | BadRecord], field: str | None) -> Iterator[tuple[str, str | BadRecord]]:
-    """Yield (place, text or what is wrong) for each record; field defaults to "text", or the first column of TSV."""
-    for record in records:
+    """Yield (place, text or what is wrong) for each record; field defaults to "text", or the first column of TSV.
+
+    Raises: as `with_field`.
+    """
+
+    def name_in(record: Record) -> str:
+        if field is not None:
+            return field
+        return "text" if "text" in record.fields or "0" not in record.fields else "0"
+
+    for record in with_field(records, name_in, "--field"):
         if isinstance(record, BadRecord):
             yield record.place, record
         else:
-            name = (
-                field if field is not None else ("text" if "text" in record.fields or "0" not in record.fields else "0")
-            )
-            yield record.place, named_field(record, name, "--field")
+            yield record.place, named_field(record, name_in(record), "--field")
+
+
+def with_field(
+    records: Iterable[Record | BadRecord], name_in: Callable[[Record], str], option: str
+) -> Iterator[Record | BadRecord]:
+    """Pass records on, unless none of the first ones has the field: then its name is wrong, and not those records.
+
+    name_in: the name under which a record is to have it, which the option can change.
+    Raises: RequestError naming the fields that the first record has.
+    """
+    iterator = iter(records)
+    first: list[Record | BadRecord] = []
+    lacking: Record | None = None
+    for record in itertools.islice(iterator, NUM_LOOKED_AT):
+        first.append(record)
+        if isinstance(record, Record) and name_in(record) in record.fields:
+            lacking = None
+            break
+        if isinstance(record, Record) and lacking is None:
+            lacking = record
+    if lacking is not None:
+        found = named_field(lacking, name_in(lacking), option)
+        assert isinstance(found, BadRecord)
+        raise RequestError(found.error)
+    yield from first
+    yield from iterator
 
 
 def named_field(record: Record, name: str, option: str) -> str | BadRecord:

@@ -8,7 +8,7 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, named_field, records_of
+from t5kit.cli.inputs import chunks, named_field, records_of, with_field
 from t5kit.cli.outputs import json_line, open_output, progress
 from t5kit.errors import RequestError
 from t5kit.sources import BadRecord, Record
@@ -83,13 +83,20 @@ def _pairs_of(
     records: Iterable[Record | BadRecord], source_field: str | None, target_field: str | None
 ) -> Iterator[tuple[str, tuple[str, str] | BadRecord]]:
     """Yield (place, source and target or what is wrong) for each record."""
-    for record in records:
+
+    def source_in(record: Record) -> str:
+        return source_field or ("0" if "0" in record.fields else "source")
+
+    def target_in(record: Record) -> str:
+        return target_field or ("1" if "0" in record.fields else "target")
+
+    records = with_field(records, source_in, "--source-field")
+    for record in with_field(records, target_in, "--target-field"):
         if isinstance(record, BadRecord):
             yield record.place, record
             continue
-        is_tsv = "0" in record.fields
-        source = named_field(record, source_field or ("0" if is_tsv else "source"), "--source-field")
-        target = named_field(record, target_field or ("1" if is_tsv else "target"), "--target-field")
+        source = named_field(record, source_in(record), "--source-field")
+        target = named_field(record, target_in(record), "--target-field")
         if isinstance(source, BadRecord):
             yield record.place, source
         elif isinstance(target, BadRecord):
