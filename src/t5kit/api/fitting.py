@@ -268,8 +268,6 @@ def _augmented(
 def _precision_of(run_folder: Path) -> Precision:
     """Return what the run in the folder computes with, or where there is none what is fast here."""
     require_torch()
-    from t5kit.training.environment import fast_precision
-
     resolved = run_folder / "resolved.toml"
     if resolved.is_file():
         try:
@@ -278,6 +276,8 @@ def _precision_of(run_folder: Path) -> Precision:
             words = None  # resuming says what is wrong with the file
         if words in PRECISIONS:
             return words
+    from t5kit.training.environment import fast_precision  # here: what loads PyTorch, to ask it about this machine
+
     return fast_precision()
 
 
