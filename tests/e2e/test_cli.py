@@ -366,7 +366,43 @@ def test_a_file_in_another_encoding_is_told_once_with_what_to_do(run: Run, tmp_p
     source.write_bytes("sch\u00f6n\n\u00fcbel\ngood\n".encode("latin-1"))
     result = run("generate", "-i", source, "--max-new-tokens", "2")
     assert result.code == 1 and len(result.out.splitlines()) == 3
-    assert result.err.count("not UTF-8 (byte") == 2 and result.err.count(f"iconv -f cp1252 -t utf-8 '{source}'") == 1
+    assert result.err.count("not UTF-8 (byte") == 2 and result.err.count("such as --encoding cp1252 (") == 1
+    explained = run("explain", "-", "--model", "none", stdin="sch\u00f6n".encode("latin-1"))
+    assert "iconv -f cp1252 -t utf-8 -" in explained.err
+
+
+def test_an_encoding_and_columns_are_said_of_the_input(
+    run: Run, tmp_path: Path, expected: Callable[[list[str]], list[str]]
+) -> None:
+    source = tmp_path / "plain.csv"
+    source.write_bytes("1,sch\u00f6n\n2,gr\u00fcn\n".encode("cp1252"))
+    words = ("--columns", "number,text", "--encoding", "cp1252", "--max-new-tokens", "8")
+    result = run("generate", "-i", source, *words)
+    assert (result.code, result.out.splitlines()) == (0, expected(["sch\u00f6n", "gr\u00fcn"])), result.err
+    piped = run("generate", "--format", "csv", *words, stdin=source.read_bytes())
+    assert (piped.code, piped.out) == (0, result.out), piped.err
+    assert run("embed", "-i", source, *words[:4]).out.count("\n") == 2
+    pairs = run("score", "-i", source, "--columns", "source,target", "--encoding", "cp1252")
+    assert (pairs.code, pairs.out.count("\n")) == (0, 2), pairs.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--columns", "a,a"), 2, "--columns 'a,a' must be names apart by commas, each there once"),
+        (("--encoding", "klingon"), 1, "encoding = 'klingon' is not known"),
+        (("--columns", "a,b"), 2, "in.csv:1: has no field 'text'; it has: a, b. Name one with --field."),
+        ((), 2, "it has: x, y. Name one with --field. If the file has no header, name its columns: --columns text,lab"),
+        (("--columns", "a,b", "--format", "jsonl"), 1, "columns (a, b) are names for CSV and TSV without a header"),
+    ],
+)
+def test_wrong_columns_and_encodings_are_told(
+    run: Run, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("x,y\nu,v\n", encoding="utf-8")
+    result = run("generate", "-i", source, *words)
+    assert (result.code, said in result.err, result.out) == (code, True, ""), result.err
 
 
 def test_a_missing_field_says_which_option_names_one(run: Run, tmp_path: Path) -> None:

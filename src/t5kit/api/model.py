@@ -321,6 +321,8 @@ class Model(Adaptable, Asking, Explainable):
         input: str = "",
         target: str = "",
         format: Format | None = None,
+        columns: Sequence[str] = (),
+        encoding: str | None = None,
         split: str = "test",
         repeated_prompts: RepeatedPrompts = "each",
         reference_separator: str = "",
@@ -338,7 +340,8 @@ class Model(Adaptable, Asking, Explainable):
 
         data: a file, glob or folder, rows (mappings, or pairs of input and target), or a Task with its `split`.
         metrics: names such as "rouge", and "perplexity"; None takes a task's own. input, target: a column, or a
-        template such as "summarize: {text}"; a target column may be a list of accepted texts.
+        template such as "summarize: {text}"; a target column may be a list of accepted texts. columns: names for those
+        of CSV and TSV files without a header. encoding: of files.
         repeated_prompts: "group" counts records of one prompt once, with all their targets accepted.
         reference_separator: splits a target into accepted texts. choices: answer by the likeliest of these texts
         (is_length_normalized: a token) instead of generating. max_examples: so many drawn by evaluation_seed, 0 all.
@@ -349,9 +352,10 @@ class Model(Adaptable, Asking, Explainable):
         Example: model.evaluate("dev.tsv", ["rouge"], num_beams=4).scores["rougeL"]
         """
         examples, scoring = examples_and_scoring(
-            data, metrics, input=input, target=target, format=format, split=split, repeated_prompts=repeated_prompts,
-            reference_separator=reference_separator, choices=choices, is_length_normalized=is_length_normalized,
-            max_examples=max_examples, seed=evaluation_seed, slice_by=slice_by,
+            data, metrics, input=input, target=target, format=format, columns=columns, encoding=encoding,
+            split=split, repeated_prompts=repeated_prompts, reference_separator=reference_separator, choices=choices,
+            is_length_normalized=is_length_normalized, max_examples=max_examples, seed=evaluation_seed,
+            slice_by=slice_by,
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
         model, options = self._chosen(options)

@@ -25,6 +25,8 @@ def embed(
     texts: options.TextsArgument = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: options.FieldOption = None,
     output: Annotated[
         Path | None,
@@ -61,7 +63,7 @@ def embed(
     which have no place for an error, are not written then.
     """
     form = _form_of(output)
-    records = records_of(texts or [], input, format)
+    records = records_of(texts or [], input, format, columns=options.column_names(columns), encoding=encoding)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,

@@ -43,6 +43,8 @@ def extract(
     seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.", show_default=False)] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: options.FieldOption = None,
     output: options.OutputOption = None,
     details: Annotated[
@@ -67,7 +69,7 @@ def extract(
     from t5kit.api.extraction import DEFAULT_MAX_NEW_TOKENS
 
     asked_schema = _schema(entity or [], relation or [], schema)
-    records = records_of(texts or [], input, format)
+    records = records_of(texts or [], input, format, columns=options.column_names(columns), encoding=encoding)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,

@@ -43,6 +43,8 @@ def generate(
     ] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: Annotated[
         str | None,
         typer.Option("--field", help="JSON field or TSV column (0, 1, …) that holds the text.", show_default="text"),
@@ -188,8 +190,9 @@ def generate(
         raise RequestError("--resume needs --input and --output files, and no --stream.")
     _check_runner(runner, input, is_streamed=stream, has_cluster_options=bool(ray_address or num_actors))
     job = _Job(
-        texts=texts or [], input=input, format=format, field=field, batch_size=batch_size, output=output,
-        is_resumed=resume, as_json=json, arguments=arguments, truncate=truncate, max_input_tokens=max_input_tokens,
+        texts=texts or [], input=input, format=format, columns=options.column_names(columns), encoding=encoding,
+        field=field, batch_size=batch_size, output=output, is_resumed=resume, as_json=json, arguments=arguments,
+        truncate=truncate, max_input_tokens=max_input_tokens,
     )  # fmt: skip
     words: dict[str, Any] = {
         "engine": engine, "weights": weights, "device": device, "revision": revision,
@@ -213,6 +216,8 @@ class _Job:
     texts: list[str]
     input: Path | None
     format: str | None
+    columns: tuple[str, ...]
+    encoding: str | None
     field: str | None
     batch_size: int
     output: Path | None
@@ -225,7 +230,7 @@ class _Job:
 
     def records(self) -> Iterator[Record | BadRecord]:
         """Return what the texts are read from."""
-        return records_of(self.texts, self.input, self.format)
+        return records_of(self.texts, self.input, self.format, columns=self.columns, encoding=self.encoding)
 
     def form(self, asked: "DecodingOptions") -> AnswerForm:
         """Return what every text is asked, and how its answer is written. asked: the same as decoding has it."""
@@ -243,9 +248,10 @@ class _Job:
                 yield out, 0
             return
         assert self.output is not None
+        said = {"columns": list(self.columns), "encoding": self.encoding}
         promise = _asked_for(
             files, self.input, self.arguments, engine=engine, max_input_tokens=self.max_input_tokens, json=self.as_json,
-            field=self.field, truncate=self.truncate,
+            field=self.field, truncate=self.truncate, **{name: value for name, value in said.items() if value},
         )  # fmt: skip
         with open_resumable(self.output, promise, lines_per_record=form.lines_per_text) as (out, num_done):
             if num_done:
@@ -284,8 +290,8 @@ def _answer_over_ray(
     with ray_cluster(address) as ray, job.opened(files, answers_with, form) as (out, num_done):
         ray_job = RayJob(
             model=_absolute(model), model_words=words, form=form, input=job.input, folder=Path.cwd(),
-            format=job.format, field=job.field, batch_size=job.batch_size, num_done=num_done,
-            does_sample=asked.does_sample,
+            format=job.format, columns=job.columns, encoding=job.encoding, field=job.field, batch_size=job.batch_size,
+            num_done=num_done, does_sample=asked.does_sample,
         )  # fmt: skip
         answered = answered_over_ray(ray, ray_job, num_actors=num_actors, threads=threads)
         with contextlib.closing(answered):  # before the cluster is left

@@ -19,6 +19,8 @@ def score(
     pair: Annotated[list[str] | None, typer.Argument(help="One source and one target.", show_default=False)] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     source_field: Annotated[
         str | None, typer.Option(help="Field of the source.", show_default="source, or TSV column 0")
     ] = None,
@@ -50,7 +52,15 @@ def score(
             "For many pairs use --input with a TSV or JSONL file."
         )
     records = (
-        records_of([], input, format or ("tsv" if input is None or str(input) == "-" else None)) if not pairs else None
+        records_of(
+            [],
+            input,
+            format or ("tsv" if input is None or str(input) == "-" else None),
+            columns=options.column_names(columns),
+            encoding=encoding,
+        )
+        if not pairs
+        else None
     )
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
