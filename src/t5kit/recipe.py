@@ -1,8 +1,9 @@
 """RunConfig: everything a run is told, the stages' configs nested. A recipe is a TOML file of it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from t5kit.config.binding import bind, unbind
 from t5kit.config.overrides import Settings, read_settings
@@ -105,6 +106,15 @@ class RunConfig:
 def bind_recipe(settings: Settings) -> RunConfig:
     """Return the run that a recipe file and its overrides ask for. Raises: ConfigError with file and line."""
     return bind(RunConfig, settings.values, place=settings.place)
+
+
+def completed_recipe(resolved: Mapping[str, object]) -> dict[str, Any]:
+    """Return a resolved recipe with every setting that it lacks at its default: one written before there was the
+    setting.
+
+    Raises: ConfigError for a setting that is unknown.
+    """
+    return unbind(bind(RunConfig, resolved))
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

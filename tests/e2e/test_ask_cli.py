@@ -139,7 +139,7 @@ def test_extract_says_what_was_cut_and_what_could_not_be_read(run: Run) -> None:
     lines = [json.loads(line) for line in result.out.splitlines()]
     assert lines[1] == {"entities": []}
     if lines[0] is None:
-        assert result.code == 1 and "<stdin>:1: the answer was cut" in result.err
+        assert result.code == 1 and "<stdin>:1: the answer was cut at --max-new-tokens 6; nothing" in result.err
     failed = run(
         "extract", "...", "--schema", '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}'
     )
@@ -168,5 +168,25 @@ def test_generate_takes_a_regex_and_a_json_schema(run: Run) -> None:
     assert result.code == 0 and all(len(line) == 3 and line.isdecimal() for line in result.out.splitlines())
     answer = run("generate", "one", "--json-schema", '{"enum": ["a", "b"]}')
     assert json.loads(answer.out) in ("a", "b")
+    assert answer.err == ""
     wrong = run("generate", "one", "--regex", "(")
     assert wrong.code == 2 and "unclosed group" in wrong.err
+
+
+@pytest.mark.parametrize("more", [(), ("--stream",), ("--json",)])
+def test_generate_says_which_answers_are_cut_before_their_form_is_whole(run: Run, more: tuple[str, ...]) -> None:
+    result = run("generate", "one", "--regex", "[0-9]{9}", "--max-new-tokens", "4", *more)
+    said = "argument 1: the answer was cut at --max-new-tokens 4, before its form was whole. Raise --max-new-tokens."
+    assert result.code == 1 and said in result.err
+    text = json.loads(result.out)["text"] if "--json" in more else result.out.strip()
+    assert text.isdecimal() and len(text) == 4
+    free = run("generate", "one", "--max-new-tokens", "4", *more)
+    assert free.code == 0 and "cut" not in free.err
+
+
+def test_generate_counts_the_answers_that_are_cut(run: Run) -> None:
+    result = run("generate", "--regex", "[0-9]{9}", "--max-new-tokens", "4", stdin=b"one\ntwo\n")
+    assert result.code == 1 and result.err.count("was cut at --max-new-tokens 4") == 2
+    assert "the answers to 2 of the texts were cut; see above." in result.err
+    whole = run("generate", "one", "--regex", "[0-9]{9}", "--max-new-tokens", "10")
+    assert whole.code == 0 and len(whole.out.strip()) == 9

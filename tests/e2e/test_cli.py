@@ -174,6 +174,21 @@ def test_embed_writes_lists_or_one_array(run: Run, tmp_path: Path) -> None:
     np.testing.assert_allclose(array[0], vector, atol=1e-5)
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
+def test_embed_writes_what_the_suffix_says(run: Run, tmp_path: Path, suffix: str, separator: str) -> None:
+    target = tmp_path / f"v{suffix}"
+    assert run("embed", "hello", "world", "-o", target).code == 0
+    rows = [[float(cell) for cell in line.split(separator)] for line in target.read_text().splitlines()]
+    assert rows == [json.loads(line) for line in run("embed", "hello", "world").out.splitlines()]
+    failed = run("embed", "hello", "a" * 5000, "-o", tmp_path / f"w{suffix}")
+    assert failed.code == 1 and "was not written" in failed.err and not (tmp_path / f"w{suffix}").exists()
+
+
+def test_embed_refuses_an_ending_that_it_does_not_write(run: Run, tmp_path: Path) -> None:
+    result = run("embed", "hello", "-o", tmp_path / "v.parquet", "--model", "none")
+    assert result.code == 2 and "v.parquet: must end in one of: .jsonl, .ndjson, .npy, .csv, .tsv." in result.err
+
+
 def test_inspect_says_what_was_inferred_and_why(run: Run, folder: Path) -> None:
     text = run("inspect", folder)
     assert text.code == 0
@@ -351,15 +366,68 @@ def test_a_file_in_another_encoding_is_told_once_with_what_to_do(run: Run, tmp_p
     source.write_bytes("sch\u00f6n\n\u00fcbel\ngood\n".encode("latin-1"))
     result = run("generate", "-i", source, "--max-new-tokens", "2")
     assert result.code == 1 and len(result.out.splitlines()) == 3
-    assert result.err.count("not UTF-8 (byte") == 2 and result.err.count(f"iconv -f cp1252 -t utf-8 '{source}'") == 1
+    assert result.err.count("not UTF-8 (byte") == 2 and result.err.count("such as --encoding cp1252 (") == 1
+    explained = run("explain", "-", "--model", "none", stdin="sch\u00f6n".encode("latin-1"))
+    assert "iconv -f cp1252 -t utf-8 -" in explained.err
+
+
+def test_an_encoding_and_columns_are_said_of_the_input(
+    run: Run, tmp_path: Path, expected: Callable[[list[str]], list[str]]
+) -> None:
+    source = tmp_path / "plain.csv"
+    source.write_bytes("1,sch\u00f6n\n2,gr\u00fcn\n".encode("cp1252"))
+    words = ("--columns", "number,text", "--encoding", "cp1252", "--max-new-tokens", "8")
+    result = run("generate", "-i", source, *words)
+    assert (result.code, result.out.splitlines()) == (0, expected(["sch\u00f6n", "gr\u00fcn"])), result.err
+    piped = run("generate", "--format", "csv", *words, stdin=source.read_bytes())
+    assert (piped.code, piped.out) == (0, result.out), piped.err
+    assert run("embed", "-i", source, *words[:4]).out.count("\n") == 2
+    pairs = run("score", "-i", source, "--columns", "source,target", "--encoding", "cp1252")
+    assert (pairs.code, pairs.out.count("\n")) == (0, 2), pairs.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--columns", "a,a"), 2, "--columns 'a,a' must be names apart by commas, each there once"),
+        (("--encoding", "klingon"), 1, "encoding = 'klingon' is not known"),
+        (("--columns", "a,b"), 2, "in.csv:1: has no field 'text'; it has: a, b. Name one with --field."),
+        ((), 2, "it has: x, y. Name one with --field. If the file has no header, name its columns: --columns text,lab"),
+        (("--columns", "a,b", "--format", "jsonl"), 1, "columns (a, b) are names for CSV and TSV without a header"),
+    ],
+)
+def test_wrong_columns_and_encodings_are_told(
+    run: Run, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("x,y\nu,v\n", encoding="utf-8")
+    result = run("generate", "-i", source, *words)
+    assert (result.code, said in result.err, result.out) == (code, True, ""), result.err
 
 
 def test_a_missing_field_says_which_option_names_one(run: Run, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"body": "a"}\n', encoding="utf-8")
-    asked = run("generate", "-i", source).err
-    assert "in.jsonl:1: has no field 'text'; it has: body. Name one with --field." in asked
+    asked = run("generate", "-i", source)
+    assert asked.code == 2 and "in.jsonl:1: has no field 'text'; it has: body. Name one with --field." in asked.err
     assert "it has: body. Name one with --source-field." in run("score", "-i", source).err
+
+
+@pytest.mark.parametrize("verb", ["generate", "embed"])
+def test_a_wrong_field_is_told_once_and_not_of_each_line(run: Run, tmp_path: Path, verb: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"body": "a", "label": "b"}\n' * 30, encoding="utf-8")
+    result = run(verb, "-i", source, "--field", "bdy")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.strip() == f"t5kit: {source}:1: has no field 'bdy'; it has: body, label. Name one with --field."
+
+
+def test_a_record_that_lacks_the_field_of_others_is_a_bad_line(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"label": "b"}\n{broken\n{"text": "a"}\n', encoding="utf-8")
+    result = run("embed", "-i", source)
+    assert result.code == 1 and ["error" in json.loads(line) for line in result.out.splitlines()[:2]] == [True, True]
+    assert isinstance(json.loads(result.out.splitlines()[2]), list)
 
 
 def test_a_stream_takes_one_text_and_says_what_is_wrong_with_it(run: Run, tmp_path: Path) -> None:

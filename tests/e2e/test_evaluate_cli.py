@@ -186,6 +186,18 @@ def test_columns_and_templates_make_prompts(run: Run, folder: Path, tmp_path: Pa
     assert first["prediction"] == model.generate("say a", max_new_tokens=6).strip()
 
 
+def test_a_file_without_a_header_in_another_encoding_is_read(run: Run, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plain.csv"
+    path.write_bytes("1,schön,x\n2,grün,y\n".encode("cp1252"))
+    words = (folder, "--data", path, "--encoding", "cp1252", "--metrics", "exact_match", *MODEL_WORDS)
+    found = run(*words, "--columns", ",input,target", "--predictions", tmp_path / "p.jsonl")
+    assert found.code == 0, found.err
+    answers = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [answer["prompt"] for answer in answers] == ["schön", "grün"]
+    unnamed = run(*words)
+    assert unnamed.code == 1 and "If the file has no header, name its columns: --columns text,label" in unnamed.err
+
+
 def test_bad_records_and_unanswerable_prompts_are_named_counted_and_fail(
     run: Run, folder: Path, tmp_path: Path
 ) -> None:

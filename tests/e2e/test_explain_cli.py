@@ -89,6 +89,7 @@ def test_attributions_that_do_not_come_within_the_tolerance_fail_and_say_so(run:
         (("a", "--map", "x"), "must be a list of at least one of: attribution"),
         (("a", "--baseline", "x"), "must be one of: pad, unknown, zero"),
         (("a", "--tolerance", "7", "--map", "attribution"), "tolerance = 7.0 must be between 0 and 1"),
+        (("a", "--png", "a.svg"), "--png a.svg draws a PNG; give the file a name that ends in .png"),
         (("a", "--draw", "alignment"), "--draw is for the picture of --png"),
         (("a", "--png", "x.png", "--draw", "alignment", "--map", "attribution"), "not among the maps asked for"),
         (("a", "--png", "x.png", "--draw", "y"), "not among the maps asked for: attribution, alignment"),

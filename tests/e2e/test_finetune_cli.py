@@ -69,6 +69,16 @@ def test_a_dry_run_says_all_and_leaves_nothing(tiny: str, reviews: Path, tmp_pat
     assert "learning rate:" in stderr and "mistyped" in stderr and "its target is empty" in stderr
 
 
+def test_a_file_without_a_header_is_trained_on_by_the_names_that_are_given(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "plain.csv"
+    path.write_text("".join(f"film {n},{'good' if n % 2 else 'bad'}\n" for n in range(40)), encoding="utf-8")
+    words = ["-d", path, "-m", tiny, "-o", tmp_path / "out", "--dry-run", "--precision", "float32"]
+    with pytest.raises(ValueError, match="If the file has no header, name its columns: --columns text,label"):
+        run(*words, "--input", "text", "--target", "label")
+    exit_code, _, stderr = run(*words, "--columns", "text,label", "--input", "text", "--target", "label")
+    assert exit_code == 0 and "records: 36 to learn from, 4 dev" in stderr, stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

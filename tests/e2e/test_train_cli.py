@@ -175,6 +175,11 @@ def test_inspect_shows_a_recipe_s_examples_and_cost(
     assert (
         "padding" in result.out and "memory      about" in result.out and "s a step (measured on 8 rows)" in result.out
     )
+    assert max(len(line) for line in result.out.splitlines() if " ids  " in line) > 20
+    with monkeypatch.context() as patch:
+        patch.setattr("t5kit.cli.inspect.terminal_width", lambda: 20)
+        narrow = run(monkeypatch, capfd, "inspect", recipe, f"data.dir={tmp_path}", "--batches", 2, "--no-timing").out
+    assert "…" in narrow and max(len(line) for line in narrow.splitlines() if " ids  " in line) <= 20
     result = run(monkeypatch, capfd, "inspect", recipe, f"data.dir={tmp_path}", "--no-timing", "--json")
     facts = json.loads(result.out)
     assert facts["cost"] is None and facts["tasks"][0]["num_records"] == {"train": 32, "dev": 8}

@@ -16,7 +16,7 @@ from t5kit.api.training import train_config
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides
 from t5kit.errors import ConfigError
-from t5kit.recipe import RunConfig, read_recipe
+from t5kit.recipe import RunConfig, completed_recipe, read_recipe
 from t5kit.testing.folders import write_tiny_folder
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,16 @@ def test_every_recipe_binds_and_its_resolved_form_is_the_same_run(recipe: Path) 
     assert bind(RunConfig, tomllib.loads(resolved)).to_toml() == resolved
 
 
+def test_a_resolved_recipe_from_before_a_setting_is_completed_by_its_default() -> None:
+    config = least("loss.z_loss=0.5")
+    older = tomllib.loads(config.to_toml())
+    del older["loss"]["chunk_targets"], older["data"]["tasks"]["t"]["columns"], older["compute"]
+    assert completed_recipe(older) == tomllib.loads(config.to_toml())
+    older["loss"]["chunked"] = 1
+    with pytest.raises(ConfigError, match=r"loss\.chunked is no setting"):
+        completed_recipe(older)
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_runs(recipe: Path, tmp_path: Path, tiny_byt5: Path) -> None:
     config = small(recipe, tmp_path / "data", tiny_byt5)
@@ -136,6 +146,8 @@ def test_every_recipe_runs(recipe: Path, tmp_path: Path, tiny_byt5: Path) -> Non
         ("training.best_is=highest", "training.best_is = 'highest' watches dev records"),
         ("evaluation.tasks.t.metrics=['rouge']", "evaluation.tasks.t says how dev records are scored, and no task has"),
         ("schedule.final_lr=1e-5", "schedule.final_lr = 1e-05 has no effect"),
+        ("data.length_multiple=4", "data.length_multiple = 4 has no effect with data.arrangement = 'packed'"),
+        ("loss.smoothing_convention=mesh", "loss.smoothing_convention = 'mesh' has no effect without loss."),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(override: str, said: str) -> None:
@@ -151,6 +163,12 @@ def test_a_complaint_says_the_whole_path_once(path: str) -> None:
     with pytest.raises(ConfigError) as error:
         least(f"{path}=-3")
     assert str(error.value).startswith(f"{path} = -3")
+
+
+def test_a_size_beside_fixed_rates_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.tasks\.t\.num_examples = 5 has no effect with data\.mixture\.kind"):
+        least("data.tasks.t.num_examples=5", "data.mixture={kind = 'fixed', rates = {t = 1}}")
+    assert least("data.tasks.t.num_examples=5").data.tasks["t"].num_examples == 5
 
 
 def test_patience_needs_dev_records() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypedDict
 
 import numpy as np
 
-from t5kit.api.folder_defaults import folder_words, merged
+from t5kit.api.folder_defaults import SAMPLING_WORDS, folder_words, merged
 from t5kit.decoding import DecodingOptions, Grammar, GrammarCompiler
 from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula, Speculate
 from t5kit.errors import CheckpointError, RequestError
@@ -164,6 +164,8 @@ def translate(
         raise RequestError(
             "temperature = 0 must be above 0. Leave it out for the likeliest answer instead of a sample."
         )
+    if said.get("do_sample") is False:
+        _check_unsampled(said)
     _count_as_new_tokens(said)
     asked = merged(said, folder_words(folder_defaults, tokenizer.eos_id)[0])
     num_rows = tokenizer.vocab_size if vocab_size is None else vocab_size
@@ -205,6 +207,16 @@ def check_folder_defaults(generation: Mapping[str, Any], tokenizer: Tokenizer, v
         translate({}, generation, tokenizer, vocab_size=vocab_size)
     except RequestError as error:
         raise CheckpointError(f"generation_config.json: {error}") from error
+
+
+def _check_unsampled(said: Mapping[str, Any]) -> None:
+    """Raise RequestError for a word about samples where none are drawn; one at its default, which is off, may stand."""
+    off = {field.name: field.default for field in dataclasses.fields(DecodingOptions)}
+    for word in SAMPLING_WORDS:
+        if word in said and said[word] != off[word]:
+            raise RequestError(
+                f"{word} = {said[word]!r} has no effect with do_sample = False: nothing is drawn. Drop one of the two."
+            )
 
 
 def _count_as_new_tokens(said: dict[str, Any]) -> None:

@@ -115,6 +115,8 @@ def examples_and_scoring(
     input: str,
     target: str,
     format: Format | None,
+    columns: Sequence[str] = (),
+    encoding: str | None = None,
     split: str,
     repeated_prompts: RepeatedPrompts,
     reference_separator: str,
@@ -143,7 +145,7 @@ def examples_and_scoring(
             raise RequestError("A task makes its own prompts; input and target are for files and rows. Drop them.")
         form, table = data.form, data.split(split)
     else:
-        form, table = pair_form(input, target), _table(data, format)
+        form, table = pair_form(input, target), _table(data, format, columns, encoding)
     if metrics is None:
         if not form.metrics:
             raise RequestError("metrics is missing; expected a list of names such as ['rouge'].")
@@ -167,13 +169,15 @@ def _without_number(error: T5kitError) -> T5kitError:
     return type(error)(_NUMBERED.sub("The text ", str(error)))
 
 
-def _table(data: object, format: Format | None) -> MemoryTable:
+def _table(data: object, format: Format | None, columns: Sequence[str], encoding: str | None) -> MemoryTable:
     if isinstance(data, str | Path):
-        return read_table(data, format=format)
+        return read_table(data, format=format, columns=columns, encoding=encoding)
     if not isinstance(data, Iterable) or isinstance(data, bytes | Mapping):
         raise RequestError(
             f"data is {type(data).__name__}; expected a file, rows of fields, pairs of (input, target), or a task."
         )
+    if columns:
+        raise RequestError("columns are names for files without a header, and the data are rows. Drop them.")
     return table_of(_rows(data), name="row")
 
 

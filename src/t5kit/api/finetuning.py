@@ -103,6 +103,7 @@ def plan_finetuning(
     target: str = "",
     format: Format | None = None,
     encoding: str | None = None,
+    columns: Sequence[str] = (),
     metrics: Sequence[str] = (),
     instructions: Sequence[str] = (),
     paraphrase: Paraphrase | None = None,
@@ -115,7 +116,8 @@ def plan_finetuning(
     open_folder(start)  # a folder that is none is said before the data is read
     return plan_fit(
         start, load_tokenizer(start), data, dev, run_folder, settings=settings, test=test, input=input, target=target,
-        format=format, encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
+        format=format, encoding=encoding, columns=columns, metrics=metrics, instructions=instructions,
+        paraphrase=paraphrase,
     )  # fmt: skip
 
 

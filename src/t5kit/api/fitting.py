@@ -92,6 +92,7 @@ def plan_fit(
     target: str = "",
     format: Format | None = None,
     encoding: str | None = None,
+    columns: Sequence[str] = (),
     metrics: Sequence[str] = (),
     instructions: Sequence[str] = (),
     paraphrase: Paraphrase | None = None,
@@ -106,7 +107,7 @@ def plan_fit(
     for name in metrics:
         metric_named(name)
     splits = {TRAIN: data, DEV: dev, TEST: test}
-    rows = {split: read_rows(part, format, encoding) for split, part in splits.items() if part is not None}
+    rows = {split: read_rows(part, format, encoding, columns) for split, part in splits.items() if part is not None}
 
     def found_under(template: str) -> FitTables:
         columns = PairColumns(template, target)
@@ -164,6 +165,7 @@ def fit(
     target: str = "",
     format: Format | None = None,
     encoding: str | None = None,
+    columns: Sequence[str] = (),
     metrics: Sequence[str] = (),
     instructions: Sequence[str] = (),
     paraphrase: Paraphrase | None = None,
@@ -172,7 +174,7 @@ def fit(
     """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`."""
     plan = plan_fit(
         start, tokenizer, data, dev, run_folder, settings=settings, input=input, target=target, format=format,
-        encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
+        encoding=encoding, columns=columns, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
     )  # fmt: skip
     for finding in plan.findings:
         warnings.warn(finding, UserWarning, stacklevel=3)
@@ -268,8 +270,6 @@ def _augmented(
 def _precision_of(run_folder: Path) -> Precision:
     """Return what the run in the folder computes with, or where there is none what is fast here."""
     require_torch()
-    from t5kit.training.environment import fast_precision
-
     resolved = run_folder / "resolved.toml"
     if resolved.is_file():
         try:
@@ -278,6 +278,8 @@ def _precision_of(run_folder: Path) -> Precision:
             words = None  # resuming says what is wrong with the file
         if words in PRECISIONS:
             return words
+    from t5kit.training.environment import fast_precision  # here: what loads PyTorch, to ask it about this machine
+
     return fast_precision()
 
 

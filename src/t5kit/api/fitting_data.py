@@ -20,7 +20,7 @@ from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
 from t5kit.sources.lines import NOT_UTF_8
-from t5kit.sources.records import Format
+from t5kit.sources.records import Format, header_hint
 from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks.augmentation import Paraphrase, paraphrased
 from t5kit.tasks.configured import DEV, TEST, TRAIN, JoinedTable, SelectedTable
@@ -190,16 +190,21 @@ def with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -
     return dataclasses.replace(kept, report=report)
 
 
-def read_rows(data: FitData, format: Format | None, encoding: str | None = None) -> MemoryTable:
+def read_rows(
+    data: FitData, format: Format | None, encoding: str | None = None, columns: Sequence[str] = ()
+) -> MemoryTable:
     """Return the records of files, or of mappings and pairs given in Python.
 
-    encoding: of files; None: UTF-8. Raises: DataError if nothing can be read, or a file is in another encoding.
+    encoding: of files; None: UTF-8. columns: names for those of files without a header.
+    Raises: DataError if nothing can be read, or a file is in another encoding.
     """
     if isinstance(data, str | Path):
-        return _read_files(data, format, encoding)
+        return _read_files(data, format, encoding, columns)
     rows: list[Any] = list(data)
     if rows and all(isinstance(row, str | Path) for row in rows):
-        return _read_files(rows, format, encoding)
+        return _read_files(rows, format, encoding, columns)
+    if columns:
+        raise RequestError("columns are names for files without a header, and the data are rows. Drop them.")
     if rows and all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         return table_of([{"input": source, "target": target} for source, target in rows], name="row")
     return checked_rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
@@ -213,14 +218,16 @@ def checked_rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) ->
     return table_of(rows, name="row")
 
 
-def _read_files(names: str | Path | Sequence[str | Path], format: Format | None, encoding: str | None) -> MemoryTable:
+def _read_files(
+    names: str | Path | Sequence[str | Path], format: Format | None, encoding: str | None, columns: Sequence[str]
+) -> MemoryTable:
     """Return the records of files. Raises: DataError where so many lines are not UTF-8 that it is another encoding."""
     hint = (
         "The file seems to be in another encoding than UTF-8. Name it, such as --encoding cp1252 (encoding='cp1252' in "
         "Python) for one that Windows wrote in Western Europe."
     )
     try:
-        table = read_table(names, format=format, encoding=encoding)
+        table = read_table(names, format=format, columns=columns, encoding=encoding)
     except DataError as error:
         first = next((line.strip() for line in str(error).splitlines() if NOT_UTF_8 in line), None)
         if first is None:
@@ -255,6 +262,7 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
             raise DataError(
                 f"no record has an input and a target; {table[0].place}: has no field {usual[0]!r}; it has: {there}. "
                 f'Say which column or template is the {option}, such as {option}="{example}".'
+                f"{header_hint(table[0].place)}"
             )
 
 
@@ -269,6 +277,8 @@ def _column_hint(word: str, name: str, table: MemoryTable) -> str:
         hint = f" In a template columns stand in braces: {template!r}."
     elif near:
         hint = f" Did you mean {' or '.join(map(repr, near))}?"
+    else:
+        hint = header_hint(table[0].place)
     return hint + (f" {table.report.bad[0].error}" if table.report.bad else "")
 
 

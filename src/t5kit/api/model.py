@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
@@ -22,7 +22,7 @@ from t5kit.api.prompting import asked_after_each, asked_of, encode_each, error_o
 from t5kit.checkpoint import CheckpointFolder, write_folder
 from t5kit.checkpoint.sentence_modules import write_sentence_modules
 from t5kit.config import T5Config
-from t5kit.decoding import DecodingOptions
+from t5kit.decoding import DecodingOptions, FinishReason
 from t5kit.decoding.checks import check_options
 from t5kit.decoding.stops import StopTextStream
 from t5kit.errors import EngineError, RequestError, T5kitError
@@ -36,6 +36,9 @@ from t5kit.text import Tokenizer
 
 DEFAULT_MAX_INPUT_TOKENS = 4096
 """Memory sets the limit, not T5: positions are relative, so any length is understood."""
+
+AnswerStream = Generator[str, None, FinishReason]
+"""The pieces of an answer; the generator returns why it ended."""
 
 
 class Model(Adaptable, Asking, Explainable):
@@ -205,10 +208,11 @@ class Model(Adaptable, Asking, Explainable):
                 results[answer.request_id] = self._completions(answer, asked_by_id[answer.request_id])
         return results
 
-    def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> Iterator[str]:
+    def stream(self, text: str, *, truncate: bool = False, **options: Unpack[GenerationArguments]) -> AnswerStream:
         """Yield the answer in pieces as it is generated; joined they equal `generate`'s text.
 
-        Stop strings never leak into a piece. Beam search knows its answer only at the end and yields it whole.
+        The generator returns why the answer ended. Stop strings never leak into a piece. Beam search knows its answer
+        only at the end and yields it whole.
         Raises: RequestError as generate does, and for num_return_sequences above 1.
         """
         model, options = self._chosen(options)
@@ -224,10 +228,11 @@ class Model(Adaptable, Asking, Explainable):
         (request,) = requests_asked(ids, {0: asked}, self.tokenizer, is_streamed=True)
         return self._stream(request, asked)
 
-    def _stream(self, request: GenerationRequest, asked: Asked) -> Iterator[str]:
+    def _stream(self, request: GenerationRequest, asked: Asked) -> AnswerStream:
         scheduler = self._scheduler()
         scheduler.submit([request])
         pieces = StopTextStream(self.tokenizer.detokenizer(), request.options.stop_strings)
+        finish_reason: FinishReason = "length"
         try:
             while scheduler.has_work:
                 for event in scheduler.step():
@@ -235,12 +240,12 @@ class Model(Adaptable, Asking, Explainable):
                         raise error_of(event)
                     if isinstance(event, TokensGenerated):
                         piece = pieces.push(event.token_ids)
-                    elif request.is_streamed:
-                        piece = pieces.finish()
                     else:
-                        piece = self._completions(event, asked)[0].text
+                        finish_reason = event.hypotheses[0].finish_reason
+                        piece = pieces.finish() if request.is_streamed else self._completions(event, asked)[0].text
                     if piece:
                         yield piece
+            return finish_reason
         finally:
             scheduler.close()  # a reader that stops reading frees the slot
 
@@ -316,6 +321,8 @@ class Model(Adaptable, Asking, Explainable):
         input: str = "",
         target: str = "",
         format: Format | None = None,
+        columns: Sequence[str] = (),
+        encoding: str | None = None,
         split: str = "test",
         repeated_prompts: RepeatedPrompts = "each",
         reference_separator: str = "",
@@ -333,7 +340,8 @@ class Model(Adaptable, Asking, Explainable):
 
         data: a file, glob or folder, rows (mappings, or pairs of input and target), or a Task with its `split`.
         metrics: names such as "rouge", and "perplexity"; None takes a task's own. input, target: a column, or a
-        template such as "summarize: {text}"; a target column may be a list of accepted texts.
+        template such as "summarize: {text}"; a target column may be a list of accepted texts. columns: names for those
+        of CSV and TSV files without a header. encoding: of files.
         repeated_prompts: "group" counts records of one prompt once, with all their targets accepted.
         reference_separator: splits a target into accepted texts. choices: answer by the likeliest of these texts
         (is_length_normalized: a token) instead of generating. max_examples: so many drawn by evaluation_seed, 0 all.
@@ -344,9 +352,10 @@ class Model(Adaptable, Asking, Explainable):
         Example: model.evaluate("dev.tsv", ["rouge"], num_beams=4).scores["rougeL"]
         """
         examples, scoring = examples_and_scoring(
-            data, metrics, input=input, target=target, format=format, split=split, repeated_prompts=repeated_prompts,
-            reference_separator=reference_separator, choices=choices, is_length_normalized=is_length_normalized,
-            max_examples=max_examples, seed=evaluation_seed, slice_by=slice_by,
+            data, metrics, input=input, target=target, format=format, columns=columns, encoding=encoding,
+            split=split, repeated_prompts=repeated_prompts, reference_separator=reference_separator, choices=choices,
+            is_length_normalized=is_length_normalized, max_examples=max_examples, seed=evaluation_seed,
+            slice_by=slice_by,
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
         model, options = self._chosen(options)

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len, set_cell_size
+
 from t5kit.api.run_parts import RunParts, open_parts
 from t5kit.api.training import has_torch
 from t5kit.data.configured import TrainingData, open_tasks, training_data
@@ -68,11 +70,11 @@ class RecipeDescription:
         """Return the description as plain data for JSON."""
         return dataclasses.asdict(self)
 
-    def to_text(self) -> str:
-        """Return the description for people."""
+    def to_text(self, width: int | None = None) -> str:
+        """Return the description for people. width: columns of a terminal, to which lines of examples are cut."""
         lines = [f"model       {self.model}, {self.num_parameters:,} parameters", f"vocabulary  {self.vocabulary}"]
         for task in self.tasks:
-            lines += ["", *_task_lines(task)]
+            lines += ["", *_task_lines(task, width)]
         names = [task.name for task in self.tasks if task.share]
         text = str(self.statistics)
         for number, name in enumerate(names):
@@ -238,7 +240,7 @@ def _vocabulary_words(config: RunConfig, tokenizer: Tokenizer) -> str:
     return f"{source}: {tokenizer.vocab_size:,} ids, {tokenizer.num_sentinels} of them sentinels"
 
 
-def _task_lines(task: TaskDescription) -> list[str]:
+def _task_lines(task: TaskDescription, width: int | None) -> list[str]:
     records = ", ".join(f"{split} {count:,}" for split, count in task.num_records.items()) or "streamed"
     share = f"{100 * task.share:.1f} % of the examples" if task.share else "only evaluated"
     lines = [f"task {task.name}: {records} records; {share}"]
@@ -246,9 +248,16 @@ def _task_lines(task: TaskDescription) -> list[str]:
         lines[0] += f"; {task.num_unreadable:,} lines cannot be read"
     lines += [f"  bad: {error}" for error in task.bad[:NUM_BAD_SHOWN]]
     for example in task.examples:
-        lines.append(f"  {example.num_encoder_ids:4} ids  {_short(example.encoder)}")
-        lines.append(f"  {example.num_target_ids:4} ids  -> {_short(example.target)}")
+        lines.append(_cut(f"  {example.num_encoder_ids:4} ids  {_short(example.encoder)}", width))
+        lines.append(_cut(f"  {example.num_target_ids:4} ids  -> {_short(example.target)}", width))
     return lines
+
+
+def _cut(line: str, width: int | None) -> str:
+    """Return a line of at most so many columns; letters of two columns count as two."""
+    if width is None or cell_len(line) <= width:
+        return line
+    return set_cell_size(line, width - 1).rstrip() + "…"
 
 
 def _short(text: str, limit: int = 400) -> str:

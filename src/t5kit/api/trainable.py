@@ -56,6 +56,7 @@ class Trainable:
         target: str = "",
         format: Format | None = None,
         encoding: str | None = None,
+        columns: Sequence[str] = (),
         metrics: Sequence[str] = (),
         instructions: Sequence[str] = (),
         paraphrase: Paraphrase | None = None,
@@ -67,11 +68,12 @@ class Trainable:
 
         data: files, or rows (mappings, or pairs of input and target). dev: the same, to choose the best weights by and
         to stop early; None holds out a part, equal inputs together. input, target: a column, or a template such as
-        "summarize: {text}". encoding: of the files. metrics: names such as "rouge"; none: those that fit the targets.
-        instructions: input templates to choose from, by what the model understands as it is. paraphrase: texts -> as
-        many texts that mean the same, which are learned too. run_folder: keeps the run; the same call resumes it there
-        if it was stopped. None: a temporary one. Other keywords are FitSettings': method ("full", "lora", "prompt",
-        "head"), num_epochs, lr, synonyms, noise_rate, seed, ...; all else follows from the data.
+        "summarize: {text}". encoding: of the files. columns: names for those of CSV and TSV files without a header.
+        metrics: names such as "rouge"; none: those that fit the targets. instructions: input templates to choose from,
+        by what the model understands as it is. paraphrase: texts -> as many texts that mean the same, which are learned
+        too. run_folder: keeps the run; the same call resumes it there if it was stopped. None: a temporary one. Other
+        keywords are FitSettings': method ("full", "lora", "prompt", "head"), num_epochs, lr, synonyms, noise_rate,
+        seed, ...; all else follows from the data.
         Warns (UserWarning) of what is strange about the data.
         Raises: DependencyError without PyTorch, RequestError, DataError, and what `train_config` raises.
 
@@ -82,7 +84,8 @@ class Trainable:
         chosen = FitSettings.of(options)
         result = fit(
             self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
-            format=format, encoding=encoding, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
+            format=format, encoding=encoding, columns=columns, metrics=metrics, instructions=instructions,
+            paraphrase=paraphrase,
             hooks=run_hooks(chosen.precision, shows=progress),
         )  # fmt: skip
         self._take_weights(result.model_path)

@@ -27,7 +27,7 @@ from t5kit.checkpoint.hub import id_of
 from t5kit.config.overrides import Settings
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.errors import ConfigError, DependencyError
-from t5kit.recipe import RunConfig, bind_recipe
+from t5kit.recipe import RunConfig, bind_recipe, completed_recipe
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import Tokenizer
 from t5kit.training.config import Precision
@@ -228,7 +228,7 @@ def _finished_early(config: RunConfig, run_folder: Path, given: GivenRecords | N
 
     if "WORLD_SIZE" in os.environ or "RANK" in os.environ:
         return None
-    folder = RunFolder.see_early(run_folder, resolved=config.to_toml())
+    folder = RunFolder.see_early(run_folder, resolved=config.to_toml(), completed=completed_recipe)
     if folder is None:
         return None
     with folder:
@@ -241,7 +241,7 @@ def _open_folder(path: Path, recipe: str | None, resolved: str, environment: "En
     from t5kit.training.run_folder import RESOLVED, RunFolder
 
     if (path / RESOLVED).exists():
-        return RunFolder.resume(path, resolved=resolved, environment=environment)
+        return RunFolder.resume(path, resolved=resolved, environment=environment, completed=completed_recipe)
     return RunFolder.create(path, recipe=recipe or resolved, resolved=resolved, environment=environment)
 
 

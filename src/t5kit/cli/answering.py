@@ -33,6 +33,8 @@ class AnswerForm:
     as_json: bool
     num_answers: int
     """Answers a text; without as_json each is a line of its own, empty where there are fewer."""
+    whole_within: int | None = None
+    """max_new_tokens where the answer is to have a form, of which one that is cut there is the beginning only."""
 
     @property
     def lines_per_text(self) -> int:
@@ -48,6 +50,8 @@ class AnsweredChunk:
     num_texts: int
     problems: tuple[str, ...] = ()
     """Of the texts that have no answer: place and reason, one sentence each."""
+    cut: tuple[str, ...] = ()
+    """Of the texts whose answer has not the form asked for because it was cut, likewise."""
     has_line_breaks: bool = False
     """Whether an answer's own line breaks became spaces."""
     notes: tuple[str, ...] = ()
@@ -114,7 +118,7 @@ def answer_chunk(
 ) -> AnsweredChunk:
     """Answer the texts of a chunk; one that cannot be answered leaves an empty line, or an "error", in its place."""
     answers = iter(model.try_generate(good_texts(chunk), truncate=form.truncate, repeats=repeats, **form.arguments))
-    lines, problems = [], []
+    lines, problems, cut = [], [], []
     has_line_breaks = False
     for place, text in chunk:
         if isinstance(text, BadRecord):
@@ -125,6 +129,8 @@ def answer_chunk(
                 try:
                     lines.append(_json_answer(text, answer, form) if form.as_json else _lines(answer, form))
                     has_line_breaks |= not form.as_json and any(without_line_breaks(c.text) != c.text for c in answer)
+                    if form.whole_within is not None and any(c.finish_reason == "length" for c in answer):
+                        cut.append(at_place(place, cut_words(form.whole_within)))
                     continue
                 except EngineError as error:
                     problem = at_place(place, error)
@@ -133,7 +139,15 @@ def answer_chunk(
         problems.append(problem)
         lines.append(json_line({"error": problem}) if form.as_json else "\n" * form.num_answers)
     return AnsweredChunk(
-        lines="".join(lines), num_texts=len(chunk), problems=tuple(problems), has_line_breaks=has_line_breaks
+        lines="".join(lines), num_texts=len(chunk), problems=tuple(problems), cut=tuple(cut),
+        has_line_breaks=has_line_breaks,
+    )  # fmt: skip
+
+
+def cut_words(max_new_tokens: int) -> str:
+    """Return what is said of an answer that was cut before it had the form asked for."""
+    return (
+        f"the answer was cut at --max-new-tokens {max_new_tokens}, before its form was whole. Raise --max-new-tokens."
     )
 
 
@@ -142,7 +156,7 @@ def write_answered(out: Output, answered: AnsweredChunk, warned: set[str]) -> No
     for note in set(answered.notes) - warned:
         warned.add(note)
         print(note, file=sys.stderr)
-    for problem in answered.problems:
+    for problem in (*answered.problems, *answered.cut):
         print(f"t5kit: {problem}", file=sys.stderr)
     if answered.has_line_breaks:
         tell_of_line_breaks(warned)

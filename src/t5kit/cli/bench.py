@@ -134,7 +134,7 @@ def _prompts(folder: Path, texts: Path | None, field: str | None, num_texts: int
         taken = list(SAMPLE_TEXTS)[:num_texts]
     else:
         taken = []
-        for _, text in texts_of(records_of([], texts, None), field):
+        for _, text in texts_of(records_of([], texts, None, has_encoding_option=False), field):
             if isinstance(text, BadRecord):
                 raise RequestError(text.error)
             taken.append(text)

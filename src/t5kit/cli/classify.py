@@ -48,6 +48,8 @@ def classify(
     ] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: options.FieldOption = None,
     output: options.OutputOption = None,
     json: options.JsonOption = False,
@@ -72,7 +74,11 @@ def classify(
     if save_calibration is not None and calibrate_on is None and calibration != "contextual":
         raise RequestError("--save-calibration needs something to make one from: --calibrate-on or contextual.")
     has_texts = bool(texts) or input is not None or save_calibration is None
-    records = records_of(texts or [], input, format) if has_texts else iter(())
+    records = (
+        records_of(texts or [], input, format, columns=options.column_names(columns), encoding=encoding)
+        if has_texts
+        else iter(())
+    )
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,

@@ -12,7 +12,12 @@ from t5kit.cli import options
 from t5kit.cli.each import asked_each
 from t5kit.cli.inputs import chunks, records_of, texts_of
 from t5kit.cli.outputs import json_line, open_output, progress
-from t5kit.errors import DataError
+from t5kit.errors import DataError, RequestError
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Between the numbers of a line, by the file's suffix."""
+FORMS = (".jsonl", ".ndjson", ".npy", *SEPARATORS)
+"""Suffixes of what vectors are written to."""
 
 
 def embed(
@@ -20,10 +25,17 @@ def embed(
     texts: options.TextsArgument = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: options.FieldOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A .jsonl file, or .npy for one float32 array [N, D].", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .jsonl, .csv or .tsv file of a vector a line, or .npy for one float32 array [N, D].",
+            show_default=False,
+        ),
     ] = None,
     pooling: Annotated[
         str | None,
@@ -45,19 +57,20 @@ def embed(
     revision: options.RevisionOption = None,
     offline: options.OfflineOption = False,
 ) -> None:
-    """Print an encoder vector for each text as a JSON list, one a line, in order; or write one .npy array.
+    """Print an encoder vector for each text as a JSON list, one a line, in order; or write what --output's name says.
 
-    A text that cannot be embedded gives {"error": …} in its place and makes the exit code 1; an .npy file, which has no
-    place for an error, is not written then.
+    A text that cannot be embedded gives {"error": …} in its place and makes the exit code 1; files of other formats,
+    which have no place for an error, are not written then.
     """
-    records = records_of(texts or [], input, format)
+    form = _form_of(output)
+    records = records_of(texts or [], input, format, columns=options.column_names(columns), encoding=encoding)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
     )  # fmt: skip
     asked: dict[str, Any] = {"pooling": pooling, "normalize": normalize}
     nothing = loaded.embed([], **asked)  # refuses a wrong option if no text comes
-    as_array = output is not None and output.suffix.lower() == ".npy"
+    as_array = form == ".npy"
     rows: list[np.ndarray] = []
     num_failed = 0
     with open_output(output, is_binary=as_array) as out, progress("texts embedded") as count:
@@ -66,7 +79,7 @@ def embed(
                 if isinstance(result, str):
                     num_failed += 1
                     print(f"t5kit: {result}", file=sys.stderr)
-                    if as_array:
+                    if form in (".npy", *SEPARATORS):
                         raise DataError(
                             f"{output} was not written: it has no place for a text that cannot be embedded. "
                             "Write JSON lines instead."
@@ -75,7 +88,7 @@ def embed(
                 elif as_array:
                     rows.append(result)
                 else:
-                    out.write(json_line([round(float(value), 7) for value in result]))
+                    out.write(_row(result, SEPARATORS.get(form)))
             count.advance(len(chunk))
         if as_array:
             buffer = io.BytesIO()
@@ -83,3 +96,22 @@ def embed(
             out.write(buffer.getvalue())
     if num_failed:
         raise typer.Exit(1)
+
+
+def _form_of(output: Path | None) -> str:
+    """Return the suffix that says how vectors are written; JSON lines go to what has none, or is a device or a pipe.
+
+    Raises: RequestError for one that says another format.
+    """
+    if output is None or not output.suffix or (output.exists() and not output.is_file()):
+        return ".jsonl"
+    form = output.suffix.lower()
+    if form not in FORMS:
+        raise RequestError(f"--output {output}: must end in one of: {', '.join(FORMS)}.")
+    return form
+
+
+def _row(vector: np.ndarray, separator: str | None) -> str:
+    """Return a vector as a JSON list, or as numbers apart by a separator; either way as a line."""
+    line = json_line([round(float(value), 7) for value in vector])  # refuses what is not finite
+    return line if separator is None else line.replace("[", "").replace("]", "").replace(", ", separator)

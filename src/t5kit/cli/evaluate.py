@@ -57,6 +57,8 @@ def evaluate(
         ),
     ] = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     repeated_prompts: Annotated[
         str,
         typer.Option(help="each: every record counts; group: those of one prompt count once, all targets accepted."),
@@ -143,15 +145,17 @@ def evaluate(
         raise RequestError("--slice-by is for the page of --report; name that too, or drop it.")
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
+    names_of_columns = options.column_names(columns)
     records: EvaluationData
     if form is not None:
-        records = _task(form, data, format)  # type: ignore[arg-type]  # checked above
+        records = _task(form, data, format, names_of_columns, encoding)  # type: ignore[arg-type]  # checked above
     else:
         records = str(data) if data is not None else list(examples_of_predictions(Path(name)))
     examples, scoring = examples_and_scoring(
         records,
         names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
-        split="test", repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
+        columns=names_of_columns, encoding=encoding, split="test",
+        repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
         choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
         slice_by=slice_by or (),
     )  # fmt: skip
@@ -243,7 +247,9 @@ class _Work:
         return evaluate_predictions(self.examples, matched.predictions, self.scoring, bootstrap=self.bootstrap)
 
 
-def _task(form: str, data: Path | None, format: Format | None) -> "Task":
+def _task(
+    form: str, data: Path | None, format: Format | None, columns: tuple[str, ...], encoding: str | None
+) -> "Task":
     """Return the records of the data as a ready task's."""
     from t5kit.tasks import Task
     from t5kit.tasks.config import TaskConfig
@@ -251,7 +257,11 @@ def _task(form: str, data: Path | None, format: Format | None) -> "Task":
 
     if data is None:
         raise RequestError("--form makes prompts of records; name a file of them with --data.")
-    return Task(form, make_form(TaskConfig(form=form)), {"test": read_table(data, format=format)})
+    return Task(
+        form,
+        make_form(TaskConfig(form=form)),
+        {"test": read_table(data, format=format, columns=columns, encoding=encoding)},
+    )
 
 
 def _one_system(model: str | None, option: str | None, predictions_only: Path | None) -> str:

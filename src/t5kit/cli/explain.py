@@ -71,6 +71,8 @@ def explain(
     if draw is not None and draw not in (map or MAPS):
         raise RequestError(f"--draw {draw!r} is not among the maps asked for: {', '.join(map or MAPS)}.")
     if png is not None:
+        if png.suffix.lower() != ".png":
+            raise RequestError(f"--png {png} draws a PNG; give the file a name that ends in .png.")
         check_can_draw()
     if text == "-":
         text = whole_input()

@@ -43,6 +43,8 @@ def extract(
     seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.", show_default=False)] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: options.FieldOption = None,
     output: options.OutputOption = None,
     details: Annotated[
@@ -64,8 +66,10 @@ def extract(
     {"error": …} in its place and makes the exit code 1; so does an answer cut at --max-new-tokens, of which the part
     that is whole is printed (null if none is) and named on standard error.
     """
+    from t5kit.api.extraction import DEFAULT_MAX_NEW_TOKENS
+
     asked_schema = _schema(entity or [], relation or [], schema)
-    records = records_of(texts or [], input, format)
+    records = records_of(texts or [], input, format, columns=options.column_names(columns), encoding=encoding)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,
@@ -76,6 +80,7 @@ def extract(
         "temperature": temperature, "seed": seed, "truncate": truncate,
     }  # fmt: skip
     loaded.extract([], asked_schema, **asked)  # refuses a wrong option even if no text comes
+    limit = DEFAULT_MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
     num_failed = 0
     with open_output(output) as out, progress("texts read") as count:
         for chunk in chunks(texts_of(records, field), batch_size):
@@ -89,7 +94,11 @@ def extract(
                 if not found.is_complete:
                     num_failed += 1
                     kept = "nothing of it is whole" if found.value is None else "its whole part is printed"
-                    print(f"t5kit: {place}: the answer was cut at --max-new-tokens; {kept}.", file=sys.stderr)
+                    print(
+                        f"t5kit: {place}: the answer was cut at --max-new-tokens {limit}; {kept}. Raise "
+                        "--max-new-tokens.",
+                        file=sys.stderr,
+                    )
                 assert not isinstance(text, BadRecord)
                 more = {"is_complete": found.is_complete, "line": found.line, "score": found.score}
                 out.write(json_line({"input": text, "value": found.value, **more} if details else found.value))

@@ -45,9 +45,8 @@ def finetune(
         typer.Option(help="Records that are only scored, at the end.", show_default=False),
     ] = None,
     format: options.FormatOption = None,
-    encoding: Annotated[
-        str | None, typer.Option(help="Of the files, such as cp1252 or latin-1.", show_default="utf-8")
-    ] = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     metrics: Annotated[
         str | None,
         typer.Option(help=f"Apart by commas: {', '.join(METRICS)}.", show_default="those that fit the targets"),
@@ -138,7 +137,7 @@ def finetune(
     with plain_warnings():
         plan = plan_finetuning(
             model, data, out, settings=settings, dev=dev, test=test, input=input, target=target,
-            format=cast("Format | None", format), encoding=encoding,
+            format=cast("Format | None", format), encoding=encoding, columns=options.column_names(columns),
             metrics=[word.strip() for word in (metrics or "").split(",") if word.strip()],
             instructions=read_instructions(instructions) if instructions is not None else (),
             paraphrase=paraphrase, revision=revision, offline=offline or None,

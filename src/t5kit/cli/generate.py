@@ -1,6 +1,7 @@
 """`t5kit generate`: texts in, answers out, in the same order."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import sys
@@ -16,6 +17,7 @@ from t5kit.cli.answering import (
     AnswerForm,
     RepeatCounts,
     answer_chunk,
+    cut_words,
     pass_over,
     write_answered,
 )
@@ -25,12 +27,13 @@ from t5kit.cli.outputs import Output, at_place, open_output, progress
 from t5kit.cli.ray_runner import RayJob, answered_over_ray, ray_cluster
 from t5kit.cli.resuming import file_stamp, open_resumable
 from t5kit.errors import DataError, RequestError
-from t5kit.sources import BadRecord
+from t5kit.sources import BadRecord, Record
 
 if TYPE_CHECKING:
     from t5kit.api import Model
+    from t5kit.api.model import AnswerStream
     from t5kit.api.model_files import ModelFiles
-    from t5kit.decoding import DecodingOptions
+    from t5kit.decoding import DecodingOptions, FinishReason
 
 
 def generate(
@@ -40,6 +43,8 @@ def generate(
     ] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: Annotated[
         str | None,
         typer.Option("--field", help="JSON field or TSV column (0, 1, …) that holds the text.", show_default="text"),
@@ -160,7 +165,8 @@ def generate(
 
     Standard output carries the answers alone, one a line, in the order of the texts. A line that cannot be answered
     leaves an empty line (or, with --json, an "error") in its place, is named on standard error, and makes the exit
-    code 1. With --num-return-sequences N every text has N lines, best first (or, with --json, a list "outputs").
+    code 1; so does an answer to --regex or --json-schema that is cut at --max-new-tokens, of which the beginning is
+    written. With --num-return-sequences N every text has N lines, best first (or, with --json, a list "outputs").
     """
     arguments: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "max_length": max_length, "min_new_tokens": min_new_tokens,
@@ -183,62 +189,148 @@ def generate(
     if resume and (output is None or input is None or str(input) == "-" or stream):
         raise RequestError("--resume needs --input and --output files, and no --stream.")
     _check_runner(runner, input, is_streamed=stream, has_cluster_options=bool(ray_address or num_actors))
-    records = records_of(texts or [], input, format)
+    job = _Job(
+        texts=texts or [], input=input, format=format, columns=options.column_names(columns), encoding=encoding,
+        field=field, batch_size=batch_size, output=output, is_resumed=resume, as_json=json, arguments=arguments,
+        truncate=truncate, max_input_tokens=max_input_tokens,
+    )  # fmt: skip
     words: dict[str, Any] = {
         "engine": engine, "weights": weights, "device": device, "revision": revision,
         "max_input_tokens": max_input_tokens, "max_cache_bytes": max_cache_bytes,
     }  # fmt: skip
     if runner == "ray":
-        next(records, None)  # a file that cannot be read is refused here, not by a cluster
-        files = _model_files(model, revision=revision, offline=offline)
-        answers_with = [f"{engine} over ray", weights]
+        words["offline"] = offline or None
+        num_failed = _answer_over_ray(job, model, words, address=ray_address, num_actors=num_actors, threads=threads)
     else:
+        records = job.records()  # refuses what cannot be read from before a model is loaded
         loaded = options.load_model(model, threads=threads, offline=offline, **words)
-        files = loaded.files
-        answers_with = [loaded.runtime.description.engine, loaded.runtime.description.weights]
-    asked = _decoding_options(files, arguments, engine=answers_with[0])
-    if stream and asked.num_return_sequences > 1:
-        raise RequestError(f"--stream gives one answer, but --num-return-sequences is {asked.num_return_sequences}.")
-    form = AnswerForm(arguments=arguments, truncate=truncate, as_json=json, num_answers=asked.num_return_sequences)
-    promise = None
-    if resume:
-        promise = _asked_for(
-            files, input, arguments, engine=answers_with, max_input_tokens=max_input_tokens, json=json, field=field,
-            truncate=truncate,
-        )  # fmt: skip
-    with contextlib.ExitStack() as opened:
-        if runner == "ray":
-            assert input is not None
-            ray = opened.enter_context(ray_cluster(ray_address))
-            out, num_done = opened.enter_context(_opened(output, promise, form))
-            job = RayJob(
-                model=_absolute(model), model_words={**words, "offline": offline or None}, form=form, input=input,
-                folder=Path.cwd(), format=format, field=field, batch_size=batch_size, num_done=num_done,
-                does_sample=asked.does_sample,
-            )  # fmt: skip
-            answered = answered_over_ray(ray, job, num_actors=num_actors, threads=threads)
-            opened.enter_context(contextlib.closing(answered))  # before the cluster is left
-        else:
-            out, num_done = opened.enter_context(_opened(output, promise, form))
-            items = texts_of(records, field)
-            if stream:
-                _stream(loaded, list(itertools.islice(items, 2)), out, arguments, truncate=truncate)
-                return
-            # So that samples do not depend on --batch-size; not kept where nothing is drawn, a file may be long.
-            repeats = (
-                RepeatCounts(files.tokenizer, max_input_tokens=max_input_tokens, truncate=truncate)
-                if asked.does_sample
-                else None
-            )
-            pass_over(items, num_done, repeats, batch_size)
-            answered = (
-                answer_chunk(loaded, chunk, form, repeats=None if repeats is None else repeats.counts)
-                for chunk in chunks(items, batch_size)
-            )
-        num_failed = _write(answered, out)
+        num_failed = (_stream if stream else _answer_here)(job, records, loaded)
     if num_failed:
-        print(f"t5kit: {num_failed} of the texts could not be answered; see above.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Which texts are answered, what each is asked, and where the answers go."""
+
+    texts: list[str]
+    input: Path | None
+    format: str | None
+    columns: tuple[str, ...]
+    encoding: str | None
+    field: str | None
+    batch_size: int
+    output: Path | None
+    is_resumed: bool
+    as_json: bool
+    arguments: dict[str, Any]
+    """Of `Model.generate`."""
+    truncate: bool
+    max_input_tokens: int
+
+    def records(self) -> Iterator[Record | BadRecord]:
+        """Return what the texts are read from."""
+        return records_of(self.texts, self.input, self.format, columns=self.columns, encoding=self.encoding)
+
+    def form(self, asked: "DecodingOptions") -> AnswerForm:
+        """Return what every text is asked, and how its answer is written. asked: the same as decoding has it."""
+        return AnswerForm(
+            arguments=self.arguments, truncate=self.truncate, as_json=self.as_json,
+            num_answers=asked.num_return_sequences,
+            whole_within=None if asked.grammar is None else asked.max_new_tokens,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def opened(self, files: "ModelFiles", engine: list[str], form: AnswerForm) -> Iterator[tuple[Output, int]]:
+        """Give what to write to, and how many texts are answered there already."""
+        if not self.is_resumed:
+            with open_output(self.output) as out:
+                yield out, 0
+            return
+        assert self.output is not None
+        said = {"columns": list(self.columns), "encoding": self.encoding}
+        promise = _asked_for(
+            files, self.input, self.arguments, engine=engine, max_input_tokens=self.max_input_tokens, json=self.as_json,
+            field=self.field, truncate=self.truncate, **{name: value for name, value in said.items() if value},
+        )  # fmt: skip
+        with open_resumable(self.output, promise, lines_per_record=form.lines_per_text) as (out, num_done):
+            if num_done:
+                print(f"t5kit: {num_done} texts were answered before; going on after them.", file=sys.stderr)
+            yield out, num_done
+
+
+def _answer_here(job: _Job, records: Iterable[Record | BadRecord], model: "Model") -> int:
+    """Answer the texts in this process; return how many have no answer, or none of the form asked for."""
+    description = model.runtime.description
+    asked = _decoding_options(model.files, job.arguments, engine=description.engine)
+    form = job.form(asked)
+    with job.opened(model.files, [description.engine, description.weights], form) as (out, num_done):
+        items = texts_of(records, job.field)
+        # So that samples do not depend on --batch-size; not kept where nothing is drawn, a file may be long.
+        repeats = (
+            RepeatCounts(model.tokenizer, max_input_tokens=job.max_input_tokens, truncate=job.truncate)
+            if asked.does_sample
+            else None
+        )
+        pass_over(items, num_done, repeats, job.batch_size)
+        counts = None if repeats is None else repeats.counts
+        return _write((answer_chunk(model, some, form, repeats=counts) for some in chunks(items, job.batch_size)), out)
+
+
+def _answer_over_ray(
+    job: _Job, model: str, words: dict[str, Any], *, address: str | None, num_actors: int | None, threads: int | None
+) -> int:
+    """Answer the texts by actors of a Ray cluster; return as `_answer_here`. words: of `Model.from_pretrained`."""
+    assert job.input is not None
+    next(job.records(), None)  # a file that cannot be read is refused here, not by a cluster
+    files = _model_files(model, revision=words["revision"], offline=bool(words["offline"]))
+    answers_with = [f"{words['engine']} over ray", words["weights"]]
+    asked = _decoding_options(files, job.arguments, engine=answers_with[0])
+    form = job.form(asked)
+    with ray_cluster(address) as ray, job.opened(files, answers_with, form) as (out, num_done):
+        ray_job = RayJob(
+            model=_absolute(model), model_words=words, form=form, input=job.input, folder=Path.cwd(),
+            format=job.format, columns=job.columns, encoding=job.encoding, field=job.field, batch_size=job.batch_size,
+            num_done=num_done, does_sample=asked.does_sample,
+        )  # fmt: skip
+        answered = answered_over_ray(ray, ray_job, num_actors=num_actors, threads=threads)
+        with contextlib.closing(answered):  # before the cluster is left
+            return _write(answered, out)
+
+
+def _stream(job: _Job, records: Iterable[Record | BadRecord], model: "Model") -> int:
+    """Write the answer to the only text as it is generated; return as `_answer_here`."""
+    asked = _decoding_options(model.files, job.arguments, engine=model.runtime.description.engine)
+    if asked.num_return_sequences > 1:
+        raise RequestError(f"--stream gives one answer, but --num-return-sequences is {asked.num_return_sequences}.")
+    with open_output(job.output) as out:
+        items = list(itertools.islice(texts_of(records, job.field), 2))
+        if len(items) != 1:
+            raise RequestError(f"--stream answers exactly one text, got {'more' if items else 'none'}.")
+        ((place, text),) = items
+        if isinstance(text, BadRecord):
+            raise DataError(text.error)
+        try:
+            pieces = model.stream(text, truncate=job.truncate, **job.arguments)
+        except RequestError as error:
+            raise RequestError(at_place(place, error)) from error
+        finish_reason = _write_pieces(out, pieces)
+    if asked.grammar is None or finish_reason != "length":
+        return 0
+    print(f"t5kit: {at_place(place, cut_words(asked.max_new_tokens))}", file=sys.stderr)
+    return 1
+
+
+def _write_pieces(out: Output, pieces: "AnswerStream") -> "FinishReason":
+    """Write the pieces of an answer as they come; return why it ended."""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            out.write("\n")
+            return end.value
+        out.write(piece)
+        out.flush()
 
 
 def _check_runner(runner: str, input: Path | None, *, is_streamed: bool, has_cluster_options: bool) -> None:
@@ -263,30 +355,21 @@ def _absolute(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-@contextlib.contextmanager
-def _opened(output: Path | None, promise: dict[str, Any] | None, form: AnswerForm) -> Iterator[tuple[Output, int]]:
-    """Give what to write to, and how many texts are answered there already. promise: as `_asked_for`, to go on."""
-    if promise is None:
-        with open_output(output) as out:
-            yield out, 0
-        return
-    assert output is not None
-    with open_resumable(output, promise, lines_per_record=form.lines_per_text) as (out, num_done):
-        if num_done:
-            print(f"t5kit: {num_done} texts were answered before; going on after them.", file=sys.stderr)
-        yield out, num_done
-
-
 def _write(answered: Iterable[AnsweredChunk], out: Output) -> int:
-    """Write chunks as they are answered; return how many texts could not be."""
+    """Write chunks as they are answered; return how many texts have no answer, or none of the form asked for."""
     warned: set[str] = set()
-    num_failed = 0
+    num_unanswered = num_cut = 0
     with progress("texts answered") as count:
         for chunk in answered:
             write_answered(out, chunk, warned)
-            num_failed += len(chunk.problems)
+            num_unanswered += len(chunk.problems)
+            num_cut += len(chunk.cut)
             count.advance(chunk.num_texts)
-    return num_failed
+    if num_unanswered:
+        print(f"t5kit: {num_unanswered} of the texts could not be answered; see above.", file=sys.stderr)
+    if num_cut:
+        print(f"t5kit: the answers to {num_cut} of the texts were cut; see above.", file=sys.stderr)
+    return num_unanswered + num_cut
 
 
 def _asked_for(files: "ModelFiles", input: Path | None, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -313,30 +396,6 @@ def _decoding_options(files: "ModelFiles", arguments: dict[str, Any], *, engine:
     asked = asked_of(arguments, files.folder, files.tokenizer, engine=engine).options  # type: ignore[arg-type]
     check_options(asked, files.folder.config)
     return asked
-
-
-def _stream(
-    model: "Model",
-    items: list[tuple[str, str | BadRecord]],
-    out: Output,
-    arguments: dict[str, Any],
-    *,
-    truncate: bool,
-) -> None:
-    """Write the answer to the only one of `items` as it is generated."""
-    if len(items) != 1:
-        raise RequestError(f"--stream answers exactly one text, got {'more' if items else 'none'}.")
-    ((place, text),) = items
-    if isinstance(text, BadRecord):
-        raise DataError(text.error)
-    try:
-        pieces = model.stream(text, truncate=truncate, **arguments)
-    except RequestError as error:
-        raise RequestError(at_place(place, error)) from error
-    for piece in pieces:
-        out.write(piece)
-        out.flush()
-    out.write("\n")
 
 
 def _logit_bias(words: list[str]) -> dict[int, float] | None:

@@ -5,7 +5,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast, get_args
 
@@ -13,15 +13,27 @@ from t5kit.cli.options import check_one_input
 from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord, Record, read_records
 from t5kit.sources.lines import NOT_UTF_8
-from t5kit.sources.records import Format, text_field
+from t5kit.sources.records import Format, header_hint, text_field
 
 Item = TypeVar("Item")
 
+NUM_LOOKED_AT = 20
+"""Records at the beginning of an input among which one must have the field asked for."""
 
-def records_of(texts: list[str], input: Path | None, format: str | None) -> Iterator[Record | BadRecord]:
+
+def records_of(
+    texts: list[str],
+    input: Path | None,
+    format: str | None,
+    *,
+    columns: Sequence[str] = (),
+    encoding: str | None = None,
+    has_encoding_option: bool = True,
+) -> Iterator[Record | BadRecord]:
     """Return the records a verb is to work on: its arguments ("-" is standard input), else --input, else what is piped
     in.
 
+    columns, encoding: as `read_records` takes them. has_encoding_option: whether the verb has --encoding.
     Raises: RequestError if there is nothing to read.
     """
     check_one_input(texts, input)
@@ -38,7 +50,13 @@ def records_of(texts: list[str], input: Path | None, format: str | None) -> Iter
         stdin = cast("TextIO | None", sys.stdin)  # None if it was closed before we started
         if stdin is None or (input is None and not texts and stdin.isatty()):
             raise RequestError("There is no text: give one as an argument, a file with --input, or pipe it in.")
-    return _telling_of_encodings(read_records("-" if input is None else input, format=chosen), input)
+    source: str | Path = "-" if input is None else input
+    what_to_do = (
+        "name it with --encoding, such as --encoding cp1252"
+        if has_encoding_option
+        else f"convert it first: iconv -f cp1252 -t utf-8 {shlex.quote(str(source))}"
+    )
+    return _telling_of_encodings(read_records(source, format=chosen, columns=columns, encoding=encoding), what_to_do)
 
 
 def whole_input() -> str:
@@ -47,7 +65,7 @@ def whole_input() -> str:
     Raises: RequestError if nothing is piped in; DataError, naming the line, for what is no UTF-8.
     """
     lines: list[str] = []
-    for record in records_of(["-"], None, "text"):
+    for record in records_of(["-"], None, "text", has_encoding_option=False):
         if isinstance(record, BadRecord):
             raise DataError(record.error)
         lines.append(str(record.fields["text"]))
@@ -55,15 +73,47 @@ def whole_input() -> str:
 
 
 def texts_of(records: Iterable[Record | BadRecord], field: str | None) -> Iterator[tuple[str, str | BadRecord]]:
-    """Yield (place, text or what is wrong) for each record; field defaults to "text", or the first column of TSV."""
-    for record in records:
+    """Yield (place, text or what is wrong) for each record; field defaults to "text", or the first column of TSV.
+
+    Raises: as `with_field`.
+    """
+
+    def name_in(record: Record) -> str:
+        if field is not None:
+            return field
+        return "text" if "text" in record.fields or "0" not in record.fields else "0"
+
+    for record in with_field(records, name_in, "--field"):
         if isinstance(record, BadRecord):
             yield record.place, record
         else:
-            name = (
-                field if field is not None else ("text" if "text" in record.fields or "0" not in record.fields else "0")
-            )
-            yield record.place, named_field(record, name, "--field")
+            yield record.place, named_field(record, name_in(record), "--field")
+
+
+def with_field(
+    records: Iterable[Record | BadRecord], name_in: Callable[[Record], str], option: str
+) -> Iterator[Record | BadRecord]:
+    """Pass records on, unless none of the first ones has the field: then its name is wrong, and not those records.
+
+    name_in: the name under which a record is to have it, which the option can change.
+    Raises: RequestError naming the fields that the first record has.
+    """
+    iterator = iter(records)
+    first: list[Record | BadRecord] = []
+    lacking: Record | None = None
+    for record in itertools.islice(iterator, NUM_LOOKED_AT):
+        first.append(record)
+        if isinstance(record, Record) and name_in(record) in record.fields:
+            lacking = None
+            break
+        if isinstance(record, Record) and lacking is None:
+            lacking = record
+    if lacking is not None:
+        found = named_field(lacking, name_in(lacking), option)
+        assert isinstance(found, BadRecord)
+        raise RequestError(found.error + header_hint(lacking.place))
+    yield from first
+    yield from iterator
 
 
 def named_field(record: Record, name: str, option: str) -> str | BadRecord:
@@ -74,16 +124,15 @@ def named_field(record: Record, name: str, option: str) -> str | BadRecord:
     return found
 
 
-def _telling_of_encodings(records: Iterable[Record | BadRecord], input: Path | None) -> Iterator[Record | BadRecord]:
+def _telling_of_encodings(records: Iterable[Record | BadRecord], what_to_do: str) -> Iterator[Record | BadRecord]:
     """Pass records on; at the first that is not UTF-8 say once what to do about a whole file of them."""
     is_told = False
     for record in records:
         if isinstance(record, BadRecord) and NOT_UTF_8 in record.error and not is_told:
             is_told = True
-            name = "-" if input is None else shlex.quote(str(input))
             print(
-                "t5kit: a line is not UTF-8. If all of the input is in another encoding, convert it first: "
-                f"iconv -f cp1252 -t utf-8 {name} (cp1252 is that of Windows in Western Europe).",
+                f"t5kit: a line is not UTF-8. If all of the input is in another encoding, {what_to_do} (cp1252 is that "
+                "of Windows in Western Europe).",
                 file=sys.stderr,
             )
         yield record

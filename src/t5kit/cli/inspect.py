@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.outputs import json_line
+from t5kit.cli.outputs import json_line, terminal_width
 from t5kit.errors import RequestError
 
 
@@ -30,7 +30,8 @@ def inspect(
     """Print what was inferred about a model (family, tied, scaled, bias per layer, gated, sizes, memory) and why.
 
     Of a recipe, print what its run will see and cost: decoded examples with sentinels, lengths, padding, the mixture's
-    shares, memory, and the time by a measured step.
+    shares, memory, and the time by a measured step. Lines of examples are cut to the width of a terminal; in a pipe or
+    a file they are whole.
     """
     if name.endswith(".toml"):
         text_or_dict = _recipe(name, overrides or [], examples, batches, measures=not no_timing, is_json=json)
@@ -52,4 +53,6 @@ def _recipe(name: str, overrides: list[str], examples: int, batches: int, *, mea
 
     config = read_recipe(Path(name), overrides)
     description = inspect_recipe(config, num_examples=examples, num_batches=batches, measures=measures)
-    return json_line(description.to_dict()) if is_json else description.to_text()
+    if is_json:
+        return json_line(description.to_dict())
+    return description.to_text(terminal_width())

@@ -55,11 +55,35 @@ FormatOption = Annotated[
     str | None,
     typer.Option("--format", help="Of the input: text, tsv, csv, jsonl or parquet.", show_default="by its name"),
 ]
+EncodingOption = Annotated[
+    str | None,
+    typer.Option("--encoding", help="Of the input, such as cp1252 or latin-1.", show_default="utf-8"),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns", help="Names for the columns of CSV or TSV without a header: text,label.", show_default=False
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Write to this file instead of standard output.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines.")]
+
+
+def column_names(words: str | None) -> tuple[str, ...]:
+    """Return the names that --columns gives, apart by commas; one that is empty is of a column not wanted.
+
+    Raises: RequestError if a name stands twice, or there is none.
+    """
+    if words is None:
+        return ()
+    names = tuple(word.strip() for word in words.split(","))
+    named = [name for name in names if name]
+    if not named or len(set(named)) < len(named):
+        raise RequestError(f"--columns {words!r} must be names apart by commas, each there once: text,label.")
+    return names
 
 
 def load_model(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -133,6 +134,11 @@ def json_line(value: object) -> str:
         raise EngineError(
             "The result holds a number that is not finite; the model's weights may be damaged."
         ) from error
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is; None for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def at_place(place: str, error: object) -> str:

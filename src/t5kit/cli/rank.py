@@ -28,6 +28,8 @@ def rank(
     top: Annotated[int | None, typer.Option(help="Print so many.", min=1, show_default="all")] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     field: options.FieldOption = None,
     output: options.OutputOption = None,
     json: options.JsonOption = False,
@@ -45,7 +47,7 @@ def rank(
 
     A document that cannot be ranked is named on standard error, is left out, and makes the exit code 1.
     """
-    records = records_of(documents or [], input, format)
+    records = records_of(documents or [], input, format, columns=options.column_names(columns), encoding=encoding)
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
         max_input_tokens=max_input_tokens,

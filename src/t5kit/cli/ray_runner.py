@@ -49,6 +49,8 @@ class RayJob:
     folder: Path
     """Where the command runs."""
     format: str | None
+    columns: tuple[str, ...] = ()
+    encoding: str | None = None
     field: str | None
     batch_size: int
     """Texts a chunk."""
@@ -194,7 +196,8 @@ def _read(batch: Mapping[str, Any], job: RayJob) -> Iterator[dict[str, list[byte
     """
     try:
         with contextlib.chdir(job.folder):
-            items = texts_of(records_of([], job.input, job.format), job.field)
+            records = records_of([], job.input, job.format, columns=job.columns, encoding=job.encoding)
+            items = texts_of(records, job.field)
             repeats = _repeats(job, _model_files(job).tokenizer) if job.does_sample else None
             pass_over(items, job.num_done, repeats, job.batch_size)
             for chunk in chunks(items, job.batch_size):

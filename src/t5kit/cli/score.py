@@ -8,7 +8,7 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, named_field, records_of
+from t5kit.cli.inputs import chunks, named_field, records_of, with_field
 from t5kit.cli.outputs import json_line, open_output, progress
 from t5kit.errors import RequestError
 from t5kit.sources import BadRecord, Record
@@ -19,6 +19,8 @@ def score(
     pair: Annotated[list[str] | None, typer.Argument(help="One source and one target.", show_default=False)] = None,
     input: options.InputOption = None,
     format: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     source_field: Annotated[
         str | None, typer.Option(help="Field of the source.", show_default="source, or TSV column 0")
     ] = None,
@@ -50,7 +52,15 @@ def score(
             "For many pairs use --input with a TSV or JSONL file."
         )
     records = (
-        records_of([], input, format or ("tsv" if input is None or str(input) == "-" else None)) if not pairs else None
+        records_of(
+            [],
+            input,
+            format or ("tsv" if input is None or str(input) == "-" else None),
+            columns=options.column_names(columns),
+            encoding=encoding,
+        )
+        if not pairs
+        else None
     )
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline,
@@ -83,13 +93,20 @@ def _pairs_of(
     records: Iterable[Record | BadRecord], source_field: str | None, target_field: str | None
 ) -> Iterator[tuple[str, tuple[str, str] | BadRecord]]:
     """Yield (place, source and target or what is wrong) for each record."""
-    for record in records:
+
+    def source_in(record: Record) -> str:
+        return source_field or ("0" if "0" in record.fields else "source")
+
+    def target_in(record: Record) -> str:
+        return target_field or ("1" if "0" in record.fields else "target")
+
+    records = with_field(records, source_in, "--source-field")
+    for record in with_field(records, target_in, "--target-field"):
         if isinstance(record, BadRecord):
             yield record.place, record
             continue
-        is_tsv = "0" in record.fields
-        source = named_field(record, source_field or ("0" if is_tsv else "source"), "--source-field")
-        target = named_field(record, target_field or ("1" if is_tsv else "target"), "--target-field")
+        source = named_field(record, source_in(record), "--source-field")
+        target = named_field(record, target_in(record), "--target-field")
         if isinstance(source, BadRecord):
             yield record.place, source
         elif isinstance(target, BadRecord):

@@ -39,7 +39,8 @@ def tune(
         list[Path] | None, typer.Option(help="Records that the best model is scored on.", show_default=False)
     ] = None,
     format: options.FormatOption = None,
-    encoding: Annotated[str | None, typer.Option(help="Of the files.", show_default="utf-8")] = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     metrics: Annotated[
         str | None, typer.Option(help="Apart by commas.", show_default="those that fit the targets")
     ] = None,
@@ -78,6 +79,7 @@ def tune(
     if precision is not None and precision not in PRECISIONS:
         raise RequestError(f"--precision {precision!r} must be one of: {', '.join(PRECISIONS)}.")
     names = [word.strip() for word in (metrics or "").split(",") if word.strip()]
+    column_names = options.column_names(columns)
     common = FitSettings(
         method=cast("Any", method), lr=lr, num_epochs=num_epochs, batch_tokens=batch_tokens, threads=threads, seed=seed,
         precision=cast("Any", precision),
@@ -86,13 +88,14 @@ def tune(
     def make_plan(settings: FitSettings, run_folder: Path) -> FitPlan:
         return plan_finetuning(
             model, data, run_folder, settings=settings, dev=dev, test=test, input=input, target=target,
-            format=cast("Format | None", format), encoding=encoding, metrics=names, revision=revision,
-            offline=offline or None,
+            format=cast("Format | None", format), encoding=encoding, columns=column_names, metrics=names,
+            revision=revision, offline=offline or None,
         )  # fmt: skip
 
     words: list[tuple[str, object]] = [
         ("input", input), ("target", target), *(("dev", path) for path in dev or ()),
-        *(("test", path) for path in test or ()), ("format", format), ("encoding", encoding), ("metrics", metrics),
+        *(("test", path) for path in test or ()), ("format", format), ("columns", columns),
+        ("encoding", encoding), ("metrics", metrics),
         ("method", method), ("lr", lr), ("num-epochs", num_epochs), ("batch-tokens", batch_tokens),
         ("precision", precision), ("threads", threads), ("seed", seed or None), ("revision", revision),
         ("offline", offline),

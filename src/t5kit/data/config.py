@@ -19,7 +19,7 @@ MAX_WINDOW_POSITIONS = 2**30
 class DataConfig:
     """The data of a run.
 
-    Raises: ConfigError on construction, naming the field, when a value is out of range.
+    Raises: ConfigError on construction, naming the field, when a value is out of range or would have no effect.
     """
 
     dir: str = "."
@@ -58,6 +58,7 @@ class DataConfig:
                 raise ConfigError(f"data.{name} = {getattr(self, name)} must be at least 0.")
         _ = self.batches  # checks them
         self._check_sizes()
+        self._check_effects()
 
     def _check_sizes(self) -> None:
         if self.batch_rows > MAX_BATCH_ROWS:
@@ -72,6 +73,20 @@ class DataConfig:
                     f"{name} = {rows:,} rows of data.encoder_length + data.target_length = {row_positions:,} positions "
                     f"are {rows * row_positions:,}, and at most {most:,} are arranged at a time. Lower one of them."
                 )
+
+    def _check_effects(self) -> None:
+        """Raise ConfigError for a setting that nothing reads beside the others."""
+        if self.arrangement == "packed" and self.length_multiple != DataConfig.length_multiple:
+            raise ConfigError(
+                f"data.length_multiple = {self.length_multiple} has no effect with data.arrangement = 'packed', whose "
+                "rows have full length; only bucketed reads it. Remove it, or change the arrangement."
+            )
+        sized = next((name for name, task in self.tasks.items() if task.num_examples), None)
+        if self.mixture.kind == "fixed" and sized is not None:
+            raise ConfigError(
+                f"data.tasks.{sized}.num_examples = {self.tasks[sized].num_examples} has no effect with "
+                "data.mixture.kind = 'fixed'; only proportional reads it. Remove it, or change the kind."
+            )
 
     @property
     def batches(self) -> BatchConfig:

@@ -8,6 +8,7 @@ import numpy as np
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.sources import BadRecord, MemoryTable, RecordTable
+from t5kit.sources.records import header_hint
 from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks import TaskForm, TextPair
 from t5kit.text.tokenizer import check_text
@@ -77,7 +78,8 @@ def evaluation_set(
         num_bad += table.report.num_bad
         first_bad = [*table.report.bad, *bad]
     if not pairs:
-        raise DataError(f"no record can be evaluated; {num_bad} are bad, first: {first_bad[0].error}")
+        hint = header_hint(first_bad[0].place) if "has no field" in first_bad[0].error else ""
+        raise DataError(f"no record can be evaluated; {num_bad} are bad, first: {first_bad[0].error}{hint}")
     found = _examples(pairs, is_grouped=repeated_prompts == "group", separator=reference_separator)
     chosen = _chosen(len(found), max_examples, seed)
     return EvaluationSet(

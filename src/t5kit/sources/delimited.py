@@ -13,19 +13,27 @@ SEPARATORS = (",", ";", "\t", "|")
 csv.field_size_limit(MAX_LINE_BYTES)  # Python's own limit, 128 KiB, is less than a book's chapter
 
 
-def read_tsv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
-    """Yield a record a line, cells apart by tabs, quotes and backslashes as they stand."""
+def read_tsv(
+    lines: Iterable[Line | BadRecord], *, has_header: bool, columns: Sequence[str] = ()
+) -> Iterator[Record | BadRecord]:
+    """Yield a record a line, cells apart by tabs, quotes and backslashes as they stand.
+
+    columns: their names where no header tells them.
+    """
     rows = (line if isinstance(line, BadRecord) else (line.text.split("\t"), line.place) for line in lines)
-    return _by_column(rows, has_header=has_header)
+    return _by_column(rows, has_header=has_header, columns=columns)
 
 
-def read_csv(lines: Iterable[Line | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
+def read_csv(
+    lines: Iterable[Line | BadRecord], *, has_header: bool, columns: Sequence[str] = ()
+) -> Iterator[Record | BadRecord]:
     """Yield a record a row, cells apart by commas; a quoted cell may hold commas, doubled quotes and line ends.
 
     Where the first line has no comma, a semicolon, a tab or a bar in it is the separator: spreadsheets write CSV so
     where the comma is the decimal point. Blank lines between rows are skipped. A record's place is its first line.
+    columns: their names where no header tells them.
     """
-    return _by_column(_csv_rows(lines), has_header=has_header)
+    return _by_column(_csv_rows(lines), has_header=has_header, columns=columns)
 
 
 def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], str] | BadRecord]:
@@ -66,8 +74,10 @@ def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], st
             yield row, places[0]
 
 
-def _by_column(rows: Iterable[tuple[list[str], str] | BadRecord], *, has_header: bool) -> Iterator[Record | BadRecord]:
-    names: Sequence[str] | None = None
+def _by_column(
+    rows: Iterable[tuple[list[str], str] | BadRecord], *, has_header: bool, columns: Sequence[str]
+) -> Iterator[Record | BadRecord]:
+    names: Sequence[str] | None = columns or None
     twice: set[str] = set()
     for row in rows:
         if isinstance(row, BadRecord):

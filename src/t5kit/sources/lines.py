@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,15 +44,28 @@ def open_lines(path: Path, *, encoding: str | None = None) -> BinaryIO:
         file = open_binary(path)
         is_utf_16 = isinstance(file, io.BufferedReader) and file.peek(2)[:2] in _UTF_16_MARKS
         return cast(BinaryIO, _Recoded(file, "utf-16")) if is_utf_16 else file
+    is_utf_8 = _is_utf_8(encoding)  # before the file is opened: it says an unknown one
+    file = open_binary(path)
+    return file if is_utf_8 else cast(BinaryIO, _Recoded(file, encoding))
+
+
+def standard_input(*, encoding: str | None = None) -> BinaryIO:
+    """Return standard input for reading as UTF-8. encoding: Python's name of the one it is in; None: UTF-8.
+
+    Raises: DataError for an encoding that Python does not know.
+    """
+    file = sys.stdin.buffer
+    return file if encoding is None or _is_utf_8(encoding) else cast(BinaryIO, _Recoded(file, encoding))
+
+
+def _is_utf_8(encoding: str) -> bool:
     try:
-        is_utf_8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
     except LookupError:
         raise DataError(
             f"encoding = {encoding!r} is not known; usual ones are utf-8, cp1252 (Windows, Western Europe), latin-1, "
             "utf-16 and cp1251 (Cyrillic)."
         ) from None
-    file = open_binary(path)
-    return file if is_utf_8 else cast(BinaryIO, _Recoded(file, encoding))
 
 
 class _Recoded:

@@ -9,7 +9,8 @@ class Record:
     """One input: named text fields and where they came from."""
 
     fields: Mapping[str, object]
-    """text: {"text": line}. csv, tsv: by the header's names, or {"0": first column, "1": …} without one.
+    """text: {"text": line}. csv, tsv: by names that the header or the reader's
+    user gives, or {"0": first column, "1": …} without any.
     jsonl: the object as it stands. parquet: by column."""
     place: str
     """file:line (parquet: file:row), for messages."""

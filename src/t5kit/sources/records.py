@@ -1,14 +1,13 @@
 """Files of every known format as records; a line that cannot be read becomes a BadRecord and never stops the rest."""
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from t5kit.errors import DataError
 from t5kit.sources.delimited import read_csv, read_tsv
-from t5kit.sources.lines import COMPRESSIONS, Line, open_lines, read_lines
+from t5kit.sources.lines import COMPRESSIONS, Line, open_lines, read_lines, standard_input
 from t5kit.sources.parquet import read_parquet
 from t5kit.sources.record import BadRecord, Record, text_field
 
@@ -34,11 +33,23 @@ def format_of(path: Path) -> Format | None:
     return FORMATS_BY_SUFFIX.get(path.suffix.lower())
 
 
+def header_hint(place: str) -> str:
+    """Return what to do about a field that a record lacks, if its file's first line was taken for a header.
+
+    place: file:line. In CSV with a header no record stands on line 1.
+    """
+    name, _, line = place.rpartition(":")
+    if format_of(Path(name)) != "csv" or line == "1":
+        return ""
+    return " If the file has no header, name its columns: --columns text,label (columns=['text', 'label'] in Python)."
+
+
 def read_records(
     path: str | Path,
     *,
     format: Format | None = None,
     has_header: bool | None = None,
+    columns: Sequence[str] = (),
     encoding: str | None = None,
 ) -> Iterator[Record | BadRecord]:
     """Yield one Record or BadRecord for every line of a file, in order; "-" is standard input.
@@ -46,13 +57,20 @@ def read_records(
     The format follows from the name (.txt, .tsv, .csv, .jsonl, .parquet; the text ones also as .gz, .xz, .bz2) where
     none is given; standard input is text. Lines end in \\n or \\r\\n; a byte order mark is dropped. Blank lines are
     records of empty text, except in CSV and JSON lines, where they are skipped. CSV has a header and TSV has none
-    unless `has_header` says otherwise. encoding: of a named file; None: UTF-8, or UTF-16 where its mark says so.
-    Raises: DataError if the file cannot be opened or its format or encoding is unknown.
+    unless `has_header` says otherwise. columns: the names of those of CSV or TSV without a header, "" for one that is
+    not wanted. encoding: None: UTF-8, or UTF-16 where a named file's mark says so.
+    Raises: DataError if the file cannot be opened or its format or encoding is unknown, and for columns or an encoding
+    of a format that has none.
     """
+    if columns:
+        _check_columns(columns)
+        has_header = False
     if str(path) == "-":
         if format == "parquet":
             raise DataError("Parquet cannot be read from standard input; name a file.")
-        yield from _parse(read_lines(sys.stdin.buffer, "<stdin>"), format or "text", has_header)
+        _check_has_columns("<stdin>", format or "text", columns)
+        lines = read_lines(standard_input(encoding=encoding), "<stdin>")
+        yield from _parse(lines, format or "text", has_header, columns)
         return
     path = Path(path)
     _check_is_file(path)  # before its name is found wanting
@@ -62,14 +80,31 @@ def read_records(
             f"{path}: cannot tell its format from the name; expected one of {', '.join(FORMATS_BY_SUFFIX)}, "
             f"alone or with {', '.join(COMPRESSIONS)}. Name it with --format text, tsv, csv, jsonl or parquet."
         )
+    _check_has_columns(path, chosen, columns)
     if chosen == "parquet":
+        if encoding is not None:
+            raise DataError(f"{path}: Parquet says its encoding itself. Drop encoding = {encoding!r}.")
         yield from read_parquet(path)
         return
     try:
         with open_lines(path, encoding=encoding) as file:
-            yield from _parse(read_lines(file, str(path)), chosen, has_header)
+            yield from _parse(read_lines(file, str(path)), chosen, has_header, columns)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    named = [name for name in columns if name]
+    if isinstance(columns, str) or not named or len(set(named)) < len(named):
+        raise DataError(f"columns = {columns!r} must be a list of names, each there once, such as input and target.")
+
+
+def _check_has_columns(place: str | Path, format: Format, columns: Sequence[str]) -> None:
+    if columns and format not in ("csv", "tsv"):
+        raise DataError(
+            f"{place}: columns ({', '.join(columns)}) are names for CSV and TSV without a header, and this is {format}."
+            " Drop them, or say another format."
+        )
 
 
 def _check_is_file(path: Path) -> None:
@@ -82,11 +117,13 @@ def _check_is_file(path: Path) -> None:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
-def _parse(lines: Iterable[Line | BadRecord], format: Format, has_header: bool | None) -> Iterator[Record | BadRecord]:
+def _parse(
+    lines: Iterable[Line | BadRecord], format: Format, has_header: bool | None, columns: Sequence[str]
+) -> Iterator[Record | BadRecord]:
     if format == "tsv":
-        return read_tsv(lines, has_header=bool(has_header))
+        return read_tsv(lines, has_header=bool(has_header), columns=columns)
     if format == "csv":
-        return read_csv(lines, has_header=has_header is not False)
+        return read_csv(lines, has_header=has_header is not False, columns=columns)
     return _parse_lines(lines, format)
 
 

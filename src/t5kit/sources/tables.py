@@ -104,10 +104,12 @@ def read_table(
     *,
     format: Format | None = None,
     has_header: bool | None = None,
+    columns: Sequence[str] = (),
     encoding: str | None = None,
 ) -> MemoryTable:
     """Read all records of files, globs and folders into memory; the bad ones are in the table's report.
 
+    The other words are those of `read_records`.
     Raises: DataError if a file cannot be opened or there is no good record at all.
     """
     records: list[Record] = []
@@ -116,7 +118,7 @@ def read_table(
     num_by_file: dict[str, int] = {}
     for file in find_files(paths):
         before = len(records)
-        for record in read_records(file, format=format, has_header=has_header, encoding=encoding):
+        for record in read_records(file, format=format, has_header=has_header, columns=columns, encoding=encoding):
             if isinstance(record, Record):
                 records.append(record)
             else:

@@ -67,7 +67,7 @@ def _check_adam(path: str, config: "AdamConfig | AdamWRmsConfig") -> None:
 class LossConfig:
     """Cross-entropy over the full vocabulary, padding rows included.
 
-    Raises: ConfigError on construction, naming the field, when a value is out of range.
+    Raises: ConfigError on construction, naming the field, when a value is out of range or would have no effect.
     """
 
     z_loss: float = 1e-4
@@ -85,6 +85,11 @@ class LossConfig:
         _check_number("loss.label_smoothing", self.label_smoothing, least=0, below=1)
         _check_choice("loss.smoothing_convention", self.smoothing_convention, SMOOTHING_CONVENTIONS)
         _check_integer("loss.chunk_targets", self.chunk_targets, least=1)
+        if self.smoothing_convention != LossConfig.smoothing_convention and not self.label_smoothing:
+            raise ConfigError(
+                f"loss.smoothing_convention = {self.smoothing_convention!r} has no effect without "
+                "loss.label_smoothing. Set that too, or remove it."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

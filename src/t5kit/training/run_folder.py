@@ -30,7 +30,7 @@ import json
 import os
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -79,6 +79,12 @@ NUM_STEPS: Final = "training.num_steps"
 
 _SCHEDULES_WITHOUT_LENGTH: Final = ("constant", "inverse_sqrt")
 
+Completed = Callable[[Mapping[str, object]], Mapping[str, object]]
+"""Gives a run's resolved recipe with the settings that came after it was written, at their defaults.
+
+Raises: ConfigError for a setting that there is no more.
+"""
+
 
 class RunFolder:
     """One run's folder, locked for this process. Get it from `create` or `resume`, and `close` it (or use `with`).
@@ -124,7 +130,7 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def see_early(cls, path: Path, *, resolved: str) -> "RunFolder | None":
+    def see_early(cls, path: Path, *, resolved: str, completed: Completed = dict) -> "RunFolder | None":
         """Return the folder of a finished run, locked; None where there is a run to begin or to go on with.
 
         For before any work is done: `resume` would refuse what this refuses, and changes files. One process alone
@@ -136,7 +142,7 @@ class RunFolder:
             return None
         folder = cls(path)
         try:
-            changed = folder._checked_changes(resolved)
+            changed = folder._checked_changes(resolved, completed)
             if NUM_STEPS not in changed and (path / RESULT).exists():
                 return folder
         except BaseException:
@@ -146,11 +152,12 @@ class RunFolder:
         return None
 
     @classmethod
-    def resume(cls, path: Path, *, resolved: str, environment: Environment) -> Self:
+    def resume(cls, path: Path, *, resolved: str, environment: Environment, completed: Completed = dict) -> Self:
         """Return the folder of a run that was stopped or killed, with what a kill left half done cleared away.
 
         resolved: the recipe to go on with. It must be the run's own, except that `MAY_DIFFER` and `CHANGES_BITS` may
         differ (the second with a warning) and `NUM_STEPS` may be raised where the schedule does not depend on it.
+        completed: what an older t5kit did not write out, the run has at its default.
         Raises: ConfigError naming the keys that differ, or if there is no run; CheckpointError if files are damaged.
         """
         if is_first() and not (path / RESOLVED).is_file():
@@ -158,17 +165,17 @@ class RunFolder:
         folder = cls(path)
         if folder._is_writer:
             try:
-                folder._go_on(resolved, environment)
+                folder._go_on(resolved, environment, completed)
             except BaseException:
                 folder.close()
                 raise
         return folder
 
-    def _go_on(self, resolved: str, environment: Environment) -> None:
+    def _go_on(self, resolved: str, environment: Environment, completed: Completed) -> None:
         recover_folder(self.path)
         self.checkpoints.mkdir(exist_ok=True)
         recover_folder(self.checkpoints)
-        changed = self._checked_changes(resolved)
+        changed = self._checked_changes(resolved, completed)
         starts = self._starts()
         _warn_of_other_bits(starts[-1], environment, [key for key in changed if key in CHANGES_BITS])
         write_file(self.path / ENVIRONMENT, _environment_bytes([*starts, dataclasses.asdict(environment)]))
@@ -177,9 +184,17 @@ class RunFolder:
         if changed:
             write_file(self.path / RESOLVED, resolved.encode())
 
-    def _checked_changes(self, resolved: str) -> list[str]:
+    def _checked_changes(self, resolved: str, completed: Completed) -> list[str]:
         """Return the keys that differ from the run's recipe, all of which may. Raises: ConfigError for others."""
-        old, new = (_flat_toml(text, self.path / RESOLVED) for text in (self._read(RESOLVED), resolved))
+        path = self.path / RESOLVED
+        try:
+            old = _flat(completed(_read_toml(self._read(RESOLVED), path)))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{path} cannot be gone on with: {error} Resume the run with the version that started it "
+                f"({self.path / ENVIRONMENT} names it), or start a run in another folder."
+            ) from error
+        new = _flat(_read_toml(resolved, path))
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         _check_changes(self.path, changed, old, new)
         return changed
@@ -283,21 +298,25 @@ def _environment_bytes(starts: list[dict[str, object]]) -> bytes:
     return (json.dumps(starts, indent=1) + "\n").encode()
 
 
-def _flat_toml(text: str, path: Path) -> dict[str, object]:
-    """Return "section.key" -> value of a TOML text."""
+def _read_toml(text: str, path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CheckpointError(f"{path} does not read as TOML: {error}.") from error
+
+
+def _flat(values: Mapping[str, object]) -> dict[str, object]:
+    """Return "section.key" -> value of nested tables."""
     flat: dict[str, object] = {}
 
     def add(prefix: str, value: object) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             for key, inner in value.items():
                 add(f"{prefix}.{key}" if prefix else key, inner)
         else:
             flat[prefix] = value
 
-    try:
-        add("", tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise CheckpointError(f"{path} does not read as TOML: {error}.") from error
+    add("", values)
     return flat
 
 

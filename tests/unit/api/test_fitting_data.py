@@ -130,6 +130,26 @@ def test_a_missing_column_is_named_with_the_nearest(
         read_pairs(read_rows(tmp_path / "a.csv", None), columns)
 
 
+def test_a_file_without_a_header_is_read_by_the_names_that_are_given(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("fine,good\nawful,bad\n", encoding="utf-8")
+    columns = PairColumns("text", "label")
+    hint = (
+        r"If the file has no header, name its columns: --columns text,label \(columns=\['text', 'label'\] in Python\)"
+    )
+    for wanted in (columns, PairColumns()):
+        with pytest.raises((RequestError, DataError), match=hint):
+            read_pairs(read_rows(tmp_path / "a.csv", None), wanted)
+    table = read_pairs(read_rows(tmp_path / "a.csv", None, columns=("text", "label")), columns)
+    assert [dict(record.fields) for record in table.records] == [
+        {"input": "fine", "target": "good"},
+        {"input": "awful", "target": "bad"},
+    ]
+    with pytest.raises(RequestError, match=r"the column 'text', but .*a\.csv:1 has: 'a', 'b'\.$"):
+        read_pairs(read_rows(tmp_path / "a.csv", None, columns=("a", "b")), columns)
+    with pytest.raises(RequestError, match="columns are names for files without a header, and the data are rows"):
+        read_rows([("a", "b")], None, columns=("a", "b"))
+
+
 def test_a_missing_column_is_told_with_the_file_that_lacks_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("notes\n", encoding="utf-8")
     (tmp_path / "b.csv").write_text("text,label\na,b\n", encoding="utf-8")

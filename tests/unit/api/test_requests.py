@@ -95,6 +95,17 @@ def test_what_is_ignored_of_a_folder_is_said(folder: Any) -> None:
         check_folder_defaults(folder, TOKENIZER, 300)
 
 
+@pytest.mark.parametrize(
+    "said", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9}]
+)
+def test_a_word_about_samples_is_refused_where_none_are_drawn(said: Any) -> None:
+    (word,) = said
+    with pytest.raises(RequestError, match=rf"{word} = .* has no effect with do_sample = False"):
+        decoding_options({"do_sample": False, **said}, {}, TOKENIZER)
+    off: Any = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+    assert not decoding_options({"do_sample": False, **off}, {}, TOKENIZER).does_sample
+
+
 def test_defaults_that_cannot_be_followed_name_their_file(tiny_folder: Path, tmp_path: Path) -> None:
     folder = write_tiny_folder(tmp_path / "m")
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.0}))

@@ -137,6 +137,27 @@ def test_another_recipe_does_not_go_on_with_a_run(values: dict[str, Any], tmp_pa
         train_config(config_of(values, "training.seed=1"), tmp_path / "run")
 
 
+def test_a_run_of_an_older_version_goes_on_without_the_settings_that_came_later(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    config, folder = bind(RunConfig, values), tmp_path / "run"
+    with prepared_run(config, folder):
+        pass
+    resolved = folder / "resolved.toml"
+    lines = resolved.read_text(encoding="utf-8").splitlines(keepends=True)
+    older = "".join(line for line in lines if not line.startswith(("chunk_targets", "num_workers")))
+    assert older.count("\n") == len(lines) - 2
+    resolved.write_text(older, encoding="utf-8")
+    with prepared_run(config, folder):
+        pass
+    changed = bind(RunConfig, {**values, "optimizer": {"weight_decay": 0.1}})
+    with (
+        pytest.raises(ConfigError, match=r"optimizer\.weight_decay: 0\.0 in the run, 0\.1 now"),
+        prepared_run(changed, folder),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("override", "error", "said"),
     [
@@ -193,6 +214,9 @@ def test_inspecting_shows_what_training_will_see(values: dict[str, Any], tmp_pat
     assert description.cost.activations_bytes > 0
     shown = description.to_text()
     assert "task sounds: train 60, dev 4 records; 54.5 % of the examples" in shown and "padding" in shown
+    narrow = description.to_text(width=24).splitlines()
+    cut = [line for line in narrow if " ids  " in line and line.endswith("…")]
+    assert cut and max(map(len, cut)) == 24 and len(narrow) == len(shown.splitlines())
     json.dumps(description.to_dict())
 
 

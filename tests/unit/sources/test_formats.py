@@ -97,6 +97,27 @@ def test_columns_without_a_name_are_no_doubled_ones(tmp_path: Path) -> None:
     assert fields(path) == [{"text": "a", "label": "b"}]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_columns_without_a_header_have_the_names_that_are_given(tmp_path: Path, name: str) -> None:
+    separator = "," if name.endswith("csv") else "\t"
+    (tmp_path / name).write_text(f"1{separator}x\n2{separator}y\n3\n")
+    first, second, short = fields(tmp_path / name, columns=["", "text"])
+    assert first["text"] == "x" and second == {"": "2", "text": "y"}
+    assert f"{name}:3: has 1 cells, expected 2" in short
+    for columns in (["a", "a"], [""], "ab"):
+        with pytest.raises(DataError, match="must be a list of names, each there once"):
+            fields(tmp_path / name, columns=columns)
+
+
+def test_columns_and_encodings_are_refused_where_a_format_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('"x"\n')
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.jsonl: columns \(text\) are names for CSV and TSV without a header"):
+        fields(tmp_path / "a.jsonl", columns=["text"])
+    with pytest.raises(DataError, match="Parquet says its encoding itself"):
+        fields(tmp_path / "a.parquet", encoding="cp1252")
+
+
 def test_a_broken_json_line_is_told_with_one_line_number(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b\n', encoding="utf-8")

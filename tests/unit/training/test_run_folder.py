@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,30 @@ def test_a_finished_run_is_seen_without_a_change(stopped: Path) -> None:
     with seen:
         assert seen.result() == {"num_steps": 10}
     assert {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
+
+
+def test_a_setting_that_came_later_has_its_default_in_an_old_run(
+    stopped: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, "loss": {"z_loss": 1e-4}}
+
+    here: Any = dict(environment=HERE, completed=completed)
+    newer = RECIPE + "[loss]\nz_loss = 1e-4\n"
+    assert RunFolder.see_early(stopped, resolved=newer, completed=completed) is None
+    RunFolder.resume(stopped, resolved=newer, **here).close()
+    assert not recwarn.list
+    with pytest.raises(ConfigError, match=r"loss\.z_loss: 0\.0001 in the run, 0\.0 now"):
+        RunFolder.resume(stopped, resolved=RECIPE + "[loss]\nz_loss = 0.0\n", **here)
+
+
+def test_a_setting_that_there_is_no_more_is_refused(stopped: Path) -> None:
+    def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+        raise ConfigError("training.num_stops is no setting.")
+
+    with pytest.raises(ConfigError, match=r"resolved\.toml cannot be gone on with: training\.num_stops is no setting"):
+        RunFolder.resume(stopped, resolved=RECIPE, environment=HERE, completed=completed)
+    resume(stopped).close()  # the lock is free again
 
 
 def test_what_changes_bits_may_differ_with_a_warning(stopped: Path) -> None:
