@@ -130,6 +130,21 @@ def test_what_cannot_be_trained_is_said_before(
     assert model.generate("a", max_new_tokens=2) == before
 
 
+@pytest.mark.parametrize(
+    ("metrics", "best", "better"),
+    [
+        (["accuracy", "classification_f1", "accuracy"], "classification_f1.accuracy", "highest"),
+        (["pronunciation", "word_error_rate"], "pronunciation.wer", "lowest"),
+    ],
+)
+def test_metrics_that_share_a_number_choose_by_its_full_name(
+    torch_model: Model, tmp_path: Path, metrics: list[str], best: str, better: str
+) -> None:
+    result = torch_model.fit(PAIRS, run_folder=tmp_path / "run", metrics=metrics, **QUICK)
+    assert result.best is not None and result.best.metric == best
+    assert read_recipe(tmp_path / "run" / "resolved.toml").training.best_is == better
+
+
 def test_a_temporary_run_goes_with_the_model(tiny_folder: Path) -> None:
     model = Model.from_pretrained(tiny_folder, engine="reference")
     path = model.fit(PAIRS[:5], **QUICK).model_path
