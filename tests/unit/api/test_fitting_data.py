@@ -52,6 +52,17 @@ def test_equal_inputs_stay_together_and_rare_labels_are_learned() -> None:
     assert ("once", "rare") in train
 
 
+def test_inputs_that_a_vocabulary_reads_alike_stay_together_and_are_found() -> None:
+    rows = [(text, "x") for n in range(30) for text in (f"film {n}", f" film  {n}\n", f"film\u00a0{n}", f"ﬁlm {n}")]
+    tables = tables_of(rows, test=[("film  7 ", "x"), ("film seven", "x")])
+    held_out, train = (
+        {" ".join(source.split()).replace("ﬁ", "fi") for source, _ in rows_of(tables, split)} for split in (DEV, TRAIN)
+    )
+    assert held_out and not held_out & train
+    said = " ".join(tables.findings)
+    assert "90 train record(s) repeat an earlier one" in said and "1 of 2 test inputs are in train too" in said
+
+
 def test_one_input_many_times_still_leaves_something_to_learn() -> None:
     tables = tables_of([("same", "x")] * 50)
     assert len(rows_of(tables, TRAIN)) == 49 and len(rows_of(tables, DEV)) == 1
