@@ -220,6 +220,13 @@ def test_instructions_are_scored_by_how_likely_the_right_label_is(torch_model: M
     assert score.nats == pytest.approx(expected, rel=1e-4)
     assert score.accuracy == 100 * np.mean(odds.argmax(1) == [0, 1])
 
+    strange = [*rows, ("p: c", "a label that train never shows")]
+    tables = {"p: {text}": table_of([{"input": source, "target": target} for source, target in strange])}
+    assert score_instructions(torch_model.folder.path, tables, profile, threads=1, seed=0) == [score]
+    tables = {"p: {text}": table_of([{"input": "p: c", "target": "another"}])}
+    (alone,) = score_instructions(torch_model.folder.path, tables, profile, threads=1, seed=0)
+    assert alone.accuracy is None and alone.nats > 0
+
 
 def test_one_endless_record_does_not_make_an_endless_run(tiny_folder: Path, tmp_path: Path) -> None:
     from t5kit.api.fitting import plan_fit
