@@ -262,6 +262,11 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
 def _column_hint(word: str, name: str, table: MemoryTable) -> str:
     """Return what may be meant by a column that is not there, and what was wrong with the file's first bad line."""
     columns = list(table[0].fields)
+    if "0" in columns and name in table[0].fields.values():
+        return (
+            f" Its first line holds {name!r}: a TSV file is read as one without a header. Read one with a header by "
+            "--format csv (format='csv' in Python), tabs and all."
+        )
     spoken = [column for column in columns if column and re.search(rf"\b{re.escape(column)}\b", word)]
     near = difflib.get_close_matches(name, columns, n=2, cutoff=0.5)
     hint = ""

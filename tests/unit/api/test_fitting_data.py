@@ -29,6 +29,13 @@ def rows_of(tables: FitTables, split: str) -> list[tuple[str, str]]:
     return [(str(table[n].fields["input"]), str(table[n].fields["target"])) for n in range(len(table))]
 
 
+def test_a_tsv_with_a_header_is_told_how_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\nfine\tyes\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"Its first line holds 'text': .* by --format csv"):
+        read_pairs(read_rows(tmp_path / "a.tsv", None), PairColumns("go: {text}", "label"))
+    assert len(read_pairs(read_rows(tmp_path / "a.tsv", "csv"), PairColumns("go: {text}", "label"))) == 1
+
+
 @pytest.mark.parametrize(
     ("number", "held_out"), [(3, 0), (39, 0), (40, 4), (500, 50), (3000, 200), (10_000, 500), (10**6, 1000)]
 )
