@@ -25,6 +25,8 @@ class LoadedAdapter:
     adapter: Adapter | SoftPrompt
     runtime: Runtime
     """The model's own with the adapter, or one of its own over merged weights."""
+    folder: CheckpointFolder
+    """The model's, with the adapter's generation defaults."""
 
 
 class Adaptable(Trainable, abc.ABC):
@@ -67,13 +69,14 @@ class Adaptable(Trainable, abc.ABC):
                 "ADAPTER_FOLDER NEW_FOLDER."
             )
         adapter = open_any_adapter(path, self.folder.config)
+        answering = self.folder.with_defaults_of(path)
         if isinstance(adapter, SoftPrompt) or isinstance(self.runtime, AdaptingRuntime):
             runtime: Runtime = with_adapter(self.runtime, adapter)
         else:
             runtime = self._reopen(self.folder.with_tensors(merged_tensors(self.folder.tensors(), adapter)))
         if name in self._adapters:
             self.unload_adapter(name)
-        self._adapters[name] = LoadedAdapter(adapter, runtime)
+        self._adapters[name] = LoadedAdapter(adapter, runtime, answering)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Raises: RequestError if none of this name is loaded."""
@@ -86,7 +89,8 @@ class Adaptable(Trainable, abc.ABC):
         Raises: RequestError if none of this name is loaded.
         """
         view = copy.copy(self)
-        view.runtime = self._loaded(name).runtime
+        loaded = self._loaded(name)
+        view.runtime, view.folder = loaded.runtime, loaded.folder
         view._is_view, view._adapters = True, {}
         return view
 
@@ -95,7 +99,8 @@ class Adaptable(Trainable, abc.ABC):
 
         Raises: RequestError if none of this name is loaded or it is a prompt. An int8 model becomes float32 by it.
         """
-        adapter = self._loaded(name).adapter
+        loaded = self._loaded(name)
+        adapter = loaded.adapter
         if isinstance(adapter, SoftPrompt):
             raise RequestError(f"adapter {name!r} is a prompt of vectors, which cannot become part of the weights.")
         path = Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-merged-"))) / "model"
@@ -103,7 +108,7 @@ class Adaptable(Trainable, abc.ABC):
             path,
             self.folder.config,
             merged_tensors(self.folder.tensors(), adapter),
-            generation=self.folder.generation,
+            generation=loaded.folder.generation,
             labels=self.folder.labels or None,
             prefixes=self.folder.prefixes,
             save_tokenizer=self._save_beside_weights,

@@ -14,7 +14,7 @@ from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
 from t5kit.errors import ConfigError
 from t5kit.evaluation.run_evaluator import RunEvaluator
-from t5kit.metrics.named import LOWER_IS_BETTER
+from t5kit.metrics.named import is_lower_better
 from t5kit.recipe import RunConfig
 from t5kit.tasks.configured import DEV, OpenedTask
 from t5kit.text import Tokenizer
@@ -114,8 +114,7 @@ class DevEvaluation:
             raise ConfigError(
                 f"training.best_metric = {name!r} is none of what the evaluations will give: {', '.join(known)}."
             )
-        score = name.rpartition("/")[2].rpartition(".")[2]
-        better = "lowest" if score == "loss" or score in LOWER_IS_BETTER else "highest"
+        better = "lowest" if is_lower_better(name) else "highest"
         if best_is != better:
             raise ConfigError(f"training.best_is = {best_is!r}, but the best {name} is the {better}. Set that.")
 

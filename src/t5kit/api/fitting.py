@@ -133,7 +133,7 @@ def plan_fit(
         tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix)
         first.append(Choice("paraphrases", f"{len(tables[TRAIN]) - num_before:,} train inputs in other words", ""))
     profile = found.profile
-    chosen = tuple(metrics) or profile.metrics
+    chosen = tuple(dict.fromkeys(metrics)) or profile.metrics
     task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
     plan = _plan(
         start, tokenizer, tables, found.reports, task, run_folder, settings, profile,

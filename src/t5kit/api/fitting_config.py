@@ -12,7 +12,8 @@ from t5kit.data.config import DataConfig
 from t5kit.data.vocabulary import training_pairs
 from t5kit.errors import DataError
 from t5kit.evaluation.config import EvaluationConfig
-from t5kit.metrics.named import LOWER_IS_BETTER, numbers_of
+from t5kit.metrics.items import joined_names
+from t5kit.metrics.named import is_lower_better, numbers_of
 from t5kit.model.config import ModelConfig
 from t5kit.recipe import RunConfig
 from t5kit.sources import table_of
@@ -187,7 +188,7 @@ def run_config(
             keep_checkpoints=1,
             patience=watch.patience,
             best_metric=watch.best_metric,
-            best_is="lowest" if watch.best_metric == "loss" or watch.best_metric in LOWER_IS_BETTER else "highest",
+            best_is="lowest" if is_lower_better(watch.best_metric) else "highest",
         ),
         evaluation=EvaluationConfig(
             max_new_tokens=_longest_answer(lengths, settings, profile),
@@ -351,9 +352,13 @@ _TRAINED: Mapping[Method, str] = {
 
 
 def _best_metric(task: TaskConfig, profile: TargetProfile | None) -> str:
-    """Return the number that weights are chosen by: the profile's where it is among those asked for, else the first."""
-    numbers = [number for name in task.metrics for number in numbers_of(name)]
-    return profile.best_metric if profile is not None and profile.best_metric in numbers else numbers[0]
+    """Return the score that weights are chosen by: the profile's number where it is among those asked for, else the
+    first. Where several metrics have that number, the profile's own metric comes before the others.
+    """
+    scores = joined_names({name: numbers_of(name) for name in task.metrics})
+    fitting = [] if profile is None else [(name, number) for name, number in scores if number == profile.best_metric]
+    own = [(name, number) for name, number in fitting if profile is not None and name in profile.metrics]
+    return scores[(own or fitting or list(scores))[0]]
 
 
 def cuts(lengths: DataLengths, config: RunConfig) -> list[str]:

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,13 @@ def split_off(
 ) -> tuple[RecordTable, RecordTable]:
     """Return the table without and with only about num_held_out records, drawn by the seed, both in their order.
 
-    Records of one input go together, so that none of those held out was trained on. Labels keep their proportions, and
-    a label that comes with one input only stays in train. Where every input is too many records, that of the fewest is
-    held out; where no label has two inputs, a single record is, and its like stay in train.
+    Records of one input (`_as_read`) go together, so that none of those held out was trained on. Labels keep their
+    proportions, and a label that comes with one input only stays in train. Where every input is too many records, that
+    of the fewest is held out; where no label has two inputs, a single record is, and its like stay in train.
     """
     groups: dict[str, list[int]] = {}
     for index in range(len(table)):
-        groups.setdefault(str(table[index].fields["input"]), []).append(index)
+        groups.setdefault(_as_read(str(table[index].fields["input"])), []).append(index)
     strata: dict[str, list[list[int]]] = {}
     for members in groups.values():
         label = str(table[members[0]].fields["target"]) if profile.kind == "labels" else ""
@@ -269,6 +270,11 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
 def _column_hint(word: str, name: str, table: MemoryTable) -> str:
     """Return what may be meant by a column that is not there, and what was wrong with the file's first bad line."""
     columns = list(table[0].fields)
+    if "0" in columns and name in table[0].fields.values():
+        return (
+            f" Its first line holds {name!r}: a TSV file is read as one without a header. Read one with a header by "
+            "--format csv (format='csv' in Python), tabs and all."
+        )
     spoken = [column for column in columns if column and re.search(rf"\b{re.escape(column)}\b", word)]
     near = difflib.get_close_matches(name, columns, n=2, cutoff=0.5)
     hint = ""
@@ -342,11 +348,11 @@ def _of_train(table: RecordTable) -> list[str]:
     """Return what is to be said of inputs that come more than once."""
     by_input: dict[str, set[str]] = collections.defaultdict(set)
     for source, target in _pairs(table):
-        by_input[source].add(target)
+        by_input[_as_read(source)].add(target)
     found = []
     num_repeated = len(table) - sum(map(len, by_input.values()))
     if num_repeated:
-        found.append(f"{num_repeated:,} train record(s) repeat an earlier one word for word; they weigh double.")
+        found.append(f"{num_repeated:,} train record(s) repeat an earlier one, spaces aside; they weigh double.")
     if torn := [source for source, targets in by_input.items() if len(targets) > 1]:
         found.append(
             f"{len(torn):,} input(s) come with different targets, such as {torn[0]!r:.60} with "
@@ -362,7 +368,7 @@ def _across(tables: Mapping[str, RecordTable], profile: TargetProfile) -> list[s
     for split in (TRAIN, DEV, TEST):
         if split not in tables:
             continue
-        inputs = _texts(tables[split], "input")
+        inputs = list(map(_as_read, _texts(tables[split], "input")))
         both = collections.Counter(seen[source] for source in inputs if source in seen)
         for other, count in both.items():
             found.append(
@@ -382,6 +388,16 @@ def _across(tables: Mapping[str, RecordTable], profile: TargetProfile) -> list[s
 def _drawn(table: RecordTable, number: int, *, seed: int) -> SelectedTable:
     rng = np.random.Generator(np.random.Philox(seed))
     return SelectedTable(table, np.sort(rng.choice(len(table), number, replace=False)))
+
+
+def _as_read(text: str) -> str:
+    """Return an input as T5's vocabularies read it: without outer and doubled spaces, letters in one form.
+
+    T5: SentencePiece writes a text in NFKC, one space between words, before it looks for pieces. Inputs that differ in
+    nothing else are the same ids.
+    Example: "a good\\u00a0 film " -> "a good film"
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _pairs(table: RecordTable) -> Iterator[tuple[str, str]]:

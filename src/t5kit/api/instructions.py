@@ -55,17 +55,21 @@ def score_instructions(
 ) -> list[InstructionScore]:
     """Return a score for each instruction, best first.
 
-    tables: instruction -> its records, the same ones under each.
+    tables: instruction -> its records, the same ones under each. A record whose label train never shows tells nothing:
+    it is wrong under every instruction, and left out.
     """
     from t5kit.api.model import Model
 
-    labels = list(profile.labels) if 2 <= len(profile.labels) <= MOST_COMPARED else []
+    known = list(profile.labels) if 2 <= len(profile.labels) <= MOST_COMPARED else []
     found = []
     with Model.from_pretrained(start, threads=threads) as model:
         for instruction, table in tables.items():
             rng = np.random.Generator(np.random.Philox(seed))
-            chosen = np.sort(rng.permutation(len(table))[:MOST_TRIED])
-            records = [table[int(index)].fields for index in chosen]
+            usable = [n for n in range(len(table)) if str(table[n].fields["target"]) in known]
+            labels = known if usable else []
+            usable = usable or list(range(len(table)))
+            chosen = np.sort(rng.permutation(len(usable))[:MOST_TRIED])
+            records = [table[usable[int(place)]].fields for place in chosen]
             inputs, targets = ([str(fields[name]) for fields in records] for name in ("input", "target"))
             if not labels:
                 scores = np.array(model.score(inputs, targets, truncate=True))
@@ -74,7 +78,7 @@ def score_instructions(
                 continue
             flat = model.score([text for text in inputs for _ in labels], labels * len(inputs), truncate=True)
             scores_NL = np.array(flat).reshape(len(inputs), len(labels))
-            right_N = np.array([labels.index(target) if target in labels else 0 for target in targets])
+            right_N = np.array([labels.index(target) for target in targets])
             largest_N1 = scores_NL.max(axis=1, keepdims=True)
             total_N = np.log(np.exp(scores_NL - largest_N1).sum(axis=1)) + largest_N1[:, 0]
             nats = float((total_N - scores_NL[np.arange(len(inputs)), right_N]).mean())

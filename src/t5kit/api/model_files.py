@@ -17,7 +17,7 @@ class ModelFiles:
     folder: CheckpointFolder
     tokenizer: Tokenizer
     adapter_path: Path | None
-    """The folder that was named, where that is an adapter's; `folder` is its model's then."""
+    """The folder that was named, where that is an adapter's; `folder` is its model's then, with its defaults."""
 
 
 def open_model_files(
@@ -35,6 +35,8 @@ def open_model_files(
     if is_adapter_folder(path):
         adapter_path, path = path, resolve(base_of(path), offline=offline, cache_dir=cache_dir)
     folder = open_folder(path)
+    if adapter_path is not None:
+        folder = folder.with_defaults_of(adapter_path)
     tokenizer = load_tokenizer(path)
     check_tokenizer(tokenizer, folder)
     return ModelFiles(folder, tokenizer, adapter_path)

@@ -140,7 +140,7 @@ class Trainable:
 
     def _take_weights(self, path: Path) -> None:
         if is_adapter_folder(path):  # a prompt, which no model folder can hold
-            folder = self.folder
+            folder = self.folder.with_defaults_of(path)
             runtime = open_adapted(folder, path, self._reopen)
         else:
             folder = open_folder(path)

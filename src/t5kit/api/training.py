@@ -292,11 +292,16 @@ def _training_run(
             hooks=hooks,
             save_tokenizer=parts.tokenizer.save,
             write_adapter=_adapter_writer(config, parts, model),
-            generation={"max_new_tokens": config.evaluation.max_new_tokens},
+            generation=_generation(config),
             prefixes=config.model.prefixes or (parts.start.prefixes if parts.start else None),
         )
 
     return in_folder
+
+
+def _generation(config: RunConfig) -> Mapping[str, object]:
+    """Return the defaults of what a run leaves, model and adapter: its answers may be as long as those of dev."""
+    return {"max_new_tokens": config.evaluation.max_new_tokens}
 
 
 def _adapter_writer(config: RunConfig, parts: RunParts, model: "T5") -> Callable[[Path], None] | None:
@@ -309,15 +314,18 @@ def _adapter_writer(config: RunConfig, parts: RunParts, model: "T5") -> Callable
     # A folder is named whole, so that the adapter finds it from anywhere; what came from the Hub by its id.
     base = id_of(start.path) or str(start.path.resolve())
 
+    generation = _generation(config)
+
     def write(path: Path) -> None:
         rows = soft_prompt(model)
         if rows is not None:
-            write_soft_prompt(path, rows, base=base, config=parts.architecture)
+            write_soft_prompt(path, rows, base=base, config=parts.architecture, generation=generation)
             return
         maps = lora_parts(model)
         write_lora(
             path, maps, rank=adaptation.rank, alpha=adaptation.alpha, dropout=adaptation.dropout,
             targets=sorted({name.rpartition(".")[2] for name in maps}), base=base,
+            generation=generation,
         )  # fmt: skip
 
     return write

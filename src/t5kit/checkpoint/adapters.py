@@ -29,6 +29,8 @@ from t5kit.errors import CheckpointError
 
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
+GENERATION_FILE: Final = "generation_config.json"
+"""Not of peft's format: how the answers that were trained are made, such as how long they may be."""
 
 _PREFIX: Final = "base_model.model."
 _PROMPT: Final = "prompt_embeddings"
@@ -176,10 +178,12 @@ def write_lora(
     dropout: float,
     targets: Sequence[str],
     base: str,
+    generation: Mapping[str, object] | None = None,
 ) -> None:
     """Write a folder that peft and t5kit load; it appears whole, in the place of an older one.
 
-    parts: linear map -> A [r, in] and B [out, r], without the scale alpha / r. base: the model it is for.
+    parts: linear map -> A [r, in] and B [out, r], without the scale alpha / r. base: the model it is for. generation:
+    defaults that go before the model's (`CheckpointFolder.with_defaults_of`).
     """
     config = {
         "peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": base, "inference_mode": True,
@@ -192,11 +196,16 @@ def write_lora(
         for name, pair in parts.items()
         for letter, array in zip("AB", pair, strict=True)
     ]
-    _write(path, config, views)
+    _write(path, config, views, generation)
 
 
-def write_soft_prompt(path: Path, rows: np.ndarray, *, base: str, config: T5Config) -> None:
-    """Write a folder that peft and t5kit load; it appears whole, in the place of an older one. Shapes: rows [P, D]."""
+def write_soft_prompt(
+    path: Path, rows: np.ndarray, *, base: str, config: T5Config, generation: Mapping[str, object] | None = None
+) -> None:
+    """Write a folder that peft and t5kit load; it appears whole, in the place of an older one.
+
+    Shapes: rows [P, D]. generation: defaults that go before the model's (`CheckpointFolder.with_defaults_of`).
+    """
     settings = {
         "peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": base,
         "inference_mode": True, "num_virtual_tokens": len(rows), "token_dim": config.d_model,
@@ -204,12 +213,19 @@ def write_soft_prompt(path: Path, rows: np.ndarray, *, base: str, config: T5Conf
         "num_layers": config.num_encoder_layers, "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None,
         "tokenizer_name_or_path": None, "modules_to_save": None,
     }  # fmt: skip
-    _write(path, settings, [TensorView.from_array(_PROMPT, rows)])
+    _write(path, settings, [TensorView.from_array(_PROMPT, rows)], generation)
 
 
-def _write(path: Path, config: Mapping[str, object], views: Sequence[TensorView]) -> None:
+def _write(
+    path: Path,
+    config: Mapping[str, object],
+    views: Sequence[TensorView],
+    generation: Mapping[str, object] | None,
+) -> None:
     with atomic_folder(path, overwrite=True) as unfinished:
         (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        if generation:
+            (unfinished / GENERATION_FILE).write_text(json.dumps(dict(generation), indent=1) + "\n", encoding="utf-8")
         write_safetensors(unfinished / WEIGHTS_FILE, views)
 
 

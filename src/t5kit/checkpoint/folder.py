@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from t5kit.checkpoint.adapters import CONFIG_FILE as ADAPTER_CONFIG
+from t5kit.checkpoint.adapters import GENERATION_FILE
 from t5kit.checkpoint.atomic import atomic_folder
 from t5kit.checkpoint.generation import generation_defaults, generation_to_hf
 from t5kit.checkpoint.hf_config import Inference as Inference
@@ -94,6 +95,17 @@ class CheckpointFolder:
     def with_tensors(self, tensors: Iterable[TensorView]) -> "CheckpointFolder":
         """Return this folder with other values in its tensors, of the same names and shapes, which lie in no file."""
         return dataclasses.replace(self, weight_files=(), _views={view.name: view for view in tensors})
+
+    def with_defaults_of(self, adapter_path: Path) -> "CheckpointFolder":
+        """Return this folder with the generation defaults of an adapter's folder, if it has any, over its own.
+
+        Raises: CheckpointError for a value that cannot be one.
+        """
+        if not (adapter_path / GENERATION_FILE).is_file():
+            return self
+        raw = read_json(locate(adapter_path, GENERATION_FILE))
+        own = generation_defaults(raw, self.config, source=str(adapter_path / GENERATION_FILE))
+        return dataclasses.replace(self, generation={**self.generation, **own})
 
     def tensors(self) -> Iterator[TensorView]:
         """Yield every tensor in the order of `names()`."""

@@ -8,7 +8,7 @@ from t5kit.errors import RequestError
 from t5kit.evaluation.evaluator import Bootstrap
 from t5kit.evaluation.report import EvaluationReport, columns, score_json
 from t5kit.metrics.bootstrap import PairedComparison, paired_bootstrap_scores
-from t5kit.metrics.named import LOWER_IS_BETTER
+from t5kit.metrics.named import is_lower_better
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Comparison:
         found = self.differences[score].difference
         if found.low <= 0.0 <= found.high:
             return ""
-        return "A" if (found.value > 0.0) != (score.rsplit(".", 1)[-1] in LOWER_IS_BETTER) else "B"
+        return "A" if (found.value > 0.0) != is_lower_better(score) else "B"
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data."""

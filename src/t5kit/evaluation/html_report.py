@@ -19,7 +19,7 @@ from t5kit.evaluation.slices import Slice, are_labels, num_words, slicings_of
 from t5kit.metrics.answers import squad_items
 from t5kit.metrics.bootstrap import Interval
 from t5kit.metrics.calibration import calibration
-from t5kit.metrics.named import LOWER_IS_BETTER
+from t5kit.metrics.named import is_lower_better
 
 if TYPE_CHECKING:
     from t5kit.evaluation.comparison import Comparison
@@ -98,7 +98,7 @@ def _scores(report: "EvaluationReport") -> str:
                 name,
                 number_text(value),
                 *_interval_cells(report.intervals, name),
-                "lower" if _is_lower_better(name) else "higher",
+                "lower" if is_lower_better(name) else "higher",
             )
             for name, value in report.scores.items()
         ],
@@ -410,7 +410,7 @@ def _ranking(
     alone = [name for name in among if _last_word(name) in _OF_ONE]
     if chosen := [*graded, *alone, *names]:
         name = chosen[0]
-        sign = -1.0 if _is_lower_better(name) else 1.0
+        sign = -1.0 if is_lower_better(name) else 1.0
         return name, lambda of: [sign * value for value in _of_each(of, name)]
     return (
         "F1 of words",
@@ -479,10 +479,6 @@ def _signed(value: float) -> str:
 
 def _last_word(score: str) -> str:
     return score.rsplit(".", 1)[-1]
-
-
-def _is_lower_better(score: str) -> bool:
-    return _last_word(score) in LOWER_IS_BETTER
 
 
 def _is_apart(score: str) -> bool:

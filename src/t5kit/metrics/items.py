@@ -1,5 +1,6 @@
 """A metric prepared for any choice of its items, which the bootstrap asks for a thousand times."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -64,9 +65,20 @@ def scores_by_recomputing(
     return ItemScores(len(predictions), of)
 
 
+def joined_names(numbers: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
+    """Return (metric, number) -> the number's name among those of all metrics: as it stands where only one metric has
+    it, and METRIC.NUMBER otherwise. numbers: metric -> the names of its numbers.
+    """
+    counts = collections.Counter(itertools.chain.from_iterable(numbers.values()))
+    return {
+        (metric, number): f"{metric}.{number}" if counts[number] > 1 else number
+        for metric, names in numbers.items()
+        for number in names
+    }
+
+
 def joined_scores(parts: Mapping[str, ItemScores]) -> ItemScores:
-    """Return the numbers of several metrics over the same items, by metric; a number's name stays as it is where it is
-    the only one of that name, and is METRIC.NAME otherwise.
+    """Return the numbers of several metrics over the same items, called by `joined_names`.
 
     Example: squad and exact_match -> "squad.exact_match", "f1", "exact_match.exact_match"
     Raises: DataError if there are no parts or they are about different numbers of items.
@@ -75,13 +87,7 @@ def joined_scores(parts: Mapping[str, ItemScores]) -> ItemScores:
     if len(sizes) != 1:
         raise DataError(f"scores of {sorted(sizes)} items cannot be joined; expected the same items for every metric.")
     (num_items,) = sizes
-    names = {metric: list(scores.total()) for metric, scores in parts.items()}
-    shared = list(itertools.chain.from_iterable(names.values()))
-    final = {
-        (metric, name): f"{metric}.{name}" if shared.count(name) > 1 else name
-        for metric in parts
-        for name in names[metric]
-    }
+    final = joined_names({metric: list(scores.total()) for metric, scores in parts.items()})
 
     def of(indices: Indices) -> dict[str, float]:
         return {

@@ -69,6 +69,13 @@ LOWER_IS_BETTER = frozenset({"cer", "loss", "per", "perplexity", "wer"})
 """Numbers that are better the lower they are; all others the higher."""
 
 
+def is_lower_better(score: str) -> bool:
+    """Say whether a score is better the lower it is, by the last part of its name: "wer", "pronunciation.wer",
+    "g2p/wer".
+    """
+    return score.rpartition("/")[2].rpartition(".")[2] in LOWER_IS_BETTER
+
+
 def metric_named(name: str) -> Metric:
     """Return a metric by its name; raises RequestError with the nearest or the known names."""
     if name in METRICS:

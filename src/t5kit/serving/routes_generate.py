@@ -62,7 +62,7 @@ async def generate(request: Request, body: GenerateRequest, client: AdmittedClie
     name = body.model or model.name
     texts = [body.text] if isinstance(body.text, str) else body.text
     note(request, server, name, texts)
-    asked = await model.asked(words_of(body), is_streamed=body.stream)
+    asked = await model.asked(words_of(body), adapter=adapter, is_streamed=body.stream)
     prompts = await model.encode(texts, truncate=body.truncate)
     asker = server.asker(client, body, adapter)
     generation = model.generate(prompts, asked, asker, texts=texts, is_streamed=body.stream)

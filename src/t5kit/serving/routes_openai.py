@@ -79,7 +79,7 @@ async def completions(request: Request, body: CompletionBody, client: AdmittedCl
     if num_answers > model.limits.max_texts:
         raise RequestError(f"{num_answers} answers are more than one request may ask for ({model.limits.max_texts}).")
     try:
-        asked = await model.asked(words, is_streamed=is_streamed)
+        asked = await model.asked(words, adapter=adapter, is_streamed=is_streamed)
     except RequestError as error:
         raise RequestError(_in_their_words(str(error), body)) from error
     repeated = [ids for ids in prompts for _ in range(num_repeats)]

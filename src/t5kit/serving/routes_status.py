@@ -28,7 +28,7 @@ async def models(client: KnownClient, server: Server) -> ModelsReply:
                     weights=description.weights if description else "",
                     status=model.engine.status,
                     max_input_tokens=model.limits.max_input_tokens,
-                    defaults=dict(model.folder.generation),
+                    defaults=dict(model.defaults_of("" if name == model.name else name)),
                     prefixes=dict(model.folder.prefixes),
                 )
             )

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -108,6 +108,7 @@ class ServedModel:
         self.name = source.name
         self.adapters = tuple(source.adapters)
         self.folder = folder
+        self._answering = {name: folder.with_defaults_of(path) for name, path in source.adapters.items()}
         self.sentence_modules = read_sentence_modules(folder.path, folder.config.d_model)
         self.tokenizer = tokenizer
         self.engine = engine
@@ -160,23 +161,28 @@ class ServedModel:
             taken.append(ids)
         return taken
 
-    async def asked(self, options: GenerationArguments, *, is_streamed: bool = False) -> Asked:
+    def defaults_of(self, adapter: str = "") -> Mapping[str, object]:
+        """Return the generation defaults of the model, or of it with an adapter."""
+        return self._answering.get(adapter, self.folder).generation
+
+    async def asked(self, options: GenerationArguments, *, adapter: str = "", is_streamed: bool = False) -> Asked:
         """Return the options translated as `Model.generate` does; what may take long is done on a thread.
 
-        That is a grammar, or many allowed outputs or ids.
+        That is a grammar, or many allowed outputs or ids. adapter: whose defaults stand where nothing is said.
         Raises: RequestError for a wrong option.
         """
         has_grammar = options.get("regex") is not None or options.get("json_schema") is not None
         if not has_grammar and _size(options) <= _LONG_TEXT:
-            return self._asked(options, is_streamed)
-        return await asyncio.to_thread(self._asked, options, is_streamed)
+            return self._asked(options, adapter, is_streamed)
+        return await asyncio.to_thread(self._asked, options, adapter, is_streamed)
 
-    def _asked(self, options: GenerationArguments, is_streamed: bool) -> Asked:
+    def _asked(self, options: GenerationArguments, adapter: str, is_streamed: bool) -> Asked:
         self._check_grammar_size(options)
         description = self.engine.description
         engine = "" if description is None else description.engine
         self._check_stop_strings(options)
-        asked = asked_of(options, self.folder, self.tokenizer, engine=engine, is_streamed=is_streamed)
+        folder = self._answering.get(adapter, self.folder)
+        asked = asked_of(options, folder, self.tokenizer, engine=engine, is_streamed=is_streamed)
         check_options(asked.options, self.folder.config)
         if asked.options.max_new_tokens > self.limits.max_new_tokens:
             raise RequestError(

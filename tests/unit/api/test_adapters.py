@@ -312,6 +312,37 @@ def test_a_prompt_is_trained_and_answers_where_engines_take_it(base: Path, tmp_p
         assert chosen.runtime.description.engine == "torch"
 
 
+def test_an_adapter_answers_as_long_as_it_was_trained_to(tmp_path: Path) -> None:
+    config = TINY_CONFIGS["byt5"]
+    short = tmp_path / "short"  # as fine-tuning on labels leaves it
+    write_folder(
+        short, config, random_tensors(config), generation={"max_new_tokens": 2}, save_tokenizer=ByteTokenizer().save
+    )
+    pairs = [(source, f"{source} is answered {source}") for source, _ in PAIRS]
+
+    def most_tokens(model: Model) -> int:
+        model.check_options()
+        most = model.folder.generation["max_new_tokens"]
+        assert isinstance(most, int)
+        return most
+
+    found = {}
+    for method in ("lora", "prompt"):
+        with Model.from_pretrained(short, engine="reference") as model:
+            path = model.fit(pairs, run_folder=tmp_path / method, method=method, **QUICK).model_path.parent / "adapter"
+            found[f"{method} fitted"] = most_tokens(model)
+        with Model.from_pretrained(path, engine="reference") as model:
+            found[f"{method} opened"] = most_tokens(model)
+        with Model.from_pretrained(short, engine="reference") as model:
+            model.load_adapter("long", path)
+            assert most_tokens(model) == 2 and len(model.generate("x", details=True).token_ids) <= 2
+            found[f"{method} loaded"] = most_tokens(model.adapted("long"))
+            if method == "lora":
+                model.merge_adapter("long")
+                found["merged"] = most_tokens(model)
+    assert set(found.values()) == {48}, found  # the longest target has 37 bytes and EOS; texts get a quarter more
+
+
 @pytest.mark.parametrize("family", ["t5", "byt5"])
 def test_head_only_training_changes_the_head_alone(tmp_path: Path, family: str) -> None:
     config = dataclasses.replace(TINY_CONFIGS[family], vocab_size=384)
@@ -392,3 +423,4 @@ def test_convert_merges_an_adapter_into_the_model_it_names(lora: Path, base: Pat
     for name in ("a", "b"):
         for view in open_folder(tmp_path / name).tensors():
             np.testing.assert_allclose(view.to_float32(), expected[view.name], rtol=0, atol=1e-6)
+        assert open_folder(tmp_path / name).generation == open_folder(lora / "model").generation

@@ -130,6 +130,21 @@ def test_what_cannot_be_trained_is_said_before(
     assert model.generate("a", max_new_tokens=2) == before
 
 
+@pytest.mark.parametrize(
+    ("metrics", "best", "better"),
+    [
+        (["accuracy", "classification_f1", "accuracy"], "classification_f1.accuracy", "highest"),
+        (["pronunciation", "word_error_rate"], "pronunciation.wer", "lowest"),
+    ],
+)
+def test_metrics_that_share_a_number_choose_by_its_full_name(
+    torch_model: Model, tmp_path: Path, metrics: list[str], best: str, better: str
+) -> None:
+    result = torch_model.fit(PAIRS, run_folder=tmp_path / "run", metrics=metrics, **QUICK)
+    assert result.best is not None and result.best.metric == best
+    assert read_recipe(tmp_path / "run" / "resolved.toml").training.best_is == better
+
+
 def test_a_temporary_run_goes_with_the_model(tiny_folder: Path) -> None:
     model = Model.from_pretrained(tiny_folder, engine="reference")
     path = model.fit(PAIRS[:5], **QUICK).model_path
@@ -204,6 +219,13 @@ def test_instructions_are_scored_by_how_likely_the_right_label_is(torch_model: M
     expected = float(np.mean(np.log(np.exp(odds).sum(1)) - odds[[0, 1], [0, 1]]))
     assert score.nats == pytest.approx(expected, rel=1e-4)
     assert score.accuracy == 100 * np.mean(odds.argmax(1) == [0, 1])
+
+    strange = [*rows, ("p: c", "a label that train never shows")]
+    tables = {"p: {text}": table_of([{"input": source, "target": target} for source, target in strange])}
+    assert score_instructions(torch_model.folder.path, tables, profile, threads=1, seed=0) == [score]
+    tables = {"p: {text}": table_of([{"input": "p: c", "target": "another"}])}
+    (alone,) = score_instructions(torch_model.folder.path, tables, profile, threads=1, seed=0)
+    assert alone.accuracy is None and alone.nats > 0
 
 
 def test_one_endless_record_does_not_make_an_endless_run(tiny_folder: Path, tmp_path: Path) -> None:

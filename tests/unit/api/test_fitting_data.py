@@ -29,6 +29,13 @@ def rows_of(tables: FitTables, split: str) -> list[tuple[str, str]]:
     return [(str(table[n].fields["input"]), str(table[n].fields["target"])) for n in range(len(table))]
 
 
+def test_a_tsv_with_a_header_is_told_how_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\nfine\tyes\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"Its first line holds 'text': .* by --format csv"):
+        read_pairs(read_rows(tmp_path / "a.tsv", None), PairColumns("go: {text}", "label"))
+    assert len(read_pairs(read_rows(tmp_path / "a.tsv", "csv"), PairColumns("go: {text}", "label"))) == 1
+
+
 @pytest.mark.parametrize(
     ("number", "held_out"), [(3, 0), (39, 0), (40, 4), (500, 50), (3000, 200), (10_000, 500), (10**6, 1000)]
 )
@@ -50,6 +57,17 @@ def test_equal_inputs_stay_together_and_rare_labels_are_learned() -> None:
     train, dev = rows_of(tables, TRAIN), rows_of(tables, DEV)
     assert dev and not {source for source, _ in train} & {source for source, _ in dev}
     assert ("once", "rare") in train
+
+
+def test_inputs_that_a_vocabulary_reads_alike_stay_together_and_are_found() -> None:
+    rows = [(text, "x") for n in range(30) for text in (f"film {n}", f" film  {n}\n", f"film\u00a0{n}", f"ﬁlm {n}")]
+    tables = tables_of(rows, test=[("film  7 ", "x"), ("film seven", "x")])
+    held_out, train = (
+        {" ".join(source.split()).replace("ﬁ", "fi") for source, _ in rows_of(tables, split)} for split in (DEV, TRAIN)
+    )
+    assert held_out and not held_out & train
+    said = " ".join(tables.findings)
+    assert "90 train record(s) repeat an earlier one" in said and "1 of 2 test inputs are in train too" in said
 
 
 def test_one_input_many_times_still_leaves_something_to_learn() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -200,6 +201,19 @@ def test_tokens_of_targets_are_held_tokens(source: ModelSource) -> None:
             await server.score(prompts, [targets[:1]], ASKER)
 
     run(main)
+
+
+def test_an_adapter_answers_by_its_own_defaults(source: ModelSource, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 7}', encoding="utf-8")
+    server = unstarted(dataclasses.replace(source, adapters={"brief": tmp_path}))
+
+    async def main() -> None:
+        plain, brief = await server.asked({}), await server.asked({}, adapter="brief")
+        said = await server.asked({"max_new_tokens": 9}, adapter="brief")
+        assert [asked.options.max_new_tokens for asked in (plain, brief, said)] == [128, 7, 9]
+
+    run(main)
+    assert server.defaults_of("brief") == {**server.defaults_of(), "max_new_tokens": 7}
 
 
 def test_the_event_loop_goes_on_while_a_grammar_is_checked(
