@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from t5kit.errors import DataError, RequestError
-from t5kit.evaluation.pair_form import PairColumns
+from t5kit.evaluation.pair_form import INPUT_COLUMNS, TARGET_COLUMNS, PairColumns
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
 from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format, header_hint
@@ -39,6 +39,10 @@ MOST_NOT_UTF_8 = 0.01
 """Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
+
+HEADER_INPUTS = (*INPUT_COLUMNS, "text", "sentence", "question")
+HEADER_TARGETS = (*TARGET_COLUMNS, "label", "output", "answer", "summary")
+"""What columns are usually called; a first record of such words is a header that was read as one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -345,11 +349,11 @@ def _rewritten(table: MemoryTable, written: Mapping[str, str]) -> MemoryTable:
 
 
 def _of_train(table: RecordTable) -> list[str]:
-    """Return what is to be said of inputs that come more than once."""
+    """Return what is to be said of a first record that is a header, and of inputs that come more than once."""
+    found = _of_header(table)
     by_input: dict[str, set[str]] = collections.defaultdict(set)
     for source, target in _pairs(table):
         by_input[_as_read(source)].add(target)
-    found = []
     num_repeated = len(table) - sum(map(len, by_input.values()))
     if num_repeated:
         found.append(f"{num_repeated:,} train record(s) repeat an earlier one, spaces aside; they weigh double.")
@@ -359,6 +363,18 @@ def _of_train(table: RecordTable) -> list[str]:
             f"{' and '.join(repr(t[:30]) for t in sorted(by_input[torn[0]])[:2])}: no model can be right about both."
         )
     return found
+
+
+def _of_header(table: RecordTable) -> list[str]:
+    """Return what is to be said of a first record that looks like the header of a TSV file, which has none."""
+    source, target = next(iter(_pairs(table)), ("", ""))
+    last_word = (source.lower().split() or [""])[-1]
+    if last_word not in HEADER_INPUTS or target.lower() not in HEADER_TARGETS:
+        return []
+    return [
+        f"the first record, {source!r} with the target {target!r}, looks like a header and is learned like any other. "
+        "A TSV file with a header is read by --format csv (format='csv' in Python)."
+    ]
 
 
 def _across(tables: Mapping[str, RecordTable], profile: TargetProfile) -> list[str]:

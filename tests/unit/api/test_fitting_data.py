@@ -36,6 +36,12 @@ def test_a_tsv_with_a_header_is_told_how_to_be_read(tmp_path: Path) -> None:
     assert len(read_pairs(read_rows(tmp_path / "a.tsv", "csv"), PairColumns("go: {text}", "label"))) == 1
 
 
+def test_a_header_that_is_learned_as_a_record_is_told() -> None:
+    said = "\n".join(tables_of([("input", "target"), *REVIEWS]).findings)
+    assert "the first record, 'input' with the target 'target', looks like a header" in said
+    assert "header" not in "\n".join(tables_of([*REVIEWS, ("input", "target")]).findings)
+
+
 @pytest.mark.parametrize(
     ("number", "held_out"), [(3, 0), (39, 0), (40, 4), (500, 50), (3000, 200), (10_000, 500), (10**6, 1000)]
 )
