@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from t5kit.serving.config import ServingConfig
 from t5kit.serving.state import ServerState
 
 _log = logging.getLogger("t5kit.serving")
+FIRST_REQUEST_S = 2.0
+"""Seconds that a connection which was taken, and has asked nothing yet, is given to ask while the server stops."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,23 @@ class _Server(uvicorn.Server):
         await asyncio.sleep(self._listening.drain_delay_s)
         self._state.is_draining = True
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, refuse in words what new connections are about to ask, and let uvicorn end the others.
+
+        uvicorn closes a connection whose first request is still on its way, and its client would never be told why.
+        """
+        for server in self.servers:
+            server.close()
+        end_s = time.monotonic() + FIRST_REQUEST_S
+        while not self.force_exit:
+            await asyncio.sleep(0.02)  # at first, so that what was just taken counts among the connections
+            if time.monotonic() > end_s or not self._awaits_first_request():
+                break
+        await super().shutdown(sockets)
+
+    def _awaits_first_request(self) -> bool:
+        return any(getattr(connection, "cycle", None) is None for connection in self.server_state.connections)
 
 
 def serve(config: ServingConfig, listening: Listening) -> None:

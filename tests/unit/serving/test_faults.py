@@ -182,7 +182,7 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(folder: P
                 except http_client.RemoteDisconnected:
                     counts["lost"] += 1  # accepted, and left without an answer
                     return
-                except (ConnectionRefusedError, ConnectionResetError):
+                except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
                     counts["refused"] += 1  # nobody listens any more, or the system's queue of connections was dropped
                     return
                 except OSError:
@@ -209,6 +209,25 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(folder: P
         print(f"SIGTERM under load: {dict(counts)}, and 12 long requests answered whole")
         assert counts["sent"] == counts["answered"] + counts["refused"] and counts["lost"] == 0, counts
         assert not any(Path(f"/proc/{pid}").exists() for pid in engine_pids)
+
+
+def test_a_connection_that_has_yet_to_ask_is_told_that_the_server_stops(folder: Path) -> None:
+    def is_listening() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    with ServerProcess(["-m", f"tiny={folder}", "--threads", "1"]) as server:
+        with raw(server, b"") as early, raw(server, b"") as silent:
+            assert server.get("/readyz").status == 200  # so both were taken
+            os.kill(server.pid, signal.SIGTERM)
+            assert server.wait_for(lambda: not is_listening())
+            early.sendall(http(SHORT))
+            assert b"503 Service Unavailable" in early.recv(4096)
+            assert silent.recv(4096) == b"", "who says nothing is not waited for much longer"
+        assert server.wait() == 0
 
 
 def test_engines_end_when_the_server_is_killed(folder: Path) -> None:
