@@ -1,8 +1,10 @@
 """`t5kit finetune` without any option beside a linear baseline and Hugging Face's Trainer, on data of three kinds.
 
     python bench/finetune.py [--only sentiment] [--model FOLDER] [--out FOLDER] [--seconds N] [--lr 3e-4 …] [--rows N]
+    python bench/finetune.py --only party --options "--epochs 3 --patience 0" --systems t5kit     choosing a default
 
-The data sets are those of scripts/build_comparison_data.py, built once, into .cache/comparison-data. On each:
+The data sets are those of scripts/build_comparison_data.py, built once, into .cache/comparison-data: three that no
+default was chosen by, and with --only also the two that they may be chosen by. On each:
 
     t5kit         t5kit finetune --data train.csv --input … --target … --model FOLDER --out DIR, and nothing else; its
                   time is the command's, from start to end, the scoring of what it holds out itself among it
@@ -14,7 +16,8 @@ They answer the same test.csv, which none has seen, and are scored by the same c
 folder it left, by the engine that a user gets. A difference is t5kit's score minus the other's, by a paired bootstrap.
 
 By default the model is FLAN-T5-small of `make weights`. --seconds: the most that Hugging Face trains, where t5kit took
-longer. --lr: of Hugging Face's AdamW; several make a run each. --rows: of train and of test, for a try.
+longer. --lr: of Hugging Face's AdamW; several make a run each. --rows: of train and of test, for a try. --options: of
+the one-liner, to see what another default would be worth.
 
 One JSON line a result on stdout; a table at the end on stderr.
 """
@@ -23,6 +26,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -63,11 +67,18 @@ class DataSet:
     target: str
 
 
-DATA_SETS: Mapping[str, DataSet] = {
+COMPARED: Mapping[str, DataSet] = {
     "sentiment": DataSet("review: {text}", "{label}"),
     "spam": DataSet("mail: {mail}", "{label}"),
     "valence": DataSet("valence: {word}", "{valence}"),
 }
+CHOSEN_BY: Mapping[str, DataSet] = {
+    "party": DataSet("party: {passage}", "{label}"),
+    "mood": DataSet("mood: {word}", "{mood}"),
+}
+"""What defaults may be chosen by, so that the others stay unseen."""
+DATA_SETS = {**COMPARED, **CHOSEN_BY}
+SYSTEMS = ("t5kit", "linear", "huggingface")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,9 +122,9 @@ def open_question(name: str, folder: Path, *, num_rows: int | None, scratch: Pat
     return Question(name=name, data=data, train_path=paths["train"], train=train, test=test, profile=profile)
 
 
-def built_data() -> Path:
-    """Return the folder of the data sets, made from their packages where they are not there yet."""
-    for name in DATA_SETS:
+def built_data(names: Sequence[str]) -> Path:
+    """Return the folder of these data sets, made from their packages where they are not there yet."""
+    for name in names:
         if not (BUILT / name / "test.csv").exists():
             print(f"{BUILT / name} is not there; building it from its package.", file=sys.stderr)
             program = ROOT / "scripts" / "build_comparison_data.py"
@@ -132,8 +143,8 @@ class Result:
     """What else is to be known of its run."""
 
 
-def run_t5kit(question: Question, model: Path, out: Path) -> Result:
-    """Return what the one-liner comes to; exits if it fails."""
+def run_t5kit(question: Question, model: Path, out: Path, more: Sequence[str] = ()) -> Result:
+    """Return what the one-liner, with more options if any, comes to; exits if it fails."""
     options = {
         "--data": question.train_path,
         "--input": question.data.input,
@@ -141,7 +152,7 @@ def run_t5kit(question: Question, model: Path, out: Path) -> Result:
         "--model": model,
         "--out": out,
     }
-    command = [*T5KIT, "finetune", *(str(word) for pair in options.items() for word in pair)]
+    command = [*T5KIT, "finetune", *(str(word) for pair in options.items() for word in pair), *more]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     taken = time.perf_counter() - began
@@ -153,7 +164,7 @@ def run_t5kit(question: Question, model: Path, out: Path) -> Result:
     told = [line.removeprefix("t5kit: ") for line in done.stderr.splitlines() if line.startswith("t5kit: ")]
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     facts = {"engine": engine, "told": told, "result": result}
-    return Result(system="t5kit", report=question.report(answers), seconds=taken, facts=facts)
+    return Result(system=" ".join(["t5kit", *more]), report=question.report(answers), seconds=taken, facts=facts)
 
 
 def run_huggingface(question: Question, model: Path, scratch: Path, *, seconds: float, lr: float) -> Result:
@@ -249,13 +260,13 @@ def measure(question: Question, arguments: argparse.Namespace, out: Path) -> lis
         data=question.name, train_rows=len(question.train.examples), test_rows=len(question.test.examples),
         targets=str(question.profile),
     )  # fmt: skip
-    ours = run_t5kit(question, arguments.model, out / question.name)
+    ours = run_t5kit(question, arguments.model, out / question.name, shlex.split(arguments.options))
     emit_result(question, ours, ours.report)
     results = [ours]
-    for result in run_linear(question):
+    for result in run_linear(question) if "linear" in arguments.systems else ():
         emit_result(question, result, ours.report)
         results.append(result)
-    for lr in arguments.lr:
+    for lr in arguments.lr if "huggingface" in arguments.systems else ():
         with tempfile.TemporaryDirectory() as scratch:
             theirs = run_huggingface(
                 question, arguments.model, Path(scratch), seconds=min(ours.seconds, arguments.seconds or ours.seconds),
@@ -297,10 +308,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=None, help="the most that Hugging Face trains")
     parser.add_argument("--lr", type=float, nargs="+", default=[LR], help="learning rates of Hugging Face's AdamW")
     parser.add_argument("--rows", type=int, default=None, help="of train and of test, for a try")
+    parser.add_argument("--options", default="", help="more options of t5kit finetune")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="t5kit runs in any case")
     arguments = parser.parse_args()
     if not (arguments.model / "model.safetensors").exists():
         sys.exit(f"{arguments.model} holds no model.safetensors. Run `make weights`, or name another --model.")
-    names = [arguments.only] if arguments.only else list(DATA_SETS)
+    names = [arguments.only] if arguments.only else list(COMPARED)
     if arguments.out is not None:
         if taken := [name for name in names if (arguments.out / name).exists()]:
             sys.exit(f"{arguments.out / taken[0]} is there already; a finished run takes no time. Name another --out.")
@@ -308,7 +321,7 @@ def main() -> None:
     emit(machine=machine_with_torch(), model=arguments.model.name, precision=fast_precision())
     measured = []
     with tempfile.TemporaryDirectory() as scratch:
-        data = built_data()
+        data = built_data(names)
         for name in names:
             question = open_question(name, data, num_rows=arguments.rows, scratch=Path(scratch))
             measured.append((question, measure(question, arguments, arguments.out or Path(scratch))))

