@@ -114,6 +114,14 @@ def test_a_text_that_cannot_be_read_is_named_with_its_place_once(run: Run, folde
     assert err.startswith(f"t5kit: {texts}:1: not valid JSON") and err.count("bad.jsonl:1") == 1
 
 
+def test_columns_and_an_encoding_are_said_of_the_texts(run: Run, folder: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.csv"
+    texts.write_bytes("1,\u00e9\n2,b\n".encode("cp1252"))
+    named = ("--texts", texts, "--columns", "number,text", *FEW, "--engines", "native:float32", "--num-beams", "1")
+    assert run(folder, *named, "--encoding", "cp1252")[0] == 0
+    assert "not UTF-8" in run(folder, *named)[2]
+
+
 def test_long_texts_are_cut_and_said_so(run: Run, folder: Path, tmp_path: Path) -> None:
     texts = tmp_path / "long.txt"
     texts.write_text("x" * 100 + "\nshort\n", encoding="utf-8")

@@ -368,7 +368,8 @@ def test_a_file_in_another_encoding_is_told_once_with_what_to_do(run: Run, tmp_p
     assert result.code == 1 and len(result.out.splitlines()) == 3
     assert result.err.count("not UTF-8 (byte") == 2 and result.err.count("such as --encoding cp1252 (") == 1
     explained = run("explain", "-", "--model", "none", stdin="sch\u00f6n".encode("latin-1"))
-    assert "iconv -f cp1252 -t utf-8 -" in explained.err
+    assert "such as --encoding cp1252 (" in explained.err
+    assert "give the text as -" in run("explain", "a", "--model", "none", "--encoding", "latin-1").err
 
 
 def test_an_encoding_and_columns_are_said_of_the_input(

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json as json_module
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -20,7 +21,7 @@ from t5kit.cli.bench_texts import SAMPLE_TEXTS
 from t5kit.cli.inputs import records_of, texts_of
 from t5kit.cli.outputs import json_line, open_output
 from t5kit.errors import EngineError, RequestError
-from t5kit.sources import BadRecord
+from t5kit.sources import BadRecord, Record
 from t5kit.text import load_tokenizer
 
 ENGINES = "native:int8,native:float32,torch:float32,ctranslate2:int8,ctranslate2:float32,transformers:float32"
@@ -57,6 +58,8 @@ def bench(
     field: Annotated[
         str | None, typer.Option(help="JSON field or TSV column of the text.", show_default="text")
     ] = None,
+    columns: options.ColumnsOption = None,
+    encoding: options.EncodingOption = None,
     engines: Annotated[
         str, typer.Option(help=f"Apart by commas, each with :weights or without. Known: {', '.join(KNOWN_ENGINES)}.")
     ] = ENGINES,
@@ -80,7 +83,12 @@ def bench(
     """
     names = _engine_names(engines)
     folder = resolve(model, revision=revision, offline=offline or None)
-    prompts = _prompts(folder, texts, field, num_texts, max_input_tokens)
+    if texts is None:
+        taken = list(SAMPLE_TEXTS)[:num_texts]
+    else:
+        records = records_of([], texts, None, columns=options.column_names(columns), encoding=encoding)
+        taken = _first_texts(records, field, num_texts)
+    prompts = _prompts(folder, taken, max_input_tokens)
     works = [Work(name="one", together=1, num_beams=1), Work(name="batch", together=batch_size, num_beams=1)]
     if num_beams > 1:
         works += [
@@ -128,21 +136,24 @@ def _engine_names(words: str) -> list[str]:
     return names
 
 
-def _prompts(folder: Path, texts: Path | None, field: str | None, num_texts: int, max_input_tokens: int) -> list[Ids]:
-    """Return the ids of the texts, EOS in, cut to max_input_tokens."""
-    if texts is None:
-        taken = list(SAMPLE_TEXTS)[:num_texts]
-    else:
-        taken = []
-        for _, text in texts_of(records_of([], texts, None, has_encoding_option=False), field):
-            if isinstance(text, BadRecord):
-                raise RequestError(text.error)
-            taken.append(text)
-            if len(taken) == num_texts:
-                break
+def _first_texts(records: Iterable[Record | BadRecord], field: str | None, num_texts: int) -> list[str]:
+    """Return the texts to compare engines on.
+
+    Raises: RequestError for a bad record among them, and if there is none.
+    """
+    taken: list[str] = []
+    for _, text in itertools.islice(texts_of(records, field), num_texts):
+        if isinstance(text, BadRecord):
+            raise RequestError(text.error)
+        taken.append(text)
     if not taken:
-        raise RequestError(f"{texts} holds no text.")
-    encoded = [ids.tolist() for ids in load_tokenizer(folder).encode_batch(taken)]
+        raise RequestError("--texts holds no text.")
+    return taken
+
+
+def _prompts(folder: Path, texts: Sequence[str], max_input_tokens: int) -> list[Ids]:
+    """Return the ids of the texts, EOS in, cut to max_input_tokens."""
+    encoded = [ids.tolist() for ids in load_tokenizer(folder).encode_batch(list(texts))]
     num_cut = sum(len(ids) > max_input_tokens for ids in encoded)
     if num_cut:
         print(f"t5kit: {num_cut} texts are cut to {max_input_tokens} tokens.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from t5kit.cli.inputs import chunks, named_field, records_of, texts_of
 from t5kit.cli.outputs import json_line, one_line, open_output, progress
 from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord, read_records
-from t5kit.sources.records import text_field
+from t5kit.sources.records import format_of, text_field
 
 if TYPE_CHECKING:
     from t5kit.api.calibration import Calibration
@@ -86,7 +87,11 @@ def classify(
     asked: dict[str, Any] = {"prompt": prompt, "is_length_normalized": length_normalized}
     used: Calibration | str | None = calibration
     if calibrate_on is not None or calibration == "contextual":
-        examples = ([], []) if calibrate_on is None else _examples(calibrate_on, field)
+        examples = (
+            ([], [])
+            if calibrate_on is None
+            else _examples(calibrate_on, field, options.column_names(columns), encoding)
+        )
         used = loaded.calibrate(label_words, texts=examples[0], targets=examples[1], truncate=truncate, **asked)
         print(f"t5kit: calibrated on {used.source}: temperature {used.temperature:.3f}.", file=sys.stderr)
         if save_calibration is not None:
@@ -128,10 +133,16 @@ def _label_words(labels: list[str], pairs: list[str]) -> list[str] | dict[str, s
     return words
 
 
-def _examples(path: Path, field: str | None) -> tuple[list[str], list[str]]:
-    """Return the texts and targets of a file of labelled examples; a bad line stops it, since it would bias the fit."""
+def _examples(
+    path: Path, field: str | None, columns: Sequence[str], encoding: str | None
+) -> tuple[list[str], list[str]]:
+    """Return the texts and targets of a file of labelled examples; a bad line stops it, since it would bias the fit.
+
+    columns: of a table; a file of another form names its fields itself.
+    """
     texts, targets = [], []
-    for record in read_records(path):
+    is_table = format_of(path) in ("csv", "tsv")
+    for record in read_records(path, columns=columns if is_table else (), encoding=encoding):
         if isinstance(record, BadRecord):
             raise DataError(record.error)
         is_plain = "0" in record.fields

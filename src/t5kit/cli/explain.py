@@ -44,6 +44,7 @@ def explain(
     max_steps: Annotated[int, typer.Option(help="Most steps of attributions.")] = 512,
     num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy.", show_default="1")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer.", show_default="128")] = None,
+    encoding: options.EncodingOption = None,
     json: options.JsonOption = False,
     output: options.OutputOption = None,
     truncate: options.TruncateOption = False,
@@ -74,8 +75,10 @@ def explain(
         if png.suffix.lower() != ".png":
             raise RequestError(f"--png {png} draws a PNG; give the file a name that ends in .png.")
         check_can_draw()
+    if encoding is not None and text != "-":
+        raise RequestError("--encoding is of standard input; give the text as -, or drop --encoding.")
     if text == "-":
-        text = whole_input()
+        text = whole_input(encoding)
     arguments = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     loaded = options.load_model(
         model, engine=engine, weights=weights, threads=threads, device=device, revision=revision, offline=offline

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,12 +27,11 @@ def records_of(
     *,
     columns: Sequence[str] = (),
     encoding: str | None = None,
-    has_encoding_option: bool = True,
 ) -> Iterator[Record | BadRecord]:
     """Return the records a verb is to work on: its arguments ("-" is standard input), else --input, else what is piped
     in.
 
-    columns, encoding: as `read_records` takes them. has_encoding_option: whether the verb has --encoding.
+    columns, encoding: as `read_records` takes them.
     Raises: RequestError if there is nothing to read.
     """
     check_one_input(texts, input)
@@ -51,21 +49,16 @@ def records_of(
         if stdin is None or (input is None and not texts and stdin.isatty()):
             raise RequestError("There is no text: give one as an argument, a file with --input, or pipe it in.")
     source: str | Path = "-" if input is None else input
-    what_to_do = (
-        "name it with --encoding, such as --encoding cp1252"
-        if has_encoding_option
-        else f"convert it first: iconv -f cp1252 -t utf-8 {shlex.quote(str(source))}"
-    )
-    return _telling_of_encodings(read_records(source, format=chosen, columns=columns, encoding=encoding), what_to_do)
+    return _telling_of_encodings(read_records(source, format=chosen, columns=columns, encoding=encoding))
 
 
-def whole_input() -> str:
+def whole_input(encoding: str | None = None) -> str:
     """Return all that is piped in as one text, without its last line end.
 
     Raises: RequestError if nothing is piped in; DataError, naming the line, for what is no UTF-8.
     """
     lines: list[str] = []
-    for record in records_of(["-"], None, "text", has_encoding_option=False):
+    for record in records_of(["-"], None, "text", encoding=encoding):
         if isinstance(record, BadRecord):
             raise DataError(record.error)
         lines.append(str(record.fields["text"]))
@@ -124,15 +117,15 @@ def named_field(record: Record, name: str, option: str) -> str | BadRecord:
     return found
 
 
-def _telling_of_encodings(records: Iterable[Record | BadRecord], what_to_do: str) -> Iterator[Record | BadRecord]:
+def _telling_of_encodings(records: Iterable[Record | BadRecord]) -> Iterator[Record | BadRecord]:
     """Pass records on; at the first that is not UTF-8 say once what to do about a whole file of them."""
     is_told = False
     for record in records:
         if isinstance(record, BadRecord) and NOT_UTF_8 in record.error and not is_told:
             is_told = True
             print(
-                f"t5kit: a line is not UTF-8. If all of the input is in another encoding, {what_to_do} (cp1252 is that "
-                "of Windows in Western Europe).",
+                "t5kit: a line is not UTF-8. If all of the input is in another encoding, name it with --encoding, such "
+                "as --encoding cp1252 (that of Windows in Western Europe).",
                 file=sys.stderr,
             )
         yield record

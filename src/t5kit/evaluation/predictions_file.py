@@ -5,6 +5,7 @@ generate --json` does), and TSV of prompt and prediction, are matched by prompt.
 file, is matched by its place.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
@@ -34,10 +35,11 @@ class MatchedPredictions:
 
 
 def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | None = None) -> MatchedPredictions:
-    """Return the predictions of a file for the examples; the first line of a prompt counts.
+    """Return the predictions of a file for the examples.
 
-    A name that tells no format is taken for text. A line that says "error" is no prediction. What the file lacks is an
-    error in its place.
+    Of a prompt that stands in several lines the first counts, for all its examples; but where it has as many lines as
+    examples, each line is for its own, in order. A name that tells no format is taken for text. A line that says
+    "error" is no prediction. What the file lacks is an error in its place.
     Raises: DataError if the file cannot be read; RequestError if no prompt of it is an example's, or if predictions
     without prompts are not as many as the records.
     """
@@ -53,9 +55,9 @@ def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | No
             f"{without[0].place}: this line has no prompt, others of the file have one. Give every line its own."
         )
     if records and not without:
-        answers: dict[str, str | Answer | T5kitError] = {}
+        answers: dict[str, list[str | Answer | T5kitError]] = {}
         for prompt, record in zip(prompts, records, strict=True):
-            answers.setdefault(str(prompt), _prediction(record, is_table=is_table))
+            answers.setdefault(str(prompt), []).append(_prediction(record, is_table=is_table))
         return _by_prompt(path, answers, bad, examples)
     return _by_place(path, records, bad, examples)
 
@@ -79,17 +81,22 @@ def examples_of_predictions(path: Path, *, format: Format | None = None) -> Iter
 
 
 def _by_prompt(
-    path: Path, found: Mapping[str, str | Answer | T5kitError], bad: list[BadRecord], examples: EvaluationSet
+    path: Path, found: Mapping[str, list[str | Answer | T5kitError]], bad: list[BadRecord], examples: EvaluationSet
 ) -> MatchedPredictions:
-    wanted = {example.prompt for example in examples.examples}
-    if not wanted & found.keys():
+    wanted = collections.Counter(example.prompt for example in examples.examples)
+    if not wanted.keys() & found.keys():
         raise RequestError(
             f"{path}: none of its {len(found)} prompts is one of the data. Its first is {next(iter(found))!r:.80}, "
             f"the data's {examples.examples[0].prompt!r:.80}."
         )
     missing = DataError(f"{path} has no prediction for this prompt.")
+    turns = {prompt: iter(lines) for prompt, lines in found.items() if len(lines) == wanted[prompt]}
+    first = {prompt: lines[0] for prompt, lines in found.items()}
     return MatchedPredictions(
-        predictions=tuple(found.get(example.prompt, missing) for example in examples.examples),
+        predictions=tuple(
+            next(turns[example.prompt]) if example.prompt in turns else first.get(example.prompt, missing)
+            for example in examples.examples
+        ),
         num_unused=sum(prompt not in wanted for prompt in found),
         bad=tuple(bad),
     )

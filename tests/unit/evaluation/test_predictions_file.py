@@ -46,13 +46,19 @@ def test_every_form_of_a_file_gives_the_same_predictions(tmp_path: Path, name: s
 
 
 def test_what_is_missing_is_an_error_in_its_place_and_what_is_too_much_is_counted(tmp_path: Path) -> None:
-    lines = ["a\tA", "x\tX", "c", "y\tY", "a\tlater"]
+    lines = ["a\tA", "x\tX", "c", "y\tY", "a\tlater", "a\tlast"]
     found = read_predictions(write(tmp_path, "p.tsv", "\n".join(lines) + "\n"), examples("a", "b", "c", "a"))
     first, missing, empty, again = found.predictions
-    assert (first, empty, again, found.num_unused) == ("A", "", "A", 2)  # the first line of a prompt counts
+    assert (first, empty, again, found.num_unused) == ("A", "", "A", 2)  # three lines for two: the first counts
     assert isinstance(missing, DataError)
     report = evaluate_predictions(examples("a", "b", "c", "a"), found.predictions, scoring_of(["exact_match"]))
     assert (report.scores, report.num_unanswered) == ({"exact_match": 50.0}, 1)
+
+
+def test_as_many_lines_of_a_prompt_as_examples_are_for_one_each(tmp_path: Path) -> None:
+    lines = ["a\tfirst", "b\tB", "a\tsecond", "b\ttoo much"]
+    found = read_predictions(write(tmp_path, "p.tsv", "\n".join(lines) + "\n"), examples("a", "a", "b"))
+    assert found.predictions == ("first", "second", "B")
 
 
 def test_a_line_with_an_error_is_no_prediction(tmp_path: Path) -> None:
