@@ -4,12 +4,14 @@
 // E head width, F d_ff, V vocabulary.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "adapters.h"
+#include "check.h"
 #include "kernels.h"
 #include "memory.h"
 #include "position_bias.h"
@@ -93,6 +95,21 @@ public:
     Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels,
            const PackedBytes& packed = {});
 
+    // One call at a time: whoever calls holds one of these, and a second thread gets an error instead of torn caches.
+    class Call {
+    public:
+        explicit Call(Engine& engine) : busy_(engine.busy_) {
+            T5KIT_CHECK(!busy_.exchange(true, std::memory_order_acquire),
+                        "This model is at work in another thread, and takes one call at a time. Put a lock around it, or load it twice.");
+        }
+        ~Call() { busy_.store(false, std::memory_order_release); }
+        Call(const Call&) = delete;
+        Call& operator=(const Call&) = delete;
+
+    private:
+        std::atomic<bool>& busy_;
+    };
+
     const ModelConfig& config() const { return config_; }
     const Kernels& kernels() const { return kernels_; }
     int num_threads() const { return pool_.size(); }
@@ -166,6 +183,7 @@ private:
         std::vector<const float*> pages;
         std::vector<int32_t> ids, screened_ids;
         std::vector<float> bounds, exact;
+        std::vector<char> marks;
         Activations small;
     };
     // Loading (engine_load.cpp)
@@ -262,6 +280,7 @@ private:
     Buffer<float> logits_;     // [rows of a group][padded vocabulary]
     Buffer<float> chunk_largest_, chunk_sums_;
     std::vector<Scratch> scratch_;
+    std::atomic<bool> busy_{false};
 };
 
 }  // namespace t5kit

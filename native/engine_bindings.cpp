@@ -55,6 +55,8 @@ ModelConfig config_from(const nb::dict& values) {
     config.num_decoder_layers = size("num_decoder_layers", 0);
     config.num_buckets = size("relative_attention_num_buckets", 4);
     config.max_distance = size("relative_attention_max_distance", 1);
+    T5KIT_CHECK(config.max_distance > config.num_buckets / 2, "relative_attention_max_distance = " << config.max_distance
+                << " must be above half of relative_attention_num_buckets = " << config.num_buckets << ".");
     config.decoder_start_id = size("decoder_start_id", 0);
     T5KIT_CHECK(static_cast<int64_t>(config.d_kv) * config.num_heads <= kLargestSize, "d_kv * num_heads is above " << kLargestSize << ".");
     T5KIT_CHECK(config.decoder_start_id < config.vocab_size, "decoder_start_id is outside the vocabulary.");
@@ -112,6 +114,7 @@ using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::c
 using LowRankTuple = std::tuple<std::string, Matrix, Matrix>;
 
 int add_adapter(Engine& self, const std::vector<LowRankTuple>& maps) {
+    const Engine::Call call(self);
     std::vector<LowRankSource> sources;
     for (const auto& [name, a, b] : maps) {
         T5KIT_CHECK(a.shape(0) == b.shape(1), "The adapter of '" << name << "' has A of rank " << a.shape(0) << " and B of rank " << b.shape(1) << ".");
@@ -124,6 +127,7 @@ int add_adapter(Engine& self, const std::vector<LowRankTuple>& maps) {
 std::vector<int> encode(Engine& self, const IdArray& ids, const IdArray& lengths, const std::vector<int>& adapters) {
     const std::vector<int> counts = to_ints(lengths);
     check_flat(ids, counts);
+    const Engine::Call call(self);
     nb::gil_scoped_release unlocked;
     return self.encode(ids.data(), counts, adapters);
 }
@@ -132,6 +136,7 @@ auto encoder_states(Engine& self, const IdArray& ids, const IdArray& lengths, co
     const std::vector<int> counts = to_ints(lengths);
     check_flat(ids, counts);
     const size_t width = self.config().d_model, rows = ids.size();
+    const Engine::Call call(self);
     std::vector<float> states(rows * width);
     {
         nb::gil_scoped_release unlocked;
@@ -181,6 +186,7 @@ nb::tuple step(Engine& self, const IdArray& slots, const IdArray& tokens, const 
         row_edits.push_back(edits_from(tuple));
         request.edits[row] = &row_edits.back();
     }
+    const Engine::Call call(self);
     StepResult result;
     {
         nb::gil_scoped_release unlocked;
@@ -207,6 +213,7 @@ auto score(Engine& self, const std::vector<int>& handles, const IdArray& targets
     const std::vector<int> counts = to_ints(lengths);
     check_flat(targets, counts);
     std::vector<float> scores(targets.size());
+    const Engine::Call call(self);
     {
         nb::gil_scoped_release unlocked;
         self.score(handles, targets.data(), counts, scores.data());
@@ -220,6 +227,7 @@ auto names_array(std::vector<int> names) {
 }
 
 auto slot_lengths(Engine& self, const IdArray& slots) {
+    const Engine::Call call(self);
     std::vector<int> lengths;
     for (int slot : to_ints(slots)) lengths.push_back(self.sequences().slot(slot).length);
     return names_array(std::move(lengths));
@@ -241,6 +249,7 @@ void bind_engine(nb::module_& module) {
                "Return the names of the kernel sets that run on this processor, the one that is chosen by itself first.");
     module.def("default_threads", &default_threads, nb::sig("def default_threads() -> int"),
                "Return how many processors this process may use: its affinity, cut to the cgroup's quota.");
+    module.def("cgroup_threads", &cgroup_threads, nb::arg("groups"), nb::arg("root"));
     module.def("xxh64", [](const ByteArray& data, uint64_t seed) { return xxh64(data.data(), data.size(), seed); }, nb::arg("data"), nb::arg("seed"));
     nb::class_<Engine>(module, "Engine")
         .def("__init__", &make_engine, nb::arg("config"), nb::arg("tensors"), nb::arg("weights"), nb::arg("threads"), nb::arg("kernels"),
@@ -250,22 +259,44 @@ void bind_engine(nb::module_& module) {
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
         .def("packed", [](Engine& self) { return nb::ndarray<nb::numpy, const uint8_t>(self.packed(), {self.weight_bytes()}); },
              nb::rv_policy::reference_internal)
-        .def("packed_digest", &Engine::packed_digest, nb::call_guard<nb::gil_scoped_release>())
+        .def("packed_digest", [](Engine& self) {
+            const Engine::Call call(self);
+            nb::gil_scoped_release unlocked;
+            return self.packed_digest();
+        })
         .def("add_adapter", &add_adapter, nb::arg("maps"))
-        .def("remove_adapter", &Engine::remove_adapter, nb::arg("name"))
+        .def("remove_adapter", [](Engine& self, int name) {
+            const Engine::Call call(self);
+            self.remove_adapter(name);
+        }, nb::arg("name"))
         .def("encode", &encode, nb::arg("ids"), nb::arg("lengths"), nb::arg("adapters"))
         .def("encoder_states", &encoder_states, nb::arg("ids"), nb::arg("lengths"), nb::arg("adapters"))
-        .def("retain", [](Engine& self, const std::vector<int>& handles) { self.sequences().retain(handles); }, nb::arg("handles"))
-        .def("release", [](Engine& self, const std::vector<int>& handles) { self.sequences().release(handles); }, nb::arg("handles"))
-        .def("open_slots", [](Engine& self, const std::vector<int>& handles) { return names_array(self.sequences().open_slots(handles)); },
-             nb::arg("handles"))
-        .def("close_slots", [](Engine& self, const IdArray& slots) { self.sequences().close_slots(to_ints(slots)); }, nb::arg("slots"))
-        .def("fork_slots", [](Engine& self, const IdArray& slots) { return names_array(self.sequences().fork_slots(to_ints(slots))); },
-             nb::arg("slots"))
+        .def("retain", [](Engine& self, const std::vector<int>& handles) {
+            const Engine::Call call(self);
+            self.sequences().retain(handles);
+        }, nb::arg("handles"))
+        .def("release", [](Engine& self, const std::vector<int>& handles) {
+            const Engine::Call call(self);
+            self.sequences().release(handles);
+        }, nb::arg("handles"))
+        .def("open_slots", [](Engine& self, const std::vector<int>& handles) {
+            const Engine::Call call(self);
+            return names_array(self.sequences().open_slots(handles));
+        }, nb::arg("handles"))
+        .def("close_slots", [](Engine& self, const IdArray& slots) {
+            const Engine::Call call(self);
+            self.sequences().close_slots(to_ints(slots));
+        }, nb::arg("slots"))
+        .def("fork_slots", [](Engine& self, const IdArray& slots) {
+            const Engine::Call call(self);
+            return names_array(self.sequences().fork_slots(to_ints(slots)));
+        }, nb::arg("slots"))
         .def("reorder_slots", [](Engine& self, const IdArray& slots, const IdArray& parents) {
+            const Engine::Call call(self);
             self.sequences().reorder_slots(to_ints(slots), to_ints(parents));
         }, nb::arg("slots"), nb::arg("parents"))
         .def("rollback_slots", [](Engine& self, const IdArray& slots, const IdArray& lengths) {
+            const Engine::Call call(self);
             self.sequences().rollback_slots(to_ints(slots), to_ints(lengths));
         }, nb::arg("slots"), nb::arg("lengths"))
         .def("slot_lengths", &slot_lengths, nb::arg("slots"))

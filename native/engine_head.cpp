@@ -51,7 +51,29 @@ void apply_edits(float* logits, int vocab_size, const RowEdits& edits, float log
     }
 }
 
-bool contains(const Ids& ids, int32_t id) { return std::find(ids.data, ids.data + ids.count, id) != ids.data + ids.count; }
+// Edits the exact logits of a few ids [count], in ascending order, that the edits may name: what apply_edits does to a row.
+void edit_named(const RowEdits& edits, const int32_t* ids, int count, float log_sum_exp, std::vector<char>& marks, float* logits) {
+    const auto place_of = [&](int32_t id) {  // -1: not among them
+        const int32_t* found = std::lower_bound(ids, ids + count, id);
+        return found != ids + count && *found == id ? static_cast<int>(found - ids) : -1;
+    };
+    marks.assign(count, 0);
+    for (int i = 0; i < edits.penalty_ids.count; ++i) {
+        const int place = place_of(edits.penalty_ids.data[i]);
+        if (place < 0 || marks[place]) continue;
+        marks[place] = 1;
+        logits[place] = penalised(logits[place], edits, log_sum_exp);
+    }
+    for (int i = 0; i < edits.delta_ids.count; ++i) {
+        const int place = place_of(edits.delta_ids.data[i]);
+        if (place >= 0) logits[place] += edits.deltas[i];
+    }
+    if (edits.forced_id >= 0) return;
+    for (int i = 0; i < edits.suppressed_ids.count; ++i) {
+        const int place = place_of(edits.suppressed_ids.data[i]);
+        if (place >= 0) logits[place] = kLowest;
+    }
+}
 
 // The k best of (id, value) pairs, best first, the lower id first where values are equal; -1 and -inf fill the rest.
 void write_best(std::vector<int32_t>& ids, std::vector<float>& values, int top_k, int32_t* top_ids, float* top_values) {
@@ -315,13 +337,7 @@ void Engine::pick_screened(Scratch& scratch, int group_row, const RowEdits* edit
         collect_best(scratch, group_row, edits != nullptr, top_k);
     }
     rescore(group_row, candidates, scratch.exact);
-    for (int i = 0; i < num_fixed; ++i) {
-        float& value = scratch.exact[i];
-        if (contains(edits->penalty_ids, candidates[i])) value = penalised(value, *edits, log_sum_exp);
-        for (int d = 0; d < edits->delta_ids.count; ++d)
-            if (edits->delta_ids.data[d] == candidates[i]) value += edits->deltas[d];
-        if (edits->forced_id < 0 && contains(edits->suppressed_ids, candidates[i])) value = kLowest;
-    }
+    if (num_fixed) edit_named(*edits, candidates.data(), num_fixed, log_sum_exp, scratch.marks, scratch.exact.data());
     write_best(candidates, scratch.exact, top_k, ids, values);
 }
 

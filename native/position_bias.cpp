@@ -28,9 +28,12 @@ int PositionBias::bucket(int relative_position) const {
 
 void PositionBias::reach(int length) {
     if (length <= reach_) return;
-    reach_ = std::max(length, 2 * reach_);
-    stride_ = round_up(2 * reach_ + kLanes, kLanes);
-    rows_.grow(stride_ * num_heads_);
+    const int wanted = std::max(length, 2 * reach_);
+    const size_t stride = round_up(2 * wanted + kLanes, kLanes);
+    reach_ = 0;  // should there be no memory, the next call begins anew
+    rows_.grow(stride * num_heads_);
+    reach_ = wanted;
+    stride_ = stride;
     for (int relative = -reach_; relative < reach_; ++relative) {
         const int from = bucket(relative);
         for (int head = 0; head < num_heads_; ++head) rows_[head * stride_ + reach_ + relative] = table_[from * num_heads_ + head];

@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
+#include <fstream>
+#include <system_error>
 
 #include "check.h"
 
@@ -20,23 +21,39 @@ inline void relax() {
 #endif
 }
 
-// Threads that the cgroup's quota allows, rounded up; 0 where there is none (cgroup v2, then v1).
-int cgroup_threads() {
+// Threads that quota microseconds of each period allow; 0 for no quota.
+int threads_of(long quota, long period) {
+    return quota > 0 && period > 0 ? static_cast<int>(std::min<long>((quota + period - 1) / period, 1 << 20)) : 0;
+}
+
+// A whole number at the beginning of a file; -1 where there is none.
+long number_in(const std::string& path) {
+    long number = -1;
+    std::ifstream file(path);
+    return file >> number ? number : -1;
+}
+
+// The quota of one group: cpu.max of cgroup v2 ("max 100000" has no number in front), or the two files of v1.
+int threads_of_group(const std::string& folder, bool is_v1) {
+    if (is_v1) return threads_of(number_in(folder + "/cpu.cfs_quota_us"), number_in(folder + "/cpu.cfs_period_us"));
     long quota = -1, period = 0;
-    if (FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
-        if (std::fscanf(file, "%ld %ld", &quota, &period) != 2) quota = -1;  // "max 100000" has no number in front
-        std::fclose(file);
-    } else {
-        FILE* quota_file = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r");
-        FILE* period_file = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
-        if (quota_file && period_file &&
-            (std::fscanf(quota_file, "%ld", &quota) != 1 || std::fscanf(period_file, "%ld", &period) != 1)) {
-            quota = -1;
-        }
-        if (quota_file) std::fclose(quota_file);
-        if (period_file) std::fclose(period_file);
+    std::ifstream file(folder + "/cpu.max");
+    return file >> quota >> period ? threads_of(quota, period) : 0;
+}
+
+// The least quota of a group and of all around it: each holds for what is inside it.
+int least_quota(const std::string& root, std::string group, bool is_v1) {
+    int least = 0;
+    for (;;) {
+        const int here = threads_of_group(root + group, is_v1);
+        if (here > 0) least = least > 0 ? std::min(least, here) : here;
+        if (group.empty()) return least;
+        group.resize(group.rfind('/'));
     }
-    return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
+}
+
+bool has_word(const std::string& words, const std::string& word) {
+    return ("," + words + ",").find("," + word + ",") != std::string::npos;
 }
 
 // Speed: the next step of a search comes within some 50 to 100 us; a thread that sleeps would wake too late for it.
@@ -46,7 +63,29 @@ constexpr std::chrono::microseconds kSpin{200};
 // one on two threads took 2.2 s with 4000 looks and 1.0 s with 400.
 constexpr int kLooksBeforeYield = 400;
 
+// An exception here would leave the others waiting, or using what its unwinding destroys: it ends the process instead.
+void work_on(const std::function<void(int)>& work, int number) noexcept { work(number); }
+
 }  // namespace
+
+int cgroup_threads(const std::string& groups, const std::string& root) {
+    std::ifstream file(groups);
+    int least = 0;
+    // A line is number:controllers:/group; cgroup v2 has number 0 and no controllers.
+    for (std::string line; std::getline(file, line);) {
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (first == std::string::npos || second == std::string::npos) continue;
+        const std::string controllers = line.substr(first + 1, second - first - 1);
+        const bool is_v1 = !controllers.empty();
+        if (is_v1 && !has_word(controllers, "cpu")) continue;
+        std::string group = line.substr(second + 1);
+        while (!group.empty() && group.back() == '/') group.pop_back();
+        if (!group.empty() && group.front() != '/') continue;
+        const int here = least_quota(is_v1 ? root + "/cpu" : root, group, is_v1);
+        if (here > 0) least = least > 0 ? std::min(least, here) : here;
+    }
+    return least;
+}
 
 int default_threads() {
     int count = static_cast<int>(std::thread::hardware_concurrency());
@@ -54,26 +93,40 @@ int default_threads() {
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) count = CPU_COUNT(&allowed);
 #endif
-    const int quota = cgroup_threads();
+    const int quota = cgroup_threads("/proc/self/cgroup", "/sys/fs/cgroup");
     if (quota > 0) count = std::min(count, quota);
     return std::max(count, 1);
 }
 
 ThreadPool::ThreadPool(int threads) : size_(threads), owner_process_(getpid()) {
-    for (int number = 1; number < size_; ++number) threads_.emplace_back([this, number] { serve(number); });
+    threads_.reserve(size_);  // so that nothing but the system's refusal can end the loop
+    try {
+        for (int number = 1; number < size_; ++number) threads_.emplace_back([this, number] { serve(number); });
+    } catch (const std::system_error& error) {
+        const size_t num_made = threads_.size() + 1;
+        stop();
+        throw EngineFailure("The system gives this process no more than " + std::to_string(num_made) + " of " + std::to_string(size_) +
+                            " threads (" + error.what() + "). Ask for fewer with threads=.");
+    }
 }
 
 ThreadPool::~ThreadPool() {
-    if (owner_process_ != getpid()) {  // forked: the threads are not ours to join, and joining would wait for ever
-        for (std::thread& thread : threads_) thread.detach();
+    if (owner_process_ == getpid()) {
+        stop();
         return;
     }
+    // Forked: the threads are not ours to join, and joining would wait for ever; so would the end of the bed.
+    for (std::thread& thread : threads_) thread.detach();
+    static_cast<void>(bed_.release());
+}
+
+void ThreadPool::stop() {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<std::mutex> lock(bed_->mutex);
         stops_ = true;
         epoch_.fetch_add(1);
     }
-    wake_.notify_all();
+    bed_->wake.notify_all();
     for (std::thread& thread : threads_) thread.join();
 }
 
@@ -89,10 +142,10 @@ void ThreadPool::run(const std::function<void(int)>& work) {
     // The order of these two (and of their twins in serve) makes sure that a thread going to sleep is seen, or sees the work.
     epoch_.fetch_add(1);
     if (num_asleep_.load() > 0) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        wake_.notify_all();
+        std::lock_guard<std::mutex> lock(bed_->mutex);
+        bed_->wake.notify_all();
     }
-    work(0);
+    work_on(work, 0);
     barrier();
 }
 
@@ -121,14 +174,14 @@ void ThreadPool::serve(int number) {
         while (epoch_.load(std::memory_order_acquire) == seen) {
             for (int i = 0; i < 64 && epoch_.load(std::memory_order_relaxed) == seen; ++i) relax();
             if (std::chrono::steady_clock::now() < deadline) continue;
-            std::unique_lock<std::mutex> lock(mutex_);
+            std::unique_lock<std::mutex> lock(bed_->mutex);
             num_asleep_.fetch_add(1);
-            wake_.wait(lock, [&] { return epoch_.load() != seen; });
+            bed_->wake.wait(lock, [&] { return epoch_.load() != seen; });
             num_asleep_.fetch_sub(1);
         }
         seen = epoch_.load(std::memory_order_acquire);
         if (stops_) return;
-        (*work_)(number);
+        work_on(*work_, number);
         barrier();
     }
 }

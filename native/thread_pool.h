@@ -4,7 +4,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -13,9 +15,13 @@ namespace t5kit {
 // Processors this process may use: its affinity, cut to the cgroup's quota; at least 1.
 int default_threads();
 
+// Threads that the quotas of a process's cgroup and of those around it allow, rounded up; 0 where there is none. `groups` is a
+// file like /proc/self/cgroup, `root` a folder like /sys/fs/cgroup (cgroup v2, or v1 with its controllers below).
+int cgroup_threads(const std::string& groups, const std::string& root);
+
 class ThreadPool {
 public:
-    // threads counts the caller of run().
+    // threads counts the caller of run(). Raises: EngineFailure if the system gives no more threads.
     explicit ThreadPool(int threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -23,7 +29,8 @@ public:
 
     int size() const { return size_; }
 
-    // Calls work(thread number) on every thread and returns when all are done; work must not throw. One caller at a time.
+    // Calls work(thread number) on every thread and returns when all are done; work must not throw (that ends the process,
+    // since others may wait for the thread at a barrier). One caller at a time.
     // Raises: EngineFailure in a process forked after the pool was made, which has none of its threads.
     void run(const std::function<void(int)>& work);
 
@@ -44,7 +51,15 @@ public:
     void barrier();
 
 private:
+    // Where threads sleep. Of a forked process's copy nothing is destroyed: the system's mutex and condition variable wait for
+    // sleepers that the fork left behind.
+    struct Bed {
+        std::mutex mutex;
+        std::condition_variable wake;
+    };
+
     void serve(int number);
+    void stop();
 
     const int size_;
     const long owner_process_;
@@ -57,8 +72,7 @@ private:
     alignas(64) std::atomic<unsigned> phase_{0};
     alignas(64) std::atomic<unsigned> epoch_{0};
     std::atomic<int> num_asleep_{0};
-    std::mutex mutex_;
-    std::condition_variable wake_;
+    std::unique_ptr<Bed> bed_ = std::make_unique<Bed>();
 };
 
 }  // namespace t5kit

@@ -212,7 +212,7 @@ Dtype dtype_named(const std::string& word, const std::string& tensor) {
 void TensorMap::add(Tensor tensor) {
     size_t expected = item_bytes(tensor.dtype);
     for (int64_t size : tensor.shape) {
-        T5KIT_CHECK(size >= 0 && (size == 0 || expected <= (size_t{1} << 62) / static_cast<size_t>(size)),
+        T5KIT_CHECK(size >= 0 && size <= (int64_t{1} << 48) && (size == 0 || expected <= (size_t{1} << 62) / static_cast<size_t>(size)),
                     "Tensor '" << tensor.name << "' has the impossible shape " << shape_text(tensor.shape) << ".");
         expected *= static_cast<size_t>(size);
     }

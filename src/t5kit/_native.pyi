@@ -14,6 +14,9 @@ def cpu_features() -> frozenset[str]:
 def available_kernels() -> list[str]:
     """Return the names of the kernel sets that run on this processor, the one that is chosen by itself first."""
 
+def cgroup_threads(groups: str, root: str) -> int:
+    """Return how many threads the quotas of a cgroup file's groups allow below a root; 0 where there is none."""
+
 def default_threads() -> int:
     """Return how many processors this process may use: its affinity, cut to the cgroup's quota."""
 

@@ -1,0 +1,168 @@
+"""The engine's threads: processes that fork, systems that give none, callers from several threads, cgroups' quotas."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5kit.errors import EngineError
+from t5kit.runtime import Need, StepInput
+from t5kit.runtime.native import NativeRuntime
+from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
+
+_native = pytest.importorskip("t5kit._native")
+CONFIG = TINY_CONFIGS["t5_v1_1"]
+
+
+def runtime_of(threads: int) -> NativeRuntime:
+    return NativeRuntime(CONFIG, random_tensors(CONFIG), weights="float32", threads=threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_can_let_go_of_the_model() -> None:
+    runtime = runtime_of(4)
+    runtime.encoder_states([np.int32([5, 1])])
+    time.sleep(0.02)  # its threads sleep by now
+    child = os.fork()
+    if child == 0:
+        del runtime
+        os._exit(0)
+    end_s = time.monotonic() + 20
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end_s:
+        time.sleep(0.01)
+    if found == (0, 0):
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert found[0] == child and os.waitstatus_to_exitcode(found[1]) == 0
+
+
+FEW_THREADS = """
+import resource, sys
+from t5kit.errors import EngineError
+from t5kit.runtime.native import NativeRuntime
+from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
+
+config = TINY_CONFIGS["t5"]
+tensors = list(random_tensors(config))
+# Each thread needs address space for its stack; there is room for some, and not for a thousand.
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000, resource.RLIM_INFINITY))
+try:
+    NativeRuntime(config, tensors, threads=1024)
+except EngineError as error:
+    assert "of 1024 threads" in str(error) and "threads=" in str(error), error
+    NativeRuntime(config, tensors, threads=2)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_threads_that_the_system_does_not_give_are_an_error() -> None:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_THREADS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 7, done.stderr
+
+
+def test_a_second_thread_is_told_that_the_model_is_at_work() -> None:
+    runtime = runtime_of(1)
+    long = [np.full(400, 5, np.int32)] * 40
+    is_told = threading.Event()
+    told: list[str] = []
+
+    def ask(sequences: list[np.ndarray]) -> None:
+        end_s = time.monotonic() + 30
+        while not is_told.is_set() and time.monotonic() < end_s:
+            try:
+                runtime.encoder_states(sequences)  # without Python's lock, so the other thread runs meanwhile
+            except EngineError as error:
+                told.append(str(error))
+                is_told.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        for asked in [pool.submit(ask, long), pool.submit(ask, long)]:
+            asked.result()
+    assert told and all("another thread" in each for each in told)
+    runtime.encoder_states(long)  # nothing is left of it
+
+
+def test_two_engines_in_two_threads_give_the_bits_of_each_alone() -> None:
+    prompts = [np.random.default_rng(n).integers(2, CONFIG.vocab_size, 5 + 3 * n).astype(np.int32) for n in range(6)]
+
+    def answers(runtime: NativeRuntime) -> list[bytes]:
+        found = [states.tobytes() for states in runtime.encoder_states(prompts)]
+        slots = runtime.open_slots(runtime.encode(prompts))
+        tokens = np.zeros(len(prompts), np.int32)
+        for _ in range(12):
+            out = runtime.step(StepInput.one_token_each(slots, tokens, need=Need(top_k=2)))
+            tokens = out.top_ids[:, 0].astype(np.int32)
+            found.append(out.top_logits.tobytes())
+        runtime.close_slots(slots)
+        return found
+
+    runtimes = [runtime_of(2), runtime_of(2)]
+    alone = answers(runtimes[0])
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(answers, runtimes):
+            assert found == alone
+
+
+def test_threads_that_wait_for_work_sleep() -> None:
+    runtime = runtime_of(4)
+    runtime.encoder_states([np.int32([5, 1])])
+    time.sleep(0.05)
+    before_s = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before_s < 0.2, "three threads that look for work would have taken 1.5 s"
+
+
+def group(folder: Path, name: str, text: str) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "cpu.max").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("0::/\n", 0),
+        ("0::/system.slice/t5.service\n", 2),
+        ("0::/system.slice\n", 3),
+        ("0::/user.slice/deep/er\n", 0),
+        ("1:name=systemd:/system.slice\n", 0),
+        ("5:cpu,cpuacct:/docker/abc\n0::/\n", 1),
+        ("no line of such a file\n", 0),
+        ("", 0),
+    ],
+)
+def test_the_least_quota_of_a_group_and_those_around_it_counts(tmp_path: Path, groups: str, expected: int) -> None:
+    root = tmp_path / "cgroup"
+    group(root, "system.slice", "300000 100000\n")
+    group(root, "system.slice/t5.service", "150000 100000\n")  # one and a half
+    group(root, "user.slice", "max 100000\n")
+    group(root, "user.slice/deep", "not a number")
+    old = root / "cpu" / "docker" / "abc"
+    old.mkdir(parents=True)
+    (old / "cpu.cfs_quota_us").write_text("50000\n")
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    (root / "cpu" / "docker" / "cpu.cfs_quota_us").write_text("-1\n")
+    lines = tmp_path / "groups"
+    lines.write_text(groups)
+    assert _native.cgroup_threads(str(lines), str(root)) == expected
+
+
+def test_no_cgroups_at_all_are_no_quota(tmp_path: Path) -> None:
+    assert _native.cgroup_threads(str(tmp_path / "none"), str(tmp_path)) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_the_engine_takes_the_processors_that_the_process_may_use() -> None:
+    one = min(os.sched_getaffinity(0))
+    code = f"import os, t5kit._native as n; os.sched_setaffinity(0, {{{one}}}); assert n.default_threads() == 1"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
