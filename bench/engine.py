@@ -13,8 +13,9 @@ Size `base` has T5-base's shapes and random weights: right for time, and its ans
 The engines run by turns in one process (`start`: each in its own), so that whatever else the machine does meets all of
 them; medians of wall-clock time and of processor time count (the second is nearly blind to other processes). Answers
 are compared with the golden ones (Hugging Face, float32, each text alone), or where there are none with our float32's.
-Engines that are not installed are left out. Ours look drafts up in the prompt (`speculate="auto"`), as Model.generate
-does by default.
+Engines that are not installed are left out. CTranslate2 stands there twice: all threads in one worker, and a worker of
+one thread for each (`ctranslate2_workers`); a plan of one thread shows what a text alone takes without the second. Ours
+look drafts up in the prompt (`speculate="auto"`), as Model.generate does by default.
 
 Beside each of our figures stands the limit: for encoder and steps each the longer of bytes over the bandwidth and
 operations over the peak that were measured in this run, and `share`, the limit as a part of the time it took. The peak
@@ -53,7 +54,7 @@ GOLDEN = ROOT / "tests" / "golden" / "synopsis64.json"
 FOLDER = Path(os.environ.get("T5KIT_TEST_FILES", ROOT / ".cache" / "t5kit-test-files")) / "flan-t5-small"
 CACHE = ROOT / ".cache" / "bench-engine"
 ENGINES = (
-    "native:int8,native:bfloat16,native:float32,ctranslate2:int8,ctranslate2:bfloat16,ctranslate2:float32,"
+    "native:int8,native:bfloat16,native:float32,ctranslate2:int8,ctranslate2_workers:int8,ctranslate2:bfloat16,ctranslate2:float32,"
     "transformers:bfloat16,transformers:float32"
 )
 PLAN = "small:128:2,small:128:1,small:512:2,base:128:2"
@@ -146,7 +147,7 @@ def run_plan(plan: Plan, words: Sequence[str], scenarios: Sequence[str], rounds:
         try:
             engines[str(name)] = opened(name, folder, plan)
         except ValueError as error:  # CTranslate2, where it has no efficient bfloat16
-            if name.engine != "ctranslate2":
+            if not name.is_ctranslate2:
                 raise
             print(f"{name} is left out: {error}", file=sys.stderr)
             names.remove(name)

@@ -143,8 +143,8 @@ def test_an_engine_is_named_with_its_weights_or_without() -> None:
 
 def test_a_peer_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for word in ("transformers", "ctranslate2"):
-        with pytest.raises(DependencyError, match=f"{word} is not installed"):
+    for word in ("transformers", "ctranslate2", "ctranslate2_workers"):
+        with pytest.raises(DependencyError, match=f"{word.partition('_')[0]} is not installed"):
             peers.open_engine(EngineName.parse(word), folder, threads=1, max_new_tokens=4, scratch=tmp_path)
 
 

@@ -40,7 +40,8 @@ def open_runtime(
     weights: "auto" is int8 on native (bfloat16 where that would undo what was learned from an int8 folder), the
     folder's own dtype on torch, float32 on reference. threads: processor threads, None for the engine's choice.
     Raises: RequestError for words that do not fit together, DependencyError if torch is asked for and missing,
-    EngineError if the engine asked for cannot be loaded here or cannot run this architecture.
+    EngineError if the engine asked for, or the only one that has the weights, cannot be loaded here or cannot run this
+    architecture.
     """
     _check_word("engine", engine, get_args(Engine))
     _check_word("weights", weights, get_args(Weights))
@@ -109,9 +110,13 @@ def _automatic(weights: str, device: str) -> Literal["native", "torch", "referen
     reason = unavailable_reason()
     if reason is None:
         return "native"
-    substitute: Literal["torch", "reference"] = (
-        "torch" if _has_torch() and weights not in ("int8", "int4") else "reference"
-    )
+    others: tuple[Literal["torch", "reference"], ...] = ("torch", "reference") if _has_torch() else ("reference",)
+    substitute = next((name for name in others if weights in _WEIGHTS_OF[name]), None)
+    if substitute is None:
+        raise EngineError(
+            f"weights = {weights!r} need the native engine, which cannot be loaded ({reason}). Leave weights= out, and "
+            f"the {others[0]} engine takes its place."
+        )
     print(f"t5kit: the native engine cannot be loaded ({reason}); using the {substitute} engine.", file=sys.stderr)
     return substitute
 

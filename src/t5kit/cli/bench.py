@@ -25,7 +25,7 @@ from t5kit.sources import BadRecord, Record
 from t5kit.text import load_tokenizer
 
 ENGINES = "native:int8,native:float32,torch:float32,ctranslate2:int8,ctranslate2:float32,transformers:float32"
-KNOWN_ENGINES = ("native", "torch", "reference", "ctranslate2", "transformers")
+KNOWN_ENGINES = ("native", "torch", "reference", "ctranslate2", "ctranslate2_workers", "transformers")
 BASELINES = ("native:float32", "torch:float32", "reference:float32")
 """Whose answers, each text alone, are the right ones: the first of these that opens."""
 

@@ -27,14 +27,18 @@ Ids = list[int]
 Answer = Callable[[Sequence[Ids], int], list[Ids]]
 """Prompts asked for together and the number of beams -> their answers."""
 
+CTRANSLATE2_WEIGHTS = ("int8", "int8_float32", "int16", "bfloat16", "float32")
 WEIGHTS_OF: dict[str, tuple[str, ...]] = {
     "native": ("int8", "int4", "bfloat16", "float32"),
     "torch": ("auto", "float32", "bfloat16", "float16"),
     "reference": ("float32",),
-    "ctranslate2": ("int8", "int8_float32", "int16", "bfloat16", "float32"),
+    "ctranslate2": CTRANSLATE2_WEIGHTS,
+    "ctranslate2_workers": CTRANSLATE2_WEIGHTS,
     "transformers": ("float32", "bfloat16", "float16"),
 }
-"""Engine -> the words for its weights, the default first."""
+"""Engine -> the words for its weights, the default first. ctranslate2_workers is CTranslate2 with a worker of one thread
+for each thread (inter_threads), to which texts asked for together are dealt; ctranslate2 has one worker of all threads.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,11 @@ class EngineName:
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.weights}"
+
+    @property
+    def is_ctranslate2(self) -> bool:
+        """With all threads in one worker, or a worker for each."""
+        return self.engine in ("ctranslate2", "ctranslate2_workers")
 
     @classmethod
     def parse(cls, word: str) -> "EngineName":
@@ -65,7 +74,7 @@ def prepare_engine(name: EngineName, folder: Path, *, scratch: Path) -> None:
 
     In a process of its own, so that the memory it takes is not counted as the engine's.
     """
-    if name.engine != "ctranslate2" or (scratch / "ctranslate2").exists():
+    if not name.is_ctranslate2 or (scratch / "ctranslate2").exists():
         return
     _need("ctranslate2")
     _need("transformers")
@@ -80,7 +89,9 @@ def open_engine(name: EngineName, folder: Path, *, threads: int, max_new_tokens:
     """
     match name.engine:
         case "ctranslate2":
-            return _open_ctranslate2(folder, name.weights, threads, max_new_tokens, scratch)
+            return _open_ctranslate2(folder, name.weights, 1, threads, max_new_tokens, scratch)
+        case "ctranslate2_workers":
+            return _open_ctranslate2(folder, name.weights, threads, 1, max_new_tokens, scratch)
         case "transformers":
             return _open_transformers(folder, name.weights, threads, max_new_tokens)
         case _:
@@ -120,7 +131,9 @@ def _open_ours(folder: Path, name: EngineName, threads: int, max_new_tokens: int
     return answer
 
 
-def _open_ctranslate2(folder: Path, weights: str, threads: int, max_new_tokens: int, scratch: Path) -> Answer:
+def _open_ctranslate2(
+    folder: Path, weights: str, num_workers: int, threads_each: int, max_new_tokens: int, scratch: Path
+) -> Answer:
     _need("ctranslate2")
     import ctranslate2
 
@@ -128,7 +141,7 @@ def _open_ctranslate2(folder: Path, weights: str, threads: int, max_new_tokens: 
     vocabulary = json.loads((converted / "shared_vocabulary.json").read_text(encoding="utf-8"))
     ids_of = {piece: number for number, piece in enumerate(vocabulary)}
     translator = ctranslate2.Translator(
-        str(converted), device="cpu", compute_type=weights, intra_threads=threads, inter_threads=1
+        str(converted), device="cpu", compute_type=weights, intra_threads=threads_each, inter_threads=num_workers
     )
 
     def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
@@ -137,7 +150,7 @@ def _open_ctranslate2(folder: Path, weights: str, threads: int, max_new_tokens: 
             beam_size=num_beams,
             max_decoding_length=max_new_tokens,
             max_input_length=0,
-            max_batch_size=len(prompts),
+            max_batch_size=-(-len(prompts) // num_workers),
             return_end_token=True,
         )
         return [[ids_of[piece] for piece in each.hypotheses[0]] for each in made]

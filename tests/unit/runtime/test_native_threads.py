@@ -27,7 +27,7 @@ def runtime_of(threads: int) -> NativeRuntime:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_can_let_go_of_the_model() -> None:
     runtime = runtime_of(4)
-    runtime.encoder_states([np.int32([5, 1])])
+    runtime.encoder_states([np.array([5, 1], np.int32)])
     time.sleep(0.02)  # its threads sleep by now
     child = os.fork()
     if child == 0:
@@ -116,7 +116,7 @@ def test_two_engines_in_two_threads_give_the_bits_of_each_alone() -> None:
 
 def test_threads_that_wait_for_work_sleep() -> None:
     runtime = runtime_of(4)
-    runtime.encoder_states([np.int32([5, 1])])
+    runtime.encoder_states([np.array([5, 1], np.int32)])
     time.sleep(0.05)
     before_s = time.process_time()
     time.sleep(0.5)
