@@ -36,8 +36,10 @@ WEIGHTS_OF: dict[str, tuple[str, ...]] = {
     "ctranslate2_workers": CTRANSLATE2_WEIGHTS,
     "transformers": ("float32", "bfloat16", "float16"),
 }
-"""Engine -> the words for its weights, the default first. ctranslate2 has one worker of all threads, ctranslate2_workers a
-worker of one thread for each (inter_threads), to which texts asked for together are dealt.
+"""Engine -> the words for its weights, the default first.
+
+ctranslate2 has one worker of all threads, ctranslate2_workers a worker of one thread for each (inter_threads), to which
+texts asked for together are dealt.
 """
 
 
