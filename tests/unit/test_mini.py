@@ -86,3 +86,15 @@ def test_it_can_be_fine_tuned_and_an_adapter_of_it_names_it(tmp_path: Path) -> N
     trained = open_folder(tmp_path / "run" / "model")
     assert trained.dtype == "float32" and trained.prefixes["pronounce a word"] == "pronounce: "
     assert len(load_tokenizer(trained.path).encode("pronounce: abcdefgh")) > 10
+
+
+def test_the_demo_answers_its_texts_without_pytorch() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "demo" / "run.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    texts = (ROOT / "demo" / "mini.jsonl").read_text(encoding="utf-8").splitlines()
+    told = done.stdout.splitlines()[-1]
+    assert told.startswith(f"{len(texts)} texts answered") and told.endswith("PyTorch was not loaded.")
+    shown = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
+    tasks = {json.loads(text)["task"] for text in texts}
+    assert {row[0].strip() for row in shown} - {""} == tasks
+    assert sum(bool(row[0].strip()) and bool(row[2].strip()) for row in shown) == len(texts), "a text has no answer"
