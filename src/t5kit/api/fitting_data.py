@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import math
 import re
-import string
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t5kit.errors import DataError, RequestError
-from t5kit.evaluation.pair_form import INPUT_COLUMNS, TARGET_COLUMNS, PairColumns
+from t5kit.evaluation.pair_form import INPUT_COLUMNS, TARGET_COLUMNS, PairColumns, is_empty, template_fields
 from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
 from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format, header_hint
@@ -177,7 +176,7 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
             fields = columns(record.fields)
             prompt, target = str(fields["prompt"]), str(fields["target"]).strip()
             for name, word, text in (("input", columns.input, prompt), ("target", columns.target, target)):
-                if _is_empty(word, record.fields, text):
+                if is_empty(word, record.fields, text):
                     raise DataError(f"its {name} is empty.")
         except DataError as error:
             bad.append(BadRecord(place=record.place, error=f"{record.place}: {error}"))
@@ -256,7 +255,7 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
         if "{" in word:
             Template(word)  # says what is wrong with one that is none
-        names = _template_fields(word) if "{" in word else [word] if word else []
+        names = template_fields(word) if "{" in word else [word] if word else []
         there = ", ".join(map(repr, list(fields)[:20])) or "no column"
         for name in names:
             if name not in fields:
@@ -290,20 +289,6 @@ def _column_hint(word: str, name: str, table: MemoryTable) -> str:
     else:
         hint = header_hint(table[0].place)
     return hint + (f" {table.report.bad[0].error}" if table.report.bad else "")
-
-
-def _template_fields(template: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
-
-
-def _is_empty(word: str, fields: Mapping[str, object], text: str) -> bool:
-    """Say whether there is nothing in a record's text, or in any field that its template names."""
-    names = _template_fields(word) if "{" in word else []
-    values = [fields[name] for name in names if name in fields]
-    if values:
-        return all((isinstance(value, float) and math.isnan(value)) or not str(value).strip() for value in values)
-    value = fields.get(word)
-    return not text.strip() or (isinstance(value, float) and math.isnan(value))
 
 
 def _as_written(

@@ -52,6 +52,7 @@ def evaluation_page(
     """
     sections = [
         section("Scores", _scores(report)),
+        section("Findings", "".join(note(finding) for finding in report.findings)),
         section("Comparison", _comparison(report, other, comparison)),
         section("Slices", _slices(report, other)),
         section("Labels", confusion_part(report) if are_labels(report) else ""),
