@@ -46,6 +46,8 @@ class Finetuned:
     engine: str
     """What answered for them."""
     example: str
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
     """A prompt as the model was trained on it."""
 
     def command(self) -> str:
@@ -87,6 +89,7 @@ class Finetuned:
             "engine": self.engine,
             "choices": [dataclasses.asdict(choice) for choice in self.plan.choices],
             "findings": list(self.plan.findings),
+            "failures": dict(self.failures),
             "command": self.command(),
         }
 
@@ -127,30 +130,50 @@ def finetune(plan: FitPlan, run_folder: Path, *, shows: bool, tell: Callable[[st
 
     result = plan.train(run_folder, run_hooks(plan.config.compute.precision, shows=shows))
     tell("scoring the finished model …")
-    reports, engine = scores_of(plan, result.model_path)
-    lost = lost_to_rounding(plan, result.best, reports.get(DEV), engine)
+    scored = scores_of(plan, result.model_path)
+    for line in scored.failed():
+        tell(line)
+    lost = lost_to_rounding(plan, result.best, scored.reports.get(DEV), scored.engine)
     if lost is not None:
         tell(f"found: {lost}")
     train = plan.given.tasks[0].task.splits["train"]
     finetuned = Finetuned(
         result=result,
         plan=plan,
-        reports=reports,
-        engine=engine,
+        reports=scored.reports,
+        failures=scored.failures,
+        engine=scored.engine,
         example=_shortened(str(train[0].fields["input"])),
     )
     scores = (
-        {"engine": engine, "command": finetuned.command()}
+        {"engine": scored.engine, "command": finetuned.command()}
         | ({} if lost is None else {"found": lost})
-        | {split: report.to_json() for split, report in reports.items()}
+        | ({"failures": dict(scored.failures)} if scored.failures else {})
+        | {split: report.to_json() for split, report in scored.reports.items()}
     )
     write_file(run_folder / SCORES, (json.dumps(scores, ensure_ascii=False, indent=1) + "\n").encode())
     write_report(run_folder)
     return finetuned
 
 
-def scores_of(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationReport], str]:
-    """Return the finished folder's reports on dev and test, and what answered."""
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class FinishedScores:
+    """What a finished folder scored."""
+
+    reports: Mapping[str, EvaluationReport]
+    """On dev and test, as far as there are such."""
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
+    engine: str
+    """What answered."""
+
+    def failed(self) -> list[str]:
+        """Return the failures in lines for a person."""
+        return [f"{split} could not be scored: {why}" for split, why in self.failures.items()]
+
+
+def scores_of(plan: FitPlan, model_path: Path) -> FinishedScores:
+    """Return the finished folder's scores on dev and test; one that fails does not cost the other's."""
     from t5kit.api.model import Model
 
     tables: dict[str, RecordTable] = dict(plan.given.tasks[0].task.splits)
@@ -158,14 +181,18 @@ def scores_of(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationRepo
         tables[TEST] = plan.test
     if plan.dev is not None:
         tables[DEV] = plan.dev
-    reports = {}
+    reports: dict[str, EvaluationReport] = {}
+    failures: dict[str, str] = {}
     with Model.from_pretrained(model_path, threads=plan.config.compute.num_threads or None) as model:
         engine = f"{model.runtime.description.engine}, {model.runtime.description.weights}"
         for split in (DEV, TEST):
             if split in tables:
                 rows = [dict(tables[split][index].fields) for index in range(len(tables[split]))]
-                reports[split] = model.evaluate(rows, list(plan.metrics), truncate=True)
-    return reports, engine
+                try:
+                    reports[split] = model.evaluate(rows, list(plan.metrics), truncate=True)
+                except T5kitError as error:
+                    failures[split] = str(error)
+    return FinishedScores(reports, failures, engine)
 
 
 def lost_to_rounding(plan: FitPlan, best: "Best | None", dev: EvaluationReport | None, engine: str) -> str | None:

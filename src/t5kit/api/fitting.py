@@ -17,6 +17,7 @@ from t5kit.api.fitting_data import (
     MOST_HELD_OUT,
     FitData,
     FitTables,
+    check_targets,
     checked_rows,
     fit_tables,
     read_pairs,
@@ -134,6 +135,8 @@ def plan_fit(
         first.append(Choice("paraphrases", f"{len(tables[TRAIN]) - num_before:,} train inputs in other words", ""))
     profile = found.profile
     chosen = tuple(dict.fromkeys(metrics)) or profile.metrics
+    scored = {DEV: found.whole_dev, TEST: found.tables.get(TEST)}
+    check_targets({split: table for split, table in scored.items() if table is not None}, chosen)
     task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
     plan = _plan(
         start, tokenizer, tables, found.reports, task, run_folder, settings, profile,

@@ -18,7 +18,9 @@ import numpy as np
 
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import INPUT_COLUMNS, TARGET_COLUMNS, PairColumns, is_empty, template_fields
-from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
+from t5kit.metrics import Metric, metric_named
+from t5kit.metrics.named import item_scores
+from t5kit.sources import BadRecord, MemoryTable, ReadReport, Record, RecordTable, read_table, table_of
 from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format, header_hint
 from t5kit.sources.tables import NUM_SHOWN
@@ -168,7 +170,7 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
     Raises: DataError if no record has both; RequestError for a column that is not there, with the nearest one.
     """
     _check_columns(table, columns)
-    rows: list[Mapping[str, object]] = []
+    records: list[Record] = []
     bad: list[BadRecord] = []
     for index in range(len(table)):
         record = table[index]
@@ -181,10 +183,39 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
         except DataError as error:
             bad.append(BadRecord(place=record.place, error=f"{record.place}: {error}"))
             continue
-        rows.append({"input": prompt, "target": target})
-    if not rows:
+        records.append(dataclasses.replace(record, fields={"input": prompt, "target": target}))
+    if not records:
         raise DataError(f"no record has an input and a target; {bad[0].error}")
-    return with_report(table_of(rows), table.report, bad)
+    return with_report(dataclasses.replace(table, records=records), table.report, bad)
+
+
+def check_targets(tables: Mapping[str, RecordTable], metrics: Sequence[str]) -> None:
+    """Raise now, naming the record, what a metric would say of the targets of a split after the whole training.
+
+    Raises: DataError for a target that a metric cannot take, such as "n/a" among numbers; DependencyError where a
+    metric's library is missing.
+    """
+    for split, table in tables.items():
+        references = [[target] for target in _texts(table, "target")]
+        for name in metrics:
+            metric = metric_named(name)
+            try:
+                item_scores(metric, references, [""] * len(references))
+            except DataError as error:
+                found = next((n for n in range(len(table)) if not _takes(metric, references[n])), None)
+                what = "" if found is None else f"{table[found].place} has the target {references[found][0]!r:.60}. "
+                raise DataError(
+                    f"{split} cannot be scored: {error} {what}Mend or remove such records, or choose other metrics "
+                    "(--metrics; metrics= in Python)."
+                ) from error
+
+
+def _takes(metric: Metric, references: Sequence[str]) -> bool:
+    try:
+        item_scores(metric, [references], [""])
+    except DataError:
+        return False
+    return True
 
 
 def with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -> MemoryTable:

@@ -45,6 +45,8 @@ class Tuned:
 
     def facts(self) -> dict[str, Any]:
         """Return everything as plain data."""
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
         best = self.search.best()
         return {
             "model_path": str(self.model_path),
@@ -55,6 +57,7 @@ class Tuned:
             "command": self.search.command,
         }
 
+            "failures": dict(self.failures),
 
 def tune(
     make_plan: Callable[[FitSettings, Path], FitPlan],
@@ -111,10 +114,12 @@ def tune(
     if best is None:
         raise RequestError(f"none of the {len(search.tried)} runs in {folder} was finished; there is no best one.")
     model_path = _keep_best(folder, best.number)
-    reports, _ = scores_of(plan, model_path)
+    scored = scores_of(plan, model_path)
+    for line in scored.failed():
+        tell(line)
     write_file(folder / BEST, (json.dumps(dataclasses.asdict(best), indent=1) + "\n").encode())
     _write_report(folder, search)
-    return Tuned(search=search, model_path=model_path, reports=reports)
+    return Tuned(search=search, model_path=model_path, reports=scored.reports, failures=scored.failures)
 
 
 def _space(settings: FitSettings) -> "dict[str, optuna.distributions.BaseDistribution]":

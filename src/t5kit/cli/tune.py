@@ -111,6 +111,8 @@ def tune(
     _say(f"plots: {out / 'tuning.html'}")
     _say(f"the best settings again: {tuned.search.command}")
     print(json_line(tuned.facts()) if json else tuned.model_path, end="" if json else "\n")
+    if tuned.failures:
+        raise typer.Exit(1)
 
 
 def _say(line: str) -> None:

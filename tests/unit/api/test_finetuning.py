@@ -1,5 +1,6 @@
 """What stands around a run of `t5kit finetune`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ import pytest
 
 from t5kit import Model
 from t5kit.api.completion import Completion
-from t5kit.api.finetuning import back_translation, lost_to_rounding, plan_finetuning
+from t5kit.api.finetuning import back_translation, finetune, lost_to_rounding, plan_finetuning
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import read_instructions, template_prefix
-from t5kit.errors import RequestError
+from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import evaluation_set
 from t5kit.evaluation.pair_form import pair_form
@@ -110,3 +111,47 @@ def test_what_rounding_takes_back_is_told(tiny_folder: Path, tmp_path: Path, in_
         assert (
             "accuracy 83.30 in training (float32), and 33.33 by the engine that answers (native (avx2), int8)" in said
         )
+
+
+NUMBERS = [(f"n{number}", f"{number / 2}") for number in range(60)]
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_a_target_that_the_metric_cannot_take_is_refused_before_training(
+    tiny_folder: Path, tmp_path: Path, split: str
+) -> None:
+    rows = tmp_path / "rows.tsv"
+    lines = [f"m{number}\t{number / 2}" for number in range(1001)]  # more than are looked at during training
+    rows.write_text("\n".join([*lines, "\tx", "odd\tn/a"]) + "\n", encoding="utf-8")
+    given: dict[str, Any] = {split: rows}
+    settings = FitSettings(num_steps=2, precision="float32")
+    with pytest.raises(DataError, match=rf"{split} cannot be scored: .*rows\.tsv:1003 has the target 'n/a'\. Mend"):
+        plan_finetuning(str(tiny_folder), NUMBERS, tmp_path / "run", settings=settings, **given)
+    plan = plan_finetuning(
+        str(tiny_folder), NUMBERS, tmp_path / "run", settings=settings, metrics=["exact_match"], **given
+    )
+    assert plan.metrics == ("exact_match",)
+    is_told = any("rows.tsv:1002: its input is empty" in finding for finding in plan.findings)
+    assert is_told == (split == "test"), "of dev the run itself tells"
+
+
+def test_a_split_that_cannot_be_scored_costs_neither_the_other_s_scores_nor_the_report(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FitSettings(num_steps=1, batch_tokens=256, threads=1, precision="float32")
+    plan = plan_finetuning(str(tiny_folder), NUMBERS[:40], tmp_path / "run", settings=settings, test=[("odd", "7.5")])
+    usual = Model.evaluate
+
+    def failing(model: Model, rows: Any, *words: Any, **named: Any) -> Any:
+        if rows[0]["input"] == "odd":
+            raise DataError("no such <number>")
+        return usual(model, rows, *words, **named)
+
+    monkeypatch.setattr(Model, "evaluate", failing)
+    told: list[str] = []
+    finetuned = finetune(plan, tmp_path / "run", shows=False, tell=told.append)
+    assert set(finetuned.reports) == {"dev"} and finetuned.failures == {"test": "no such <number>"}
+    assert "test could not be scored: no such <number>" in told
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text("utf-8"))
+    assert "dev" in scores and scores["failures"] == finetuned.facts()["failures"] == {"test": "no such <number>"}
+    assert "test could not be scored: no such &lt;number&gt;" in (tmp_path / "run" / "report.html").read_text("utf-8")
