@@ -7,6 +7,7 @@ is told after: scores of the finished folder on dev and test, by the engine that
 import dataclasses
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 """Of the run folder: what the finished model scored."""
+CUT, REFUSED = "a translation was cut at the length limit", "a model could not take the text"
+"""Why back-translation leaves a text as it is."""
 SHOWN_LABELS = 12
 """Labels whose scores are printed; the report has all."""
 
@@ -43,11 +46,11 @@ class Finetuned:
     plan: FitPlan
     reports: Mapping[str, EvaluationReport]
     """The finished model's scores on dev and test, as far as there are such."""
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
     engine: str
     """What answered for them."""
     example: str
-    failures: Mapping[str, str]
-    """Split -> why it could not be scored."""
     """A prompt as the model was trained on it."""
 
     def command(self) -> str:
@@ -86,10 +89,10 @@ class Finetuned:
             "best_step": best.step if best else None,
             "best_metrics": dict(best.metrics) if best else None,
             "scores": {split: report.to_json() for split, report in self.reports.items()},
+            "failures": dict(self.failures),
             "engine": self.engine,
             "choices": [dataclasses.asdict(choice) for choice in self.plan.choices],
             "findings": list(self.plan.findings),
-            "failures": dict(self.failures),
             "command": self.command(),
         }
 
@@ -226,7 +229,8 @@ def back_translation(
     """Return a callable that puts texts into another language and back, by one model or one for each way.
 
     models: one or two folders or Hub ids, opened when it is called. there, back: templates with {text} in them, such as
-    "translate English to German: {text}". Texts that a model cannot take come back as they are.
+    "translate English to German: {text}". Texts that a model cannot take, and those whose translation is cut at the
+    length limit on either way, come back as they are; of them a UserWarning tells.
     Raises: RequestError for another number of models, or a template without {text}.
     """
     if not 1 <= len(models) <= 2:
@@ -235,17 +239,39 @@ def back_translation(
         if "{text}" not in template:
             raise RequestError(f"the back-translation template {template!r} has no {{text}} in it.")
 
-    def translated(name: str, template: str, texts: list[str]) -> list[str]:
+    def translated(name: str, template: str, texts: list[str], left: dict[str, int]) -> list[str | None]:
+        """Return each text's translation, or None and one more of those left for that reason."""
         from t5kit.api.model import Model
 
         with Model.from_pretrained(name, threads=threads, offline=offline) as model:
             answers = model.try_generate([template.replace("{text}", text) for text in texts])
-        return [
-            text if isinstance(answer, T5kitError) else answer[0].text
-            for text, answer in zip(texts, answers, strict=True)
-        ]
+        found: list[str | None] = []
+        for answer in answers:
+            if isinstance(answer, T5kitError):
+                left[REFUSED] += 1
+                found.append(None)
+            elif answer[0].finish_reason == "length":
+                left[CUT] += 1
+                found.append(None)
+            else:
+                found.append(answer[0].text)
+        return found
 
     def paraphrase(texts: list[str]) -> list[str]:
-        return translated(models[-1], back, translated(models[0], there, texts))
+        left = {CUT: 0, REFUSED: 0}
+        halfway = {n: text for n, text in enumerate(translated(models[0], there, texts, left)) if text is not None}
+        returned = translated(models[-1], back, list(halfway.values()), left) if halfway else []
+        found = list(texts)
+        for n, text in zip(halfway, returned, strict=True):
+            if text is not None:
+                found[n] = text
+        if any(left.values()):
+            reasons = " and ".join(f"of {number:,} {why}" for why, number in left.items() if number)
+            warnings.warn(
+                f"back-translation leaves {sum(left.values()):,} of {len(texts):,} inputs out: {reasons}.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return found
 
     return paraphrase

@@ -39,8 +39,11 @@ class Translator:
 
 
 def _completion(text: str) -> Completion:
+    """Return an answer with that text; cut if something long is in it, or "two" on the way back."""
     made = object.__new__(Completion)
     object.__setattr__(made, "text", text)
+    is_cut = "long" in text or (text.startswith("b(") and "two" in text)
+    object.__setattr__(made, "finish_reason", "length" if is_cut else "eos")
     return made
 
 
@@ -52,8 +55,19 @@ def test_back_translation_goes_there_and_back(monkeypatch: pytest.MonkeyPatch, m
     assert asked == []  # no model is opened before it is needed
     there, back = names
     first = f"{there}(to German: one)"
-    assert paraphrase(["one", "no!"]) == [f"{back}(to English: {first})", "no!"]
-    assert asked == ["to German: one", "to German: no!", f"to English: {first}", "to English: no!"]
+    with pytest.warns(UserWarning, match="leaves 1 of 2 inputs out: of 1 a model could not take the text"):
+        assert paraphrase(["one", "no!"]) == [f"{back}(to English: {first})", "no!"]
+    assert asked == ["to German: one", "to German: no!", f"to English: {first}"]
+
+
+def test_a_translation_that_was_cut_on_either_way_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Model, "from_pretrained", lambda name, **_: Translator(name, asked))
+    paraphrase = back_translation(["a", "b"], "to German: {text}", "to English: {text}")
+    with pytest.warns(UserWarning, match="leaves 2 of 3 inputs out: of 2 a translation was cut at the length limit"):
+        found = paraphrase(["one", "a long review", "two"])
+    assert found == ["b(to English: a(to German: one))", "a long review", "two"]
+    assert "to English: a(to German: a long review)" not in asked
 
 
 def test_back_translation_says_what_it_cannot_use() -> None:
