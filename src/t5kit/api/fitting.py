@@ -26,7 +26,7 @@ from t5kit.api.fitting_data import (
     with_report,
 )
 from t5kit.api.fitting_settings import FitSettings
-from t5kit.api.instructions import score_instructions, template_prefix
+from t5kit.api.instructions import score_instructions, template_prefix, template_suffix
 from t5kit.api.training import GivenRecords, require_torch, train_config
 from t5kit.config.toml_files import load_toml
 from t5kit.errors import ConfigError, DataError, RequestError
@@ -128,10 +128,10 @@ def plan_fit(
         first.append(Choice("instruction", input, f"best of {len(scores)} untrained: {scores[0]}; then {others}"))
     found = found_under(input)
     tables = {split: table for split, table in found.tables.items() if split != TEST}
-    prefix = template_prefix(input)
+    prefix, suffix = template_prefix(input), template_suffix(input)
     if paraphrase is not None:
         num_before = len(tables[TRAIN])
-        tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix)
+        tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix, kept_suffix=suffix)
         first.append(Choice("paraphrases", f"{len(tables[TRAIN]) - num_before:,} train inputs in other words", ""))
     profile = found.profile
     chosen = tuple(dict.fromkeys(metrics)) or profile.metrics
@@ -140,7 +140,7 @@ def plan_fit(
     task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
     plan = _plan(
         start, tokenizer, tables, found.reports, task, run_folder, settings, profile,
-        findings=found.findings, kept_prefix=prefix,
+        findings=found.findings, kept=(prefix, suffix),
     )  # fmt: skip
     if DEV in tables:
         num_dev, num_train = len(tables[DEV]), len(tables[TRAIN])
@@ -230,12 +230,15 @@ def _plan(
     profile: TargetProfile | None,
     *,
     findings: tuple[str, ...] = (),
-    kept_prefix: str = "",
+    kept: tuple[str, str] = ("", ""),
 ) -> FitPlan:
-    """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder."""
-    kept = {split: report for split, report in reports.items() if split in tables}
-    task, augmenter, words = _augmented(task, settings, kept_prefix)
-    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=kept, augmenter=augmenter)
+    """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder.
+
+    kept: what stands before and behind the fields of every input, and is not changed.
+    """
+    told = {split: report for split, report in reports.items() if split in tables}
+    task, augmenter, words = _augmented(task, settings, kept)
+    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=told, augmenter=augmenter)
     lengths = measure(opened, tokenizer, settings)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
     if settings.precision is None:
@@ -253,7 +256,7 @@ def _plan(
 
 
 def _augmented(
-    task: TaskConfig, settings: FitSettings, kept_prefix: str
+    task: TaskConfig, settings: FitSettings, kept: tuple[str, str]
 ) -> tuple[TaskConfig, Augmenter | None, dict[str, str]]:
     """Return the task with the augmentation that is asked for, what does it, and the word list for the run's data."""
     if settings.synonyms is None and not settings.noise_rate:
@@ -265,7 +268,10 @@ def _augmented(
         synonyms = read_synonyms(path)
         words = {SYNONYMS: path.read_text(encoding="utf-8-sig")}
     config = AugmentationConfig(
-        synonyms=SYNONYMS if words else "", noise_rate=settings.noise_rate, kept_prefix=kept_prefix
+        synonyms=SYNONYMS if words else "",
+        noise_rate=settings.noise_rate,
+        kept_prefix=kept[0],
+        kept_suffix=kept[1],
     )
     return dataclasses.replace(task, augmentation=config), Augmenter(config, synonyms), words
 

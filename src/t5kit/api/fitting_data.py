@@ -154,10 +154,10 @@ def split_off(
     return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
 
 
-def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str) -> RecordTable:
+def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str, kept_suffix: str) -> RecordTable:
     """Return the table with every input once more in the callable's words, where those are others."""
     rows = list(_pairs(table))
-    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix)
+    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix, kept_suffix=kept_suffix)
     more = [
         {"input": other, "target": target} for other, (_, target) in zip(new, rows, strict=True) if other is not None
     ]

@@ -10,7 +10,7 @@ from t5kit import Model
 from t5kit.api.completion import Completion
 from t5kit.api.finetuning import back_translation, finetune, lost_to_rounding, plan_finetuning
 from t5kit.api.fitting_settings import FitSettings
-from t5kit.api.instructions import read_instructions, template_prefix
+from t5kit.api.instructions import read_instructions, template_prefix, template_suffix
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import evaluation_set
@@ -91,6 +91,11 @@ def test_instructions_are_lines_and_two_at_least(tmp_path: Path) -> None:
 def test_what_stands_before_a_template_s_first_field() -> None:
     assert template_prefix("review: {text} ok") == "review: "
     assert template_prefix("{text}") == template_prefix("text") == template_prefix("{{x}} {text}") == ""
+
+
+def test_what_stands_behind_a_template_s_last_field() -> None:
+    assert template_suffix("{a} and {b} Is it good or bad?") == " Is it good or bad?"
+    assert template_suffix("{text}") == template_suffix("text") == template_suffix("{{x}} {text}!") == ""
 
 
 def test_a_dev_that_is_scored_at_each_step_is_said_in_words(tiny_folder: Path, tmp_path: Path) -> None:

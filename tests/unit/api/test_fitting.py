@@ -174,13 +174,13 @@ def test_paraphrases_synonyms_and_noise_are_learned_too(torch_model: Model, tmp_
     rows = [{"text": f"film {n}", "label": "good" if n % 2 else "bad"} for n in range(10)]
     (tmp_path / "words.txt").write_text("film, movie\n")
     torch_model.fit(
-        rows, rows[:2], input="review: {text}", target="{label}", run_folder=tmp_path / "run",
+        rows, rows[:2], input="review: {text} Is it good?", target="{label}", run_folder=tmp_path / "run",
         paraphrase=lambda texts: [text.upper() for text in texts], synonyms=tmp_path / "words.txt", noise_rate=0.1,
         **QUICK,
     )  # fmt: skip
     lines = (tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["input"] for line in lines][8:12] == [
-        "review: film 8", "review: film 9", "review: FILM 0", "review: FILM 1",
+        f"review: {text} Is it good?" for text in ("film 8", "film 9", "FILM 0", "FILM 1")
     ]  # fmt: skip
     config = read_recipe(tmp_path / "run" / "resolved.toml").data.tasks["data"]
     assert config.augmentation is not None and config.augmentation.kept_prefix == "review: "
@@ -202,6 +202,7 @@ def test_the_instruction_that_the_model_knows_best_is_taken(torch_model: Model, 
     with pytest.raises(RequestError, match="input and instructions say the same"):
         torch_model.fit(rows, input="text", target="label", instructions=tried, **QUICK)
 
+    assert config.augmentation.kept_suffix == " Is it good?"
 
 def test_instructions_are_scored_by_how_likely_the_right_label_is(torch_model: Model, tmp_path: Path) -> None:
     from t5kit.api.instructions import score_instructions
