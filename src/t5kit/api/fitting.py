@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,8 @@ def plan_fit(
     plan = dataclasses.replace(
         plan, choices=(*first, *plan.choices), metrics=chosen, dev=found.whole_dev, test=found.tables.get(TEST)
     )
+    if TEST in found.reports and found.reports[TEST].num_bad:  # of train and dev the run itself tells
+        plan = dataclasses.replace(plan, findings=(*plan.findings, *_unusable({TEST: found.reports[TEST]})))
     return dataclasses.replace(plan, given=dataclasses.replace(plan.given, notes=_notes(plan)))
 
 
@@ -173,12 +175,19 @@ def fit(
     instructions: Sequence[str] = (),
     paraphrase: Paraphrase | None = None,
     hooks: "Sequence[Hook]" = (),
+    tell: Callable[[str], None] | None = None,
 ) -> "TrainingResult":
-    """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`."""
+    """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`.
+
+    tell: takes what was chosen, and why, a line each, before the run begins.
+    """
     plan = plan_fit(
         start, tokenizer, data, dev, run_folder, settings=settings, input=input, target=target, format=format,
         encoding=encoding, columns=columns, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
     )  # fmt: skip
+    if tell is not None:
+        for choice in plan.choices:
+            tell(str(choice))
     for finding in plan.findings:
         warnings.warn(finding, UserWarning, stacklevel=3)
     return plan.train(run_folder, hooks)
@@ -293,11 +302,21 @@ def _precision_of(run_folder: Path) -> Precision:
 
 
 def _notes(plan: FitPlan) -> dict[str, object]:
-    """Return what data.json keeps of a plan, for the report."""
+    """Return what data.json keeps of a plan, for the report: with records that gave no pair, of which the run tells."""
     return {
-        "findings": list(plan.findings),
+        "findings": [*plan.findings, *_unusable(plan.given.tasks[0].reports)],
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
     }
+
+
+def _unusable(reports: Mapping[str, ReadReport]) -> list[str]:
+    """Return a sentence for each of the first records that gave no pair, and one for all beyond."""
+    found = []
+    for split, report in reports.items():
+        found += [f"{split}: {bad.error}" for bad in report.bad]
+        if report.num_bad > len(report.bad):
+            found.append(f"{split}: {report.num_bad - len(report.bad):,} more records could not be used.")
+    return found
 
 
 def _corpus(data: CorpusData, format: Format | None) -> MemoryTable:
