@@ -153,7 +153,9 @@ def _comparison(report: "EvaluationReport", other: "EvaluationReport | None", co
 
 
 def _changes(report: "EvaluationReport", other: "EvaluationReport") -> str:
-    """Return the examples on which the two differ most, either way."""
+    """Return the examples on which the two differ most, either way; "" where nothing was generated."""
+    if any(result.prediction is None for each in (report, other) for result in each.results):
+        return ""
     score, column_of = _ranking(report, [name for name in report.scores if name in other.scores])
     gains = [
         (better, place)
