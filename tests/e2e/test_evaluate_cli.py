@@ -193,7 +193,7 @@ def test_a_model_is_compared_with_another_and_with_a_file(run: Run, folder: Path
     assert f"A: {folder}\n" in other.out
     assert f"B: {right}\n" in other.out
     line = next(line for line in other.out.split("B: ")[1].splitlines() if line.startswith("exact_match"))
-    assert line.split()[1:4] == ["0.00", "80.00", "-80.00"]  # the second answer to "one" is not the first's
+    assert line.split()[1:4] == ["0.00", "100.00", "-100.00"]  # of the two lines for "one" each is for its own example
     assert line.split()[-1] == "B"
     right.write_text("one\t1\n", encoding="utf-8")
     short = run(folder, "--compare", right, *words)
