@@ -85,7 +85,8 @@ def test_classify_saves_a_calibration_and_uses_it(run: Run, tmp_path: Path) -> N
     table.write_bytes("".join([*rows, "good,caf\u00e9\n"]).encode("cp1252"))
     again = ("classify", *LABELS, "--calibrate-on", table, "--save-calibration", tmp_path / "again.json")
     assert run(*again, "--columns", "label,text", "--encoding", "cp1252").code == 0
-    assert "not UTF-8" in run(*again, "--columns", "label,text").err
+    unread = run(*again, "--columns", "label,text")
+    assert unread.code == 1 and "not UTF-8" in unread.err and "--encoding cp1252" in unread.err
     examples.write_text("text\tneither\n")
     wrong = run("classify", *LABELS, "--calibrate-on", examples, "--save-calibration", saved)
     assert wrong.code == 1 and "'neither'" in wrong.err

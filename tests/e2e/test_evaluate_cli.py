@@ -128,6 +128,45 @@ def test_written_predictions_score_the_same_without_the_model(
     assert alone.out == without.out
 
 
+@pytest.mark.parametrize("slice_name", ["source", "target", "input", "0"])
+def test_written_predictions_may_have_slices_of_any_name(run: Run, tmp_path: Path, slice_name: str) -> None:
+    line = {"prompt": "a", "references": ["A"], "prediction": "A", "slices": {slice_name: "web"}}
+    path, page = tmp_path / "p.jsonl", tmp_path / "page.html"
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    words = ("--predictions-only", path, "--metrics", "exact_match", "--json", "--num-bootstrap-samples", "0")
+    found = run(*words, "--slice-by", slice_name, "--report", page)
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["scores"]["exact_match"]["value"] == 100.0
+
+
+def test_empty_targets_and_prompts_are_told_and_count(run: Run, model: Model, tmp_path: Path) -> None:
+    path, page, predictions = tmp_path / "rows.csv", tmp_path / "page.html", tmp_path / "p.txt"
+    path.write_text("text,target\na,A\nb,\n ,C\n", encoding="utf-8")
+    predictions.write_text("A\n\nC\n", encoding="utf-8")
+    words = ("--predictions-only", predictions, "--data", path, "--metrics", "exact_match")
+    found = run(*words, "--input", "say: {text}", "--report", page)
+    assert found.code == 0 and "3 examples of 3 records" in found.out
+    told = found.err.splitlines()
+    assert told[0].startswith(f"t5kit: found: 1 of 3 records have an empty prompt, first {path}:4. They count; ")
+    assert told[1].startswith(f"t5kit: found: 1 of 3 records have an empty target, first {path}:3. They count; ")
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert "Findings" in shown.text_of["h2"] and told[1].removeprefix("t5kit: found: ") in shown.text_of["p"]
+    with pytest.warns(UserWarning, match="1 of 2 records have an empty target, first row:2"):
+        report = model.evaluate([("a", "A"), ("b", "")], ["exact_match"], max_new_tokens=2)
+    assert len(report.results) == 2 and len(report.to_json()["findings"]) == 1
+
+
+def test_another_encoding_is_told_with_its_option(run: Run, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "enc.tsv"
+    words = (folder, "--data", path, "--metrics", "exact_match", *MODEL_WORDS)
+    path.write_bytes("caf\u00e9\tA\nb\tB\n".encode("cp1252"))
+    some = run(*words)
+    assert some.code == 1 and f"{path}:1: not UTF-8" in some.err and some.err.count("--encoding cp1252") == 1
+    path.write_bytes("caf\u00e9\tA\n".encode("cp1252"))
+    every = run(*words)
+    assert every.code == 1 and "not UTF-8" in every.err and every.err.count("--encoding cp1252") == 1
+
+
 def test_scoring_a_file_of_predictions_loads_no_torch(data: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("1\n2\n3\n1\n5\n", encoding="utf-8")
     code = (
@@ -154,7 +193,7 @@ def test_a_model_is_compared_with_another_and_with_a_file(run: Run, folder: Path
     assert f"A: {folder}\n" in other.out
     assert f"B: {right}\n" in other.out
     line = next(line for line in other.out.split("B: ")[1].splitlines() if line.startswith("exact_match"))
-    assert line.split()[1:4] == ["0.00", "80.00", "-80.00"]  # the second answer to "one" is not the first's
+    assert line.split()[1:4] == ["0.00", "100.00", "-100.00"]  # of the two lines for "one" each is for its own example
     assert line.split()[-1] == "B"
     right.write_text("one\t1\n", encoding="utf-8")
     short = run(folder, "--compare", right, *words)

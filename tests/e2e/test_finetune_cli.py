@@ -54,7 +54,7 @@ def test_one_command_from_a_csv_to_a_scored_model(tiny: str, reviews: Path, tmp_
     scores = json.loads((out / "scores.json").read_text("utf-8"))
     assert set(scores) == {"engine", "command", "dev", "test"} and scores["test"]["num_examples"] == 61
     page = (out / "report.html").read_text("utf-8")
-    for fact in ("test, by label", "What was chosen, and why", "looks like", "t5kit generate"):
+    for fact in ("test, by label", "What was chosen, and why", "looks like", "t5kit generate", "its target is empty"):
         assert fact in page, fact
     with pytest.warns(UserWarning, match="nothing is left to train"):
         again = run(*words, "--test", reviews, "--out", out, "--json")

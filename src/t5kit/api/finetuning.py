@@ -7,6 +7,7 @@ is told after: scores of the finished folder on dev and test, by the engine that
 import dataclasses
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 """Of the run folder: what the finished model scored."""
+CUT, REFUSED = "a translation was cut at the length limit", "a model could not take the text"
+"""Why back-translation leaves a text as it is."""
 SHOWN_LABELS = 12
 """Labels whose scores are printed; the report has all."""
 
@@ -43,6 +46,8 @@ class Finetuned:
     plan: FitPlan
     reports: Mapping[str, EvaluationReport]
     """The finished model's scores on dev and test, as far as there are such."""
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
     engine: str
     """What answered for them."""
     example: str
@@ -84,6 +89,7 @@ class Finetuned:
             "best_step": best.step if best else None,
             "best_metrics": dict(best.metrics) if best else None,
             "scores": {split: report.to_json() for split, report in self.reports.items()},
+            "failures": dict(self.failures),
             "engine": self.engine,
             "choices": [dataclasses.asdict(choice) for choice in self.plan.choices],
             "findings": list(self.plan.findings),
@@ -127,30 +133,50 @@ def finetune(plan: FitPlan, run_folder: Path, *, shows: bool, tell: Callable[[st
 
     result = plan.train(run_folder, run_hooks(plan.config.compute.precision, shows=shows))
     tell("scoring the finished model …")
-    reports, engine = scores_of(plan, result.model_path)
-    lost = lost_to_rounding(plan, result.best, reports.get(DEV), engine)
+    scored = scores_of(plan, result.model_path)
+    for line in scored.failed():
+        tell(line)
+    lost = lost_to_rounding(plan, result.best, scored.reports.get(DEV), scored.engine)
     if lost is not None:
         tell(f"found: {lost}")
     train = plan.given.tasks[0].task.splits["train"]
     finetuned = Finetuned(
         result=result,
         plan=plan,
-        reports=reports,
-        engine=engine,
+        reports=scored.reports,
+        failures=scored.failures,
+        engine=scored.engine,
         example=_shortened(str(train[0].fields["input"])),
     )
     scores = (
-        {"engine": engine, "command": finetuned.command()}
+        {"engine": scored.engine, "command": finetuned.command()}
         | ({} if lost is None else {"found": lost})
-        | {split: report.to_json() for split, report in reports.items()}
+        | ({"failures": dict(scored.failures)} if scored.failures else {})
+        | {split: report.to_json() for split, report in scored.reports.items()}
     )
     write_file(run_folder / SCORES, (json.dumps(scores, ensure_ascii=False, indent=1) + "\n").encode())
     write_report(run_folder)
     return finetuned
 
 
-def scores_of(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationReport], str]:
-    """Return the finished folder's reports on dev and test, and what answered."""
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class FinishedScores:
+    """What a finished folder scored."""
+
+    reports: Mapping[str, EvaluationReport]
+    """On dev and test, as far as there are such."""
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
+    engine: str
+    """What answered."""
+
+    def failed(self) -> list[str]:
+        """Return the failures in lines for a person."""
+        return [f"{split} could not be scored: {why}" for split, why in self.failures.items()]
+
+
+def scores_of(plan: FitPlan, model_path: Path) -> FinishedScores:
+    """Return the finished folder's scores on dev and test; one that fails does not cost the other's."""
     from t5kit.api.model import Model
 
     tables: dict[str, RecordTable] = dict(plan.given.tasks[0].task.splits)
@@ -158,14 +184,18 @@ def scores_of(plan: FitPlan, model_path: Path) -> tuple[dict[str, EvaluationRepo
         tables[TEST] = plan.test
     if plan.dev is not None:
         tables[DEV] = plan.dev
-    reports = {}
+    reports: dict[str, EvaluationReport] = {}
+    failures: dict[str, str] = {}
     with Model.from_pretrained(model_path, threads=plan.config.compute.num_threads or None) as model:
         engine = f"{model.runtime.description.engine}, {model.runtime.description.weights}"
         for split in (DEV, TEST):
             if split in tables:
                 rows = [dict(tables[split][index].fields) for index in range(len(tables[split]))]
-                reports[split] = model.evaluate(rows, list(plan.metrics), truncate=True)
-    return reports, engine
+                try:
+                    reports[split] = model.evaluate(rows, list(plan.metrics), truncate=True)
+                except T5kitError as error:
+                    failures[split] = str(error)
+    return FinishedScores(reports, failures, engine)
 
 
 def lost_to_rounding(plan: FitPlan, best: "Best | None", dev: EvaluationReport | None, engine: str) -> str | None:
@@ -199,7 +229,8 @@ def back_translation(
     """Return a callable that puts texts into another language and back, by one model or one for each way.
 
     models: one or two folders or Hub ids, opened when it is called. there, back: templates with {text} in them, such as
-    "translate English to German: {text}". Texts that a model cannot take come back as they are.
+    "translate English to German: {text}". Texts that a model cannot take, and those whose translation is cut at the
+    length limit on either way, come back as they are; of them a UserWarning tells.
     Raises: RequestError for another number of models, or a template without {text}.
     """
     if not 1 <= len(models) <= 2:
@@ -208,17 +239,39 @@ def back_translation(
         if "{text}" not in template:
             raise RequestError(f"the back-translation template {template!r} has no {{text}} in it.")
 
-    def translated(name: str, template: str, texts: list[str]) -> list[str]:
+    def translated(name: str, template: str, texts: list[str], left: dict[str, int]) -> list[str | None]:
+        """Return each text's translation, or None and one more of those left for that reason."""
         from t5kit.api.model import Model
 
         with Model.from_pretrained(name, threads=threads, offline=offline) as model:
             answers = model.try_generate([template.replace("{text}", text) for text in texts])
-        return [
-            text if isinstance(answer, T5kitError) else answer[0].text
-            for text, answer in zip(texts, answers, strict=True)
-        ]
+        found: list[str | None] = []
+        for answer in answers:
+            if isinstance(answer, T5kitError):
+                left[REFUSED] += 1
+                found.append(None)
+            elif answer[0].finish_reason == "length":
+                left[CUT] += 1
+                found.append(None)
+            else:
+                found.append(answer[0].text)
+        return found
 
     def paraphrase(texts: list[str]) -> list[str]:
-        return translated(models[-1], back, translated(models[0], there, texts))
+        left = {CUT: 0, REFUSED: 0}
+        halfway = {n: text for n, text in enumerate(translated(models[0], there, texts, left)) if text is not None}
+        returned = translated(models[-1], back, list(halfway.values()), left) if halfway else []
+        found = list(texts)
+        for n, text in zip(halfway, returned, strict=True):
+            if text is not None:
+                found[n] = text
+        if any(left.values()):
+            reasons = " and ".join(f"of {number:,} {why}" for why, number in left.items() if number)
+            warnings.warn(
+                f"back-translation leaves {sum(left.values()):,} of {len(texts):,} inputs out: {reasons}.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return found
 
     return paraphrase

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from t5kit.api.fitting_data import (
     MOST_HELD_OUT,
     FitData,
     FitTables,
+    check_targets,
     checked_rows,
     fit_tables,
     read_pairs,
@@ -25,7 +26,7 @@ from t5kit.api.fitting_data import (
     with_report,
 )
 from t5kit.api.fitting_settings import FitSettings
-from t5kit.api.instructions import score_instructions, template_prefix
+from t5kit.api.instructions import score_instructions, template_prefix, template_suffix
 from t5kit.api.training import GivenRecords, require_torch, train_config
 from t5kit.config.toml_files import load_toml
 from t5kit.errors import ConfigError, DataError, RequestError
@@ -127,17 +128,19 @@ def plan_fit(
         first.append(Choice("instruction", input, f"best of {len(scores)} untrained: {scores[0]}; then {others}"))
     found = found_under(input)
     tables = {split: table for split, table in found.tables.items() if split != TEST}
-    prefix = template_prefix(input)
+    prefix, suffix = template_prefix(input), template_suffix(input)
     if paraphrase is not None:
         num_before = len(tables[TRAIN])
-        tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix)
+        tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix, kept_suffix=suffix)
         first.append(Choice("paraphrases", f"{len(tables[TRAIN]) - num_before:,} train inputs in other words", ""))
     profile = found.profile
     chosen = tuple(dict.fromkeys(metrics)) or profile.metrics
+    scored = {DEV: found.whole_dev, TEST: found.tables.get(TEST)}
+    check_targets({split: table for split, table in scored.items() if table is not None}, chosen)
     task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
     plan = _plan(
         start, tokenizer, tables, found.reports, task, run_folder, settings, profile,
-        findings=found.findings, kept_prefix=prefix,
+        findings=found.findings, kept=(prefix, suffix),
     )  # fmt: skip
     if DEV in tables:
         num_dev, num_train = len(tables[DEV]), len(tables[TRAIN])
@@ -150,6 +153,8 @@ def plan_fit(
     plan = dataclasses.replace(
         plan, choices=(*first, *plan.choices), metrics=chosen, dev=found.whole_dev, test=found.tables.get(TEST)
     )
+    if TEST in found.reports and found.reports[TEST].num_bad:  # of train and dev the run itself tells
+        plan = dataclasses.replace(plan, findings=(*plan.findings, *_unusable({TEST: found.reports[TEST]})))
     return dataclasses.replace(plan, given=dataclasses.replace(plan.given, notes=_notes(plan)))
 
 
@@ -170,12 +175,19 @@ def fit(
     instructions: Sequence[str] = (),
     paraphrase: Paraphrase | None = None,
     hooks: "Sequence[Hook]" = (),
+    tell: Callable[[str], None] | None = None,
 ) -> "TrainingResult":
-    """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`."""
+    """Fine-tune the model folder `start` on pairs and return what came of it; see `Model.fit`.
+
+    tell: takes what was chosen, and why, a line each, before the run begins.
+    """
     plan = plan_fit(
         start, tokenizer, data, dev, run_folder, settings=settings, input=input, target=target, format=format,
         encoding=encoding, columns=columns, metrics=metrics, instructions=instructions, paraphrase=paraphrase,
     )  # fmt: skip
+    if tell is not None:
+        for choice in plan.choices:
+            tell(str(choice))
     for finding in plan.findings:
         warnings.warn(finding, UserWarning, stacklevel=3)
     return plan.train(run_folder, hooks)
@@ -227,12 +239,15 @@ def _plan(
     profile: TargetProfile | None,
     *,
     findings: tuple[str, ...] = (),
-    kept_prefix: str = "",
+    kept: tuple[str, str] = ("", ""),
 ) -> FitPlan:
-    """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder."""
-    kept = {split: report for split, report in reports.items() if split in tables}
-    task, augmenter, words = _augmented(task, settings, kept_prefix)
-    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=kept, augmenter=augmenter)
+    """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder.
+
+    kept: what stands before and behind the fields of every input, and is not changed.
+    """
+    told = {split: report for split, report in reports.items() if split in tables}
+    task, augmenter, words = _augmented(task, settings, kept)
+    opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=told, augmenter=augmenter)
     lengths = measure(opened, tokenizer, settings)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
     if settings.precision is None:
@@ -250,7 +265,7 @@ def _plan(
 
 
 def _augmented(
-    task: TaskConfig, settings: FitSettings, kept_prefix: str
+    task: TaskConfig, settings: FitSettings, kept: tuple[str, str]
 ) -> tuple[TaskConfig, Augmenter | None, dict[str, str]]:
     """Return the task with the augmentation that is asked for, what does it, and the word list for the run's data."""
     if settings.synonyms is None and not settings.noise_rate:
@@ -262,7 +277,10 @@ def _augmented(
         synonyms = read_synonyms(path)
         words = {SYNONYMS: path.read_text(encoding="utf-8-sig")}
     config = AugmentationConfig(
-        synonyms=SYNONYMS if words else "", noise_rate=settings.noise_rate, kept_prefix=kept_prefix
+        synonyms=SYNONYMS if words else "",
+        noise_rate=settings.noise_rate,
+        kept_prefix=kept[0],
+        kept_suffix=kept[1],
     )
     return dataclasses.replace(task, augmentation=config), Augmenter(config, synonyms), words
 
@@ -284,11 +302,21 @@ def _precision_of(run_folder: Path) -> Precision:
 
 
 def _notes(plan: FitPlan) -> dict[str, object]:
-    """Return what data.json keeps of a plan, for the report."""
+    """Return what data.json keeps of a plan, for the report: with records that gave no pair, of which the run tells."""
     return {
-        "findings": list(plan.findings),
+        "findings": [*plan.findings, *_unusable(plan.given.tasks[0].reports)],
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
     }
+
+
+def _unusable(reports: Mapping[str, ReadReport]) -> list[str]:
+    """Return a sentence for each of the first records that gave no pair, and one for all beyond."""
+    found = []
+    for split, report in reports.items():
+        found += [f"{split}: {bad.error}" for bad in report.bad]
+        if report.num_bad > len(report.bad):
+            found.append(f"{split}: {report.num_bad - len(report.bad):,} more records could not be used.")
+    return found
 
 
 def _corpus(data: CorpusData, format: Format | None) -> MemoryTable:

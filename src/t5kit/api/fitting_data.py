@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import math
 import re
-import string
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from t5kit.errors import DataError, RequestError
-from t5kit.evaluation.pair_form import INPUT_COLUMNS, TARGET_COLUMNS, PairColumns
-from t5kit.sources import BadRecord, MemoryTable, ReadReport, RecordTable, read_table, table_of
+from t5kit.evaluation.pair_form import INPUT_COLUMNS, TARGET_COLUMNS, PairColumns, is_empty, template_fields
+from t5kit.metrics import Metric, metric_named
+from t5kit.metrics.named import item_scores
+from t5kit.sources import BadRecord, MemoryTable, ReadReport, Record, RecordTable, read_table, table_of
 from t5kit.sources.lines import NOT_UTF_8
 from t5kit.sources.records import Format, header_hint
 from t5kit.sources.tables import NUM_SHOWN
@@ -153,10 +154,10 @@ def split_off(
     return SelectedTable(table, np.flatnonzero(~is_held_out)), SelectedTable(table, np.flatnonzero(is_held_out))
 
 
-def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str) -> RecordTable:
+def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str, kept_suffix: str) -> RecordTable:
     """Return the table with every input once more in the callable's words, where those are others."""
     rows = list(_pairs(table))
-    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix)
+    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix, kept_suffix=kept_suffix)
     more = [
         {"input": other, "target": target} for other, (_, target) in zip(new, rows, strict=True) if other is not None
     ]
@@ -169,7 +170,7 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
     Raises: DataError if no record has both; RequestError for a column that is not there, with the nearest one.
     """
     _check_columns(table, columns)
-    rows: list[Mapping[str, object]] = []
+    records: list[Record] = []
     bad: list[BadRecord] = []
     for index in range(len(table)):
         record = table[index]
@@ -177,15 +178,44 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
             fields = columns(record.fields)
             prompt, target = str(fields["prompt"]), str(fields["target"]).strip()
             for name, word, text in (("input", columns.input, prompt), ("target", columns.target, target)):
-                if _is_empty(word, record.fields, text):
+                if is_empty(word, record.fields, text):
                     raise DataError(f"its {name} is empty.")
         except DataError as error:
             bad.append(BadRecord(place=record.place, error=f"{record.place}: {error}"))
             continue
-        rows.append({"input": prompt, "target": target})
-    if not rows:
+        records.append(dataclasses.replace(record, fields={"input": prompt, "target": target}))
+    if not records:
         raise DataError(f"no record has an input and a target; {bad[0].error}")
-    return with_report(table_of(rows), table.report, bad)
+    return with_report(dataclasses.replace(table, records=records), table.report, bad)
+
+
+def check_targets(tables: Mapping[str, RecordTable], metrics: Sequence[str]) -> None:
+    """Raise now, naming the record, what a metric would say of the targets of a split after the whole training.
+
+    Raises: DataError for a target that a metric cannot take, such as "n/a" among numbers; DependencyError where a
+    metric's library is missing.
+    """
+    for split, table in tables.items():
+        references = [[target] for target in _texts(table, "target")]
+        for name in metrics:
+            metric = metric_named(name)
+            try:
+                item_scores(metric, references, [""] * len(references))
+            except DataError as error:
+                found = next((n for n in range(len(table)) if not _takes(metric, references[n])), None)
+                what = "" if found is None else f"{table[found].place} has the target {references[found][0]!r:.60}. "
+                raise DataError(
+                    f"{split} cannot be scored: {error} {what}Mend or remove such records, or choose other metrics "
+                    "(--metrics; metrics= in Python)."
+                ) from error
+
+
+def _takes(metric: Metric, references: Sequence[str]) -> bool:
+    try:
+        item_scores(metric, [references], [""])
+    except DataError:
+        return False
+    return True
 
 
 def with_report(kept: MemoryTable, read: ReadReport, bad: Sequence[BadRecord]) -> MemoryTable:
@@ -256,7 +286,7 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
         if "{" in word:
             Template(word)  # says what is wrong with one that is none
-        names = _template_fields(word) if "{" in word else [word] if word else []
+        names = template_fields(word) if "{" in word else [word] if word else []
         there = ", ".join(map(repr, list(fields)[:20])) or "no column"
         for name in names:
             if name not in fields:
@@ -290,20 +320,6 @@ def _column_hint(word: str, name: str, table: MemoryTable) -> str:
     else:
         hint = header_hint(table[0].place)
     return hint + (f" {table.report.bad[0].error}" if table.report.bad else "")
-
-
-def _template_fields(template: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
-
-
-def _is_empty(word: str, fields: Mapping[str, object], text: str) -> bool:
-    """Say whether there is nothing in a record's text, or in any field that its template names."""
-    names = _template_fields(word) if "{" in word else []
-    values = [fields[name] for name in names if name in fields]
-    if values:
-        return all((isinstance(value, float) and math.isnan(value)) or not str(value).strip() for value in values)
-    value = fields.get(word)
-    return not text.strip() or (isinstance(value, float) and math.isnan(value))
 
 
 def _as_written(

@@ -88,4 +88,14 @@ def score_instructions(
 
 def template_prefix(template: str) -> str:
     """Return what stands before the first field of a template: "review: {text}" -> "review: "; "" of a column."""
-    return template.partition("{")[0] if "{" in template and "{{" not in template else ""
+    return template.partition("{")[0] if _is_plain_template(template) else ""
+
+
+def template_suffix(template: str) -> str:
+    """Return what stands behind a template's last field: "{text} Is it good?" -> " Is it good?"; "" of a column."""
+    return template.rpartition("}")[2] if _is_plain_template(template) else ""
+
+
+def _is_plain_template(word: str) -> bool:
+    """Say whether a word is a template in which every brace is a field's."""
+    return "{" in word and "{{" not in word and "}}" not in word

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
@@ -347,6 +348,7 @@ class Model(Adaptable, Asking, Explainable):
         (is_length_normalized: a token) instead of generating. max_examples: so many drawn by evaluation_seed, 0 all.
         slice_by: columns that the page scores by. num_bootstrap_samples: 0 gives no intervals. Other keywords are those
         of `generate`. `report.to_html()` gives the page of it.
+        Warns (UserWarning) of empty prompts and targets; they count.
         Raises: RequestError, DataError, EngineError, DependencyError for a metric whose library is missing.
 
         Example: model.evaluate("dev.tsv", ["rouge"], num_beams=4).scores["rougeL"]
@@ -359,6 +361,8 @@ class Model(Adaptable, Asking, Explainable):
         )  # fmt: skip
         bootstrap = bootstrap_of(num_bootstrap_samples, confidence, evaluation_seed)
         model, options = self._chosen(options)
+        for finding in examples.findings:
+            warnings.warn(finding, UserWarning, stacklevel=2)
         return evaluate_model(
             model, examples, scoring, truncate=truncate, bootstrap=bootstrap, progress=no_progress, options=options
         )

@@ -1,6 +1,7 @@
 """What a loaded model can learn: `Model.fit` and `Model.train`, for those who never write a recipe."""
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ class Trainable:
         by what the model understands as it is. paraphrase: texts -> as many texts that mean the same, which are learned
         too. run_folder: keeps the run; the same call resumes it there if it was stopped. None: a temporary one. Other
         keywords are FitSettings': method ("full", "lora", "prompt", "head"), num_epochs, lr, synonyms, noise_rate,
-        seed, ...; all else follows from the data.
+        seed, ...; all else follows from the data. progress: tells on standard error what was chosen (what is held out,
+        metrics, lengths, steps, ...) and why, and shows the run.
         Warns (UserWarning) of what is strange about the data.
         Raises: DependencyError without PyTorch, RequestError, DataError, and what `train_config` raises.
 
@@ -86,7 +88,7 @@ class Trainable:
             self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
             format=format, encoding=encoding, columns=columns, metrics=metrics, instructions=instructions,
             paraphrase=paraphrase,
-            hooks=run_hooks(chosen.precision, shows=progress),
+            hooks=run_hooks(chosen.precision, shows=progress), tell=_say if progress else None,
         )  # fmt: skip
         self._take_weights(result.model_path)
         return result
@@ -152,3 +154,7 @@ class Trainable:
     def _forget_runs(self) -> None:
         """Remove temporary run folders; the weights of this model may be among them."""
         self._temporary.close()
+
+
+def _say(line: str) -> None:
+    print(f"t5kit: {line}", file=sys.stderr)

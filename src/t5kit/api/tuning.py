@@ -7,6 +7,7 @@ Optuna chooses (its TPE sampler) and remembers, in an SQLite file in the folder 
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import time
 import zlib
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from t5kit.api.finetuning import scores_of
 from t5kit.api.fitting import FitPlan
-from t5kit.api.fitting_config import OPTIMIZERS
+from t5kit.api.fitting_config import OPTIMIZERS, PROMPT_EPOCHS
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint.atomic import atomic_folder, remove_folder, write_file
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 STUDY, RUNS, REPORT, BEST = "study.db", "runs", "tuning.html", "best.json"
 NUM_RANDOM = 5
 """Runs before the sampler goes by what it saw."""
+MOST_EPOCHS = 30.0
+"""Passes; `finetune` makes 20 over few records."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +45,8 @@ class Tuned:
     """The best run's model, or its adapter where that is all there is."""
     reports: Mapping[str, EvaluationReport]
     """The best model's scores on dev and test, as far as there are such."""
+    failures: Mapping[str, str]
+    """Split -> why it could not be scored."""
 
     def facts(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -52,6 +57,7 @@ class Tuned:
             "best": None if best is None else dataclasses.asdict(best),
             "num_runs": len(self.search.tried),
             "scores": {split: report.to_json() for split, report in self.reports.items()},
+            "failures": dict(self.failures),
             "command": self.search.command,
         }
 
@@ -71,6 +77,8 @@ def tune(
 
     make_plan: settings, folder of the run -> its plan. settings: what all runs have in common; what is searched must
     be unsaid. command: what trains a run by hand, without its settings. max_minutes: no run begins after so many.
+    tell: takes lines for a person: what was found in the data, and (if shows) what is chosen for the first run and why,
+    before that begins; then each run's settings and score.
     Raises: DependencyError without optuna; RequestError if there is nothing to choose by; ConfigError if the folder
     holds a search on other data; what training raises, except for runs whose gradients explode, which count as failed.
     """
@@ -79,6 +87,10 @@ def tune(
         raise RequestError(f"num_trials = {num_trials!r} must be at least 1.")
     space = _space(settings)
     plan = make_plan(settings, folder / RUNS / "plan")
+    for choice in plan.choices if shows else ():
+        tell(str(choice))
+    for finding in plan.findings:
+        tell(f"found: {finding}")
     training = plan.config.training
     if not plan.config.has_dev:
         raise RequestError("there are too few records to hold some out, and no dev: a search has nothing to choose by.")
@@ -111,10 +123,12 @@ def tune(
     if best is None:
         raise RequestError(f"none of the {len(search.tried)} runs in {folder} was finished; there is no best one.")
     model_path = _keep_best(folder, best.number)
-    reports, _ = scores_of(plan, model_path)
+    scored = scores_of(plan, model_path)
+    for line in scored.failed():
+        tell(line)
     write_file(folder / BEST, (json.dumps(dataclasses.asdict(best), indent=1) + "\n").encode())
     _write_report(folder, search)
-    return Tuned(search=search, model_path=model_path, reports=reports)
+    return Tuned(search=search, model_path=model_path, reports=scored.reports, failures=scored.failures)
 
 
 def _space(settings: FitSettings) -> "dict[str, optuna.distributions.BaseDistribution]":
@@ -126,7 +140,7 @@ def _space(settings: FitSettings) -> "dict[str, optuna.distributions.BaseDistrib
     if settings.lr is None:
         space["lr"] = FloatDistribution(lr / 10, lr * 5, log=True)
     if settings.num_epochs is None and settings.num_steps is None:
-        space["num_epochs"] = FloatDistribution(1.0, 30.0, log=True)
+        space["num_epochs"] = FloatDistribution(1.0, _most_epochs(settings), log=True)
     if settings.batch_tokens is None:
         space["batch_tokens"] = IntDistribution(256, 4096, log=True)
     if settings.method == "lora":
@@ -139,12 +153,18 @@ def _space(settings: FitSettings) -> "dict[str, optuna.distributions.BaseDistrib
     return space
 
 
+def _most_epochs(settings: FitSettings) -> float:
+    """Return the most passes that are tried: a prompt, which learns slowly, makes so many times those of others."""
+    return MOST_EPOCHS * (PROMPT_EPOCHS if settings.method == "prompt" else 1.0)
+
+
 def _defaults(plan: FitPlan, settings: FitSettings) -> dict[str, Any]:
     """Return the settings that finetune chooses, as far as they are searched."""
     config = plan.config
     found: dict[str, Any] = {
         "lr": config.schedule.peak_lr,
-        "num_epochs": min(30.0, max(1.0, plan.num_epochs)),
+        # Numerics: a hair less, or rounding up to whole steps makes one more of what was whole.
+        "num_epochs": min(_most_epochs(settings), max(1.0, plan.num_epochs * (1 - 1e-9))),
         "batch_tokens": min(4096, max(256, config.data.batch_rows * config.data.encoder_length)),
         "rank": settings.rank,
         "dropout": settings.dropout,
@@ -210,8 +230,10 @@ def _check_same(study: Any, plan: FitPlan, settings: FitSettings, folder: Path) 
     checksum = 0
     for name in sorted(plan.given.files):
         checksum = zlib.crc32(plan.given.files[name].encode(), checksum)
+    # Threads change no more than the last bits, as in a run; searches of an older t5kit have theirs in the words.
+    settings = dataclasses.replace(settings, threads=None)
     about = f"{checksum} {plan.config.model.start} {plan.config.training.best_metric} {settings}"
-    if study.user_attrs.setdefault("about", about) != about:
+    if re.sub(r"\bthreads=\d+", "threads=None", study.user_attrs.get("about", about)) != about:
         raise ConfigError(
             f"{folder} holds a search on other data, another model, or other settings. Choose another folder."
         )

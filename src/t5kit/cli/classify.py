@@ -10,7 +10,7 @@ import typer
 
 from t5kit.cli import options
 from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, named_field, records_of, texts_of
+from t5kit.cli.inputs import chunks, encodings_told, named_field, records_of, texts_of
 from t5kit.cli.outputs import json_line, one_line, open_output, progress
 from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord, read_records
@@ -87,11 +87,10 @@ def classify(
     asked: dict[str, Any] = {"prompt": prompt, "is_length_normalized": length_normalized}
     used: Calibration | str | None = calibration
     if calibrate_on is not None or calibration == "contextual":
-        examples = (
-            ([], [])
-            if calibrate_on is None
-            else _examples(calibrate_on, field, options.column_names(columns), encoding)
-        )
+        examples: tuple[list[str], list[str]] = ([], [])
+        if calibrate_on is not None:
+            with encodings_told():
+                examples = _examples(calibrate_on, field, options.column_names(columns), encoding)
         used = loaded.calibrate(label_words, texts=examples[0], targets=examples[1], truncate=truncate, **asked)
         print(f"t5kit: calibrated on {used.source}: temperature {used.temperature:.3f}.", file=sys.stderr)
         if save_calibration is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from t5kit.cli import options
+from t5kit.cli.inputs import encodings_told, tell_of_encoding
 from t5kit.cli.outputs import check_writable, json_line, open_output, progress
 from t5kit.drawing.page import write_page
 from t5kit.errors import RequestError
@@ -149,16 +150,23 @@ def evaluate(
     records: EvaluationData
     if form is not None:
         records = _task(form, data, format, names_of_columns, encoding)  # type: ignore[arg-type]  # checked above
+    elif data is not None:
+        records = str(data)
     else:
-        records = str(data) if data is not None else list(examples_of_predictions(Path(name)))
-    examples, scoring = examples_and_scoring(
-        records,
-        names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
-        columns=names_of_columns, encoding=encoding, split="test",
-        repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
-        choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
-        slice_by=slice_by or (),
-    )  # fmt: skip
+        records = list(examples_of_predictions(Path(name)))
+        # Named, for a slice beside them may be called "input", "source" or "target", which are looked for before.
+        input, target = input or "prompt", target or "references"
+    with encodings_told():
+        examples, scoring = examples_and_scoring(
+            records,
+            names, input=input, target=target, format=format,  # type: ignore[arg-type]  # checked above
+            columns=names_of_columns, encoding=encoding, split="test",
+            repeated_prompts=repeated_prompts, reference_separator=reference_separator,  # type: ignore[arg-type]
+            choices=choice or (), is_length_normalized=length_normalized, max_examples=max_examples, seed=seed,
+            slice_by=slice_by or (),
+        )  # fmt: skip
+    for finding in examples.findings:
+        print(f"t5kit: found: {finding}", file=sys.stderr)
     work = _Work(
         examples=examples,
         scoring=scoring,
@@ -257,11 +265,9 @@ def _task(
 
     if data is None:
         raise RequestError("--form makes prompts of records; name a file of them with --data.")
-    return Task(
-        form,
-        make_form(TaskConfig(form=form)),
-        {"test": read_table(data, format=format, columns=columns, encoding=encoding)},
-    )
+    with encodings_told():
+        table = read_table(data, format=format, columns=columns, encoding=encoding)
+    return Task(form, make_form(TaskConfig(form=form)), {"test": table})
 
 
 def _one_system(model: str | None, option: str | None, predictions_only: Path | None) -> str:
@@ -286,6 +292,7 @@ def _short(name: str) -> str:
 
 def _say_what_is_bad(report: "EvaluationReport") -> None:
     """Name the first bad records on standard error."""
+    tell_of_encoding(report.bad)
     for record in report.bad:
         print(f"t5kit: {record.error}", file=sys.stderr)
     if report.num_bad > len(report.bad):

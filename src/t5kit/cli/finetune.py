@@ -154,6 +154,8 @@ def finetune(
     _say(f"report: {out / 'report.html'}")
     _say(f"use it: {finetuned.command()}")
     print(json_line(finetuned.facts()) if json else finetuned.result.model_path, end="" if json else "\n")
+    if finetuned.failures:
+        raise typer.Exit(1)
 
 
 def _tell_plan(plan: "FitPlan", *, is_quiet: bool) -> None:

@@ -1,5 +1,6 @@
 """What a verb reads: texts from arguments, a file or standard input, in chunks, bad lines kept in their place."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,6 +17,10 @@ from t5kit.sources.records import Format, header_hint, text_field
 
 Item = TypeVar("Item")
 
+ENCODING_HINT = (
+    "If all of the input is in another encoding, name it with --encoding, such as --encoding cp1252 (that of Windows "
+    "in Western Europe)."
+)
 NUM_LOOKED_AT = 20
 """Records at the beginning of an input among which one must have the field asked for."""
 
@@ -123,12 +128,25 @@ def _telling_of_encodings(records: Iterable[Record | BadRecord]) -> Iterator[Rec
     for record in records:
         if isinstance(record, BadRecord) and NOT_UTF_8 in record.error and not is_told:
             is_told = True
-            print(
-                "t5kit: a line is not UTF-8. If all of the input is in another encoding, name it with --encoding, such "
-                "as --encoding cp1252 (that of Windows in Western Europe).",
-                file=sys.stderr,
-            )
+            tell_of_encoding([record])
         yield record
+
+
+def tell_of_encoding(records: Iterable[BadRecord]) -> None:
+    """Say once on standard error what to do about a file in another encoding, if one of the records is not UTF-8."""
+    if any(NOT_UTF_8 in record.error for record in records):
+        print(f"t5kit: a line is not UTF-8. {ENCODING_HINT}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def encodings_told() -> Iterator[None]:
+    """Add to a DataError about a line that is not UTF-8 what to do about a whole file of them."""
+    try:
+        yield
+    except DataError as error:
+        if NOT_UTF_8 not in str(error):
+            raise
+        raise DataError(f"{error} {ENCODING_HINT}") from error
 
 
 def json_argument(option: str, argument: str) -> Any:

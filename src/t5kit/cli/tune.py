@@ -57,7 +57,7 @@ def tune(
     ] = None,
     threads: options.ThreadsOption = None,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.", min=0)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No display of the runs.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Neither plan nor display; what is wrong is said.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     revision: options.RevisionOption = None,
     offline: options.OfflineOption = False,
@@ -111,6 +111,8 @@ def tune(
     _say(f"plots: {out / 'tuning.html'}")
     _say(f"the best settings again: {tuned.search.command}")
     print(json_line(tuned.facts()) if json else tuned.model_path, end="" if json else "\n")
+    if tuned.failures:
+        raise typer.Exit(1)
 
 
 def _say(line: str) -> None:

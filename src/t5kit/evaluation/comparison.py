@@ -22,9 +22,9 @@ class Comparison:
     num_examples: int
 
     def better(self, score: str) -> str:
-        """Return "A", "B", or "" where the interval of the difference holds zero."""
+        """Return "A", "B", or "" where the interval of the difference holds zero, or is none."""
         found = self.differences[score].difference
-        if found.low <= 0.0 <= found.high:
+        if not (found.low > 0.0 or found.high < 0.0):  # NaN is neither
             return ""
         return "A" if (found.value > 0.0) != is_lower_better(score) else "B"
 

@@ -259,6 +259,7 @@ def _report(
         results=results,
         classification=_classification(scoring, references, texts),
         item_scores=scores,
+        findings=examples.findings,
     )
 
 

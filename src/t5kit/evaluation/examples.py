@@ -7,6 +7,7 @@ import numpy as np
 
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.config import RepeatedPrompts
+from t5kit.evaluation.pair_form import PairColumns, is_empty
 from t5kit.sources import BadRecord, MemoryTable, RecordTable
 from t5kit.sources.records import header_hint
 from t5kit.sources.tables import NUM_SHOWN
@@ -45,6 +46,8 @@ class EvaluationSet:
     num_bad: int
     bad: tuple[BadRecord, ...]
     """The first of the bad records."""
+    findings: tuple[str, ...] = ()
+    """What is strange about records that count nevertheless, a sentence each."""
 
 
 def evaluation_set(
@@ -62,7 +65,7 @@ def evaluation_set(
     repeated_prompts, reference_separator: as in TaskEvaluationConfig. max_examples: so many are drawn by the seed (0:
     all are taken); more of them by the same seed hold the fewer. slice_by: columns whose values are kept, to score by
     them; a record that lacks one has "" there. Bad records, those that reading the table found among them, are counted
-    and kept with their places.
+    and kept with their places. Prompts and targets of a `pair_form` that are empty count, and are findings.
     Raises: DataError if no record gives an example; RequestError for a column that no record has.
     """
     bad: list[BadRecord] = []
@@ -89,7 +92,28 @@ def evaluation_set(
         num_left_out=len(found) - len(chosen),
         num_bad=num_bad,
         bad=tuple(first_bad[:NUM_SHOWN]),
+        findings=tuple(_of_empty(form, pairs, table)),
     )
+
+
+def _of_empty(form: TaskForm, pairs: Sequence[tuple[int, TextPair]], table: RecordTable) -> list[str]:
+    """Return what is to be said of prompts and targets with nothing in them; a ready task may well make such."""
+    columns = form.prepare
+    if not isinstance(columns, PairColumns):
+        return []
+    prompts = [pair.place for n, pair in pairs if is_empty(columns.input, table[n].fields, pair.prompt)]
+    targets = [pair.place for n, pair in pairs if is_empty(columns.target, table[n].fields, "".join(pair.references))]
+    found = []
+    for name, places, what in (
+        ("prompt", prompts, "the model is asked nothing there"),
+        ("target", targets, "an answer is right there only if it is empty too"),
+    ):
+        if places:
+            found.append(
+                f"{len(places):,} of {len(pairs):,} records have an empty {name}, first {places[0]}. They count; "
+                f"{what}. If that is not meant, mend or remove them."
+            )
+    return found
 
 
 def _with_slices(

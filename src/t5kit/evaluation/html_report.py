@@ -52,6 +52,7 @@ def evaluation_page(
     """
     sections = [
         section("Scores", _scores(report)),
+        section("Findings", "".join(note(finding) for finding in report.findings)),
         section("Comparison", _comparison(report, other, comparison)),
         section("Slices", _slices(report, other)),
         section("Labels", confusion_part(report) if are_labels(report) else ""),
@@ -152,7 +153,9 @@ def _comparison(report: "EvaluationReport", other: "EvaluationReport | None", co
 
 
 def _changes(report: "EvaluationReport", other: "EvaluationReport") -> str:
-    """Return the examples on which the two differ most, either way."""
+    """Return the examples on which the two differ most, either way; "" where nothing was generated."""
+    if any(result.prediction is None for each in (report, other) for result in each.results):
+        return ""
     score, column_of = _ranking(report, [name for name in report.scores if name in other.scores])
     gains = [
         (better, place)

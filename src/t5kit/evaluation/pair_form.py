@@ -1,6 +1,8 @@
 """Any file with prompts and right answers as a task form, by column names or templates."""
 
 import dataclasses
+import math
+import string
 from typing import ClassVar
 
 from t5kit.errors import DataError
@@ -52,9 +54,23 @@ def pair_form(input: str = "", target: str = "") -> TaskForm:
     )
 
 
+def is_empty(word: str, fields: Fields, text: str) -> bool:
+    """Say whether there is nothing in a record's text, or in any field that its template names."""
+    names = template_fields(word) if "{" in word else []
+    values = [fields[name] for name in names if name in fields]
+    return not any(str(value).strip() for value in values) if values else not text.strip()
+
+
+def template_fields(template: str) -> list[str]:
+    """Return the names of the fields in a template: "{a}: {b}" -> "a", "b"."""
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
 def _texts(fields: Fields, word: str, usual: tuple[str, ...]) -> list[str]:
     """Return the texts that a word stands for in a record: one, or those of a field that is a list."""
     if "{" in word:
+        for name in template_fields(word):
+            _check_no_nan(name, fields.get(name))
         return [Template(word, "").render(fields)[0]]
     name = word or next((name for name in usual if name in fields), usual[0])
     if name not in fields:
@@ -65,4 +81,12 @@ def _texts(fields: Fields, word: str, usual: tuple[str, ...]) -> list[str]:
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(isinstance(text, str | int | float) for text in values):
         raise DataError(f"field {name!r} is {value!r:.60}, expected text, a number, or a list of at least one text.")
+    for each in values:
+        _check_no_nan(name, each)
     return [str(text) for text in values]
+
+
+def _check_no_nan(name: str, value: object) -> None:
+    """Raise DataError for NaN, which pandas and Parquet have where a cell is empty."""
+    if isinstance(value, float) and math.isnan(value):
+        raise DataError(f"field {name!r} is NaN, which stands for an empty cell; expected text or a number.")

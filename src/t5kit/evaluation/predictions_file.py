@@ -65,6 +65,7 @@ def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | No
 def examples_of_predictions(path: Path, *, format: Format | None = None) -> Iterable[Mapping[str, object]]:
     """Yield {"prompt", "references"} of each line of a predictions file that holds its own references, and its slices.
 
+    A slice may have any name, such as "target": ask for "prompt" and "references" by theirs.
     Raises: DataError for a line that has none.
     """
     for record in read_records(path, format=format):

@@ -82,6 +82,8 @@ class EvaluationReport:
     """Scores by label, if a classification metric was asked for."""
     item_scores: ItemScores = dataclasses.field(repr=False, compare=False)
     """What the scores were computed of; two reports over the same examples can be compared by it."""
+    findings: tuple[str, ...] = ()
+    """What is strange about the examples, a sentence each, such as empty targets."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the single examples, as plain data."""
@@ -96,6 +98,8 @@ class EvaluationReport:
             "num_cut": self.num_cut,
             "bad": [record.error for record in self.bad],
         }
+        if self.findings:
+            report["findings"] = list(self.findings)
         if self.classification is not None:
             report["classification"] = dataclasses.asdict(self.classification)
         return report

@@ -114,14 +114,17 @@ def paired_bootstrap_scores(
 
     def differences_of(indices: Indices) -> dict[str, float]:
         values_a, values_b = scores_a.of(indices), scores_b.of(indices)
-        return {name: value - values_b[name] for name, value in values_a.items() if name in values_b}
+        return {name: _difference(value, values_b[name]) for name, value in values_a.items() if name in values_b}
 
     samples = _samples(differences_of, scores_a.num_items, num_samples, rng)
     observed = differences_of(np.arange(scores_a.num_items))
     comparisons = {}
     for name, difference in observed.items():
         # Under equality the resampled differences scatter around zero as they now scatter around the observed one.
-        extreme = int((np.abs(samples[name] - difference) >= abs(difference)).sum())
+        # Numerics: equal infinities are 0 apart, not NaN.
+        drawn = samples[name]
+        scatter = np.subtract(drawn, difference, out=np.zeros_like(drawn), where=drawn != difference)
+        extreme = int((np.abs(scatter) >= abs(difference)).sum())
         interval = _interval(difference, samples[name], confidence)
         comparisons[name] = PairedComparison(interval, (extreme + 1) / (num_samples + 1))
     return comparisons
@@ -149,6 +152,15 @@ def _check(num_items: int, num_samples: int, confidence: float) -> None:
         )
 
 
+def _difference(left: float, right: float) -> float:
+    """Return left - right, 0 of equal infinities: both systems' perplexity is infinite where nothing was answered."""
+    return 0.0 if left == right else left - right
+
+
 def _interval(value: float, samples: npt.NDArray[np.float64], confidence: float) -> Interval:
-    low, high = np.quantile(samples, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    ends = (1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0
+    if np.isinf(samples).any():  # Numerics: nothing lies between two infinities; the samples around each end count
+        low, high = np.quantile(samples, ends[0], method="lower"), np.quantile(samples, ends[1], method="higher")
+    else:
+        low, high = np.quantile(samples, ends)
     return Interval(value, float(low), float(high), confidence)

@@ -39,16 +39,16 @@ class Augmenter:
         return cls(config, read_synonyms(folder / config.synonyms) if config.synonyms else {})
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
-        """Return the text, changed or as it is; what the config keeps at its beginning stays."""
-        kept = self.config.kept_prefix
-        if rng.random() >= self.config.probability or not text.startswith(kept):
+        """Return the text, changed or as it is; what the config keeps at its beginning and end stays."""
+        before, behind = self.config.kept_prefix, self.config.kept_suffix
+        if rng.random() >= self.config.probability or not _is_between(before, text, behind):
             return text
-        changed = text.removeprefix(kept)
+        changed = _between(before, text, behind)
         if self.synonyms:
             changed = _WORD.sub(lambda word: self._synonym(word[0], rng), changed)
         if self.config.noise_rate:
             changed = noisy(changed, self.config.noise_rate, rng)
-        return kept + changed if changed.strip() else text
+        return before + changed + behind if changed.strip() else text
 
     def _synonym(self, word: str, rng: np.random.Generator) -> str:
         others = self.synonyms.get(word.lower(), ())
@@ -108,18 +108,29 @@ def parse_synonyms(text: str, name: str) -> dict[str, tuple[str, ...]]:
     return synonyms
 
 
-def paraphrased(texts: Sequence[str], paraphrase: Paraphrase, *, kept_prefix: str = "") -> list[str | None]:
+def paraphrased(
+    texts: Sequence[str], paraphrase: Paraphrase, *, kept_prefix: str = "", kept_suffix: str = ""
+) -> list[str | None]:
     """Return what the callable makes of each text, None where that is empty or the text itself.
 
-    kept_prefix: of all texts, is not given to the callable, and stands before what comes back.
+    kept_prefix, kept_suffix: of all texts, are not given to the callable, and stand around what comes back.
     Raises: RequestError if it gives back another number of texts, or what is none.
     """
-    given = [text.removeprefix(kept_prefix) for text in texts]
+    given = [_between(kept_prefix, text, kept_suffix) for text in texts]
     back = paraphrase(list(given))
     if not isinstance(back, list) or len(back) != len(given) or not all(isinstance(text, str) for text in back):
         gave = f"a list of {len(back)}" if isinstance(back, list) else type(back).__name__
         raise RequestError(f"the paraphrasing callable got a list of {len(given)} texts and gave {gave}.")
     return [
-        kept_prefix + new if new.strip() and new.split() != old.split() else None
+        kept_prefix + new + kept_suffix if new.strip() and new.split() != old.split() else None
         for old, new in zip(given, back, strict=True)
     ]
+
+
+def _is_between(before: str, text: str, behind: str) -> bool:
+    return text.startswith(before) and text.endswith(behind) and len(text) >= len(before) + len(behind)
+
+
+def _between(before: str, text: str, behind: str) -> str:
+    """Return what stands between the two in a text: "r: ", "r: good ok?", " ok?" -> "good"."""
+    return text.removeprefix(before).removesuffix(behind)

@@ -75,6 +75,8 @@ class AugmentationConfig:
     """Share of the inputs that are changed at all, in (0, 1]."""
     kept_prefix: str = ""
     """At the beginning of prompts, stays as it is: "review: "."""
+    kept_suffix: str = ""
+    """At the end of prompts, stays as it is: " Is it good or bad?"."""
 
     def __post_init__(self) -> None:
         if not self.synonyms and not self.noise_rate:

@@ -224,6 +224,9 @@ def _scores(run: RunHistory) -> str:
         if rows:
             names = ("label", "F1", "precision", "recall", "examples")
             parts.append(table(f"{split}, by label", names, rows, is_numeric=True))
+    failures = run.scores.get("failures")
+    for split, why in failures.items() if isinstance(failures, Mapping) else ():
+        parts.append(f"<p>{escape(_plain(split))} could not be scored: {escape(_plain(why))}</p>")
     if not parts:
         return ""
     command = escape(_plain(run.scores.get("command", "")))

@@ -1,5 +1,6 @@
 """What stands around a run of `t5kit finetune`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ import pytest
 
 from t5kit import Model
 from t5kit.api.completion import Completion
-from t5kit.api.finetuning import back_translation, lost_to_rounding, plan_finetuning
+from t5kit.api.finetuning import back_translation, finetune, lost_to_rounding, plan_finetuning
 from t5kit.api.fitting_settings import FitSettings
-from t5kit.api.instructions import read_instructions, template_prefix
-from t5kit.errors import RequestError
+from t5kit.api.instructions import read_instructions, template_prefix, template_suffix
+from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import evaluation_set
 from t5kit.evaluation.pair_form import pair_form
@@ -38,8 +39,11 @@ class Translator:
 
 
 def _completion(text: str) -> Completion:
+    """Return an answer with that text; cut if something long is in it, or "two" on the way back."""
     made = object.__new__(Completion)
     object.__setattr__(made, "text", text)
+    is_cut = "long" in text or (text.startswith("b(") and "two" in text)
+    object.__setattr__(made, "finish_reason", "length" if is_cut else "eos")
     return made
 
 
@@ -51,8 +55,19 @@ def test_back_translation_goes_there_and_back(monkeypatch: pytest.MonkeyPatch, m
     assert asked == []  # no model is opened before it is needed
     there, back = names
     first = f"{there}(to German: one)"
-    assert paraphrase(["one", "no!"]) == [f"{back}(to English: {first})", "no!"]
-    assert asked == ["to German: one", "to German: no!", f"to English: {first}", "to English: no!"]
+    with pytest.warns(UserWarning, match="leaves 1 of 2 inputs out: of 1 a model could not take the text"):
+        assert paraphrase(["one", "no!"]) == [f"{back}(to English: {first})", "no!"]
+    assert asked == ["to German: one", "to German: no!", f"to English: {first}"]
+
+
+def test_a_translation_that_was_cut_on_either_way_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Model, "from_pretrained", lambda name, **_: Translator(name, asked))
+    paraphrase = back_translation(["a", "b"], "to German: {text}", "to English: {text}")
+    with pytest.warns(UserWarning, match="leaves 2 of 3 inputs out: of 2 a translation was cut at the length limit"):
+        found = paraphrase(["one", "a long review", "two"])
+    assert found == ["b(to English: a(to German: one))", "a long review", "two"]
+    assert "to English: a(to German: a long review)" not in asked
 
 
 def test_back_translation_says_what_it_cannot_use() -> None:
@@ -76,6 +91,11 @@ def test_instructions_are_lines_and_two_at_least(tmp_path: Path) -> None:
 def test_what_stands_before_a_template_s_first_field() -> None:
     assert template_prefix("review: {text} ok") == "review: "
     assert template_prefix("{text}") == template_prefix("text") == template_prefix("{{x}} {text}") == ""
+
+
+def test_what_stands_behind_a_template_s_last_field() -> None:
+    assert template_suffix("{a} and {b} Is it good or bad?") == " Is it good or bad?"
+    assert template_suffix("{text}") == template_suffix("text") == template_suffix("{{x}} {text}!") == ""
 
 
 def test_a_dev_that_is_scored_at_each_step_is_said_in_words(tiny_folder: Path, tmp_path: Path) -> None:
@@ -110,3 +130,47 @@ def test_what_rounding_takes_back_is_told(tiny_folder: Path, tmp_path: Path, in_
         assert (
             "accuracy 83.30 in training (float32), and 33.33 by the engine that answers (native (avx2), int8)" in said
         )
+
+
+NUMBERS = [(f"n{number}", f"{number / 2}") for number in range(60)]
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_a_target_that_the_metric_cannot_take_is_refused_before_training(
+    tiny_folder: Path, tmp_path: Path, split: str
+) -> None:
+    rows = tmp_path / "rows.tsv"
+    lines = [f"m{number}\t{number / 2}" for number in range(1001)]  # more than are looked at during training
+    rows.write_text("\n".join([*lines, "\tx", "odd\tn/a"]) + "\n", encoding="utf-8")
+    given: dict[str, Any] = {split: rows}
+    settings = FitSettings(num_steps=2, precision="float32")
+    with pytest.raises(DataError, match=rf"{split} cannot be scored: .*rows\.tsv:1003 has the target 'n/a'\. Mend"):
+        plan_finetuning(str(tiny_folder), NUMBERS, tmp_path / "run", settings=settings, **given)
+    plan = plan_finetuning(
+        str(tiny_folder), NUMBERS, tmp_path / "run", settings=settings, metrics=["exact_match"], **given
+    )
+    assert plan.metrics == ("exact_match",)
+    is_told = any("rows.tsv:1002: its input is empty" in finding for finding in plan.findings)
+    assert is_told == (split == "test"), "of dev the run itself tells"
+
+
+def test_a_split_that_cannot_be_scored_costs_neither_the_other_s_scores_nor_the_report(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FitSettings(num_steps=1, batch_tokens=256, threads=1, precision="float32")
+    plan = plan_finetuning(str(tiny_folder), NUMBERS[:40], tmp_path / "run", settings=settings, test=[("odd", "7.5")])
+    usual = Model.evaluate
+
+    def failing(model: Model, rows: Any, *words: Any, **named: Any) -> Any:
+        if rows[0]["input"] == "odd":
+            raise DataError("no such <number>")
+        return usual(model, rows, *words, **named)
+
+    monkeypatch.setattr(Model, "evaluate", failing)
+    told: list[str] = []
+    finetuned = finetune(plan, tmp_path / "run", shows=False, tell=told.append)
+    assert set(finetuned.reports) == {"dev"} and finetuned.failures == {"test": "no such <number>"}
+    assert "test could not be scored: no such <number>" in told
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text("utf-8"))
+    assert "dev" in scores and scores["failures"] == finetuned.facts()["failures"] == {"test": "no such <number>"}
+    assert "test could not be scored: no such &lt;number&gt;" in (tmp_path / "run" / "report.html").read_text("utf-8")

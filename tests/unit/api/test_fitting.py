@@ -159,6 +159,24 @@ def test_records_that_fit_cannot_use_are_counted_and_told(torch_model: Model, tm
         torch_model.fit(rows, run_folder=tmp_path / "run", **QUICK)
     facts = json.loads((tmp_path / "run" / "data.json").read_text("utf-8"))
     assert facts["records"] == {"data": {"train": 10}} and facts["bad_records"] == {"data": {"train": 30}}
+    bad = [finding for finding in facts["findings"] if finding.startswith("train: ")]
+    assert bad[0].startswith("train: row:11: has no field 'target'; it has: input.") and len(bad) == 21
+    assert bad[-1] == "train: 10 more records could not be used."
+
+
+def test_what_is_chosen_is_told_where_the_run_is_shown(
+    torch_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch_model.fit(PAIRS, run_folder=tmp_path / "shown", **{**QUICK, "progress": True})
+    told = capsys.readouterr().err
+    for words in (
+        "records: 43 to learn from, 5 dev (dev: held out",
+        "metrics: classification_f1 (they fit",
+        "lengths: ",
+    ):
+        assert f"t5kit: {words}" in told, words
+    torch_model.fit(PAIRS, run_folder=tmp_path / "silent", **QUICK)
+    assert "to learn from" not in capsys.readouterr().err
 
 
 def test_lines_and_texts_that_pre_training_cannot_use_are_counted_and_told(torch_model: Model, tmp_path: Path) -> None:
@@ -174,16 +192,17 @@ def test_paraphrases_synonyms_and_noise_are_learned_too(torch_model: Model, tmp_
     rows = [{"text": f"film {n}", "label": "good" if n % 2 else "bad"} for n in range(10)]
     (tmp_path / "words.txt").write_text("film, movie\n")
     torch_model.fit(
-        rows, rows[:2], input="review: {text}", target="{label}", run_folder=tmp_path / "run",
+        rows, rows[:2], input="review: {text} Is it good?", target="{label}", run_folder=tmp_path / "run",
         paraphrase=lambda texts: [text.upper() for text in texts], synonyms=tmp_path / "words.txt", noise_rate=0.1,
         **QUICK,
     )  # fmt: skip
     lines = (tmp_path / "run" / "data" / "train.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["input"] for line in lines][8:12] == [
-        "review: film 8", "review: film 9", "review: FILM 0", "review: FILM 1",
+        f"review: {text} Is it good?" for text in ("film 8", "film 9", "FILM 0", "FILM 1")
     ]  # fmt: skip
     config = read_recipe(tmp_path / "run" / "resolved.toml").data.tasks["data"]
     assert config.augmentation is not None and config.augmentation.kept_prefix == "review: "
+    assert config.augmentation.kept_suffix == " Is it good?"
     from t5kit.api.training import train_config
 
     train_config(read_recipe(tmp_path / "run" / "resolved.toml"), tmp_path / "again")  # the word list is in the run

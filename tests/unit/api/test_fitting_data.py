@@ -205,7 +205,7 @@ def test_records_without_a_text_are_counted_with_their_places() -> None:
         "row:2: its input is empty.",
         "row:3: its target is empty.",
         "row:4: has no field 'label'; it has: text.",
-        "row:5: its input is empty.",
+        "row:5: field 'text' is NaN, which stands for an empty cell; expected text or a number.",
         "row:6: field 'label' is NoneType, expected text or a number.",
     ]
 

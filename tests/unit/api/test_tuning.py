@@ -1,5 +1,6 @@
 """A search for settings: chosen, stopped, gone on with, reported."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -22,7 +23,8 @@ ROWS = [{"text": letter * number, "label": letter.upper()} for letter in "wxyz" 
 def search(start: Path, folder: Path, num_trials: int, rows: list[Any] = ROWS, **settings: Any) -> Any:
     from t5kit.api.tuning import tune
 
-    common = FitSettings(threads=1, precision="float32", **{"num_steps": 2, "batch_tokens": 256, **settings})
+    usual: dict[str, Any] = {"threads": 1, "num_steps": 2, "batch_tokens": 256}
+    common = FitSettings(precision="float32", **{**usual, **settings})
     told: list[str] = []
 
     def make_plan(chosen: FitSettings, run_folder: Path) -> FitPlan:
@@ -93,8 +95,51 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         search(tiny_folder, tmp_path / "s", 1)
     monkeypatch.setattr(tuning, "_run", usual)
-    tuned, told = search(tiny_folder, tmp_path / "s", 1)
+    tuned, told = search(tiny_folder, tmp_path / "s", 1, threads=2)  # of which no number depends
     assert len(tuned.search.tried) == 1 and told[0].startswith("run 1 of 1")
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_what_is_found_and_chosen_is_told_before_the_first_run(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shows: bool
+) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    from t5kit.api import tuning
+
+    def stopped(*words: Any, **named: Any) -> float | None:
+        raise KeyboardInterrupt
+
+    def make_plan(chosen: FitSettings, run_folder: Path) -> FitPlan:
+        rows = [*ROWS, *ROWS[:3], {"text": "a", "label": "odd"}]
+        return plan_finetuning(str(tiny_folder), rows, run_folder, settings=chosen, input="text", target="label")
+
+    monkeypatch.setattr(tuning, "_run", stopped)
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(
+            make_plan, FitSettings(precision="float32"), tmp_path / "s", num_trials=1, command="t5kit finetune",
+            shows=shows, tell=told.append,
+        )  # fmt: skip
+    before = told[: next(place for place, line in enumerate(told) if line.startswith("run 1 of 1"))]
+    assert any("found: 3 train record(s) repeat" in line for line in before)
+    assert any(line.startswith("found: the labels are unbalanced") for line in before)
+    assert any(line.startswith("metrics: classification_f1") for line in before) == shows
+
+
+@pytest.mark.parametrize("method", ["full", "prompt"])
+@pytest.mark.parametrize("num_records", [40, 700])
+def test_the_first_run_is_what_finetune_would_do(
+    tiny_folder: Path, tmp_path: Path, method: Any, num_records: int
+) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    from t5kit.api.tuning import _defaults
+
+    rows = [(f"w{number}", "WX"[number % 2]) for number in range(num_records)]
+    settings = FitSettings(method=method, precision="float32")
+    plan = plan_finetuning(str(tiny_folder), rows, tmp_path, settings=settings)
+    first = dataclasses.replace(settings, **_defaults(plan, settings))
+    again = plan_finetuning(str(tiny_folder), rows, tmp_path, settings=first)
+    assert again.config == plan.config
 
 
 def test_a_search_with_nothing_to_search_or_to_choose_by_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

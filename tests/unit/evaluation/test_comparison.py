@@ -1,14 +1,20 @@
 """Two systems on the same examples."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from t5kit.errors import RequestError
-from t5kit.evaluation.comparison import compare
-from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
+from t5kit.errors import RequestError, T5kitError
+from t5kit.evaluation.answering import Answer, Likelihood, Progress
+from t5kit.evaluation.comparison import Comparison, compare
+from t5kit.evaluation.evaluator import Bootstrap, Scoring, evaluate, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import EvaluationSet, evaluation_set
 from t5kit.evaluation.pair_form import pair_form
 from t5kit.evaluation.report import EvaluationReport
+from t5kit.metrics.bootstrap import Interval, PairedComparison
 from t5kit.sources.tables import table_of
 
 BOOTSTRAP = Bootstrap(num_samples=300)
@@ -50,6 +56,42 @@ def test_a_lower_error_rate_is_better() -> None:
     assert found.differences["wer"].difference.value < 0.0
     assert found.better("wer") == "A"
     assert str(found).splitlines()[1].split()[-1] == "A"
+
+
+class HalfSilent:
+    """Finds what it can take likely; what holds "x" it cannot."""
+
+    def answer(self, prompts: Sequence[str], progress: Progress) -> list[Answer | T5kitError]:
+        return [Answer("") for _ in prompts]
+
+    def likelihoods(
+        self, prompts: Sequence[str], targets: Sequence[str], progress: Progress
+    ) -> list[Likelihood | T5kitError]:
+        return [RequestError("too long") if "x" in prompt else Likelihood(-1.0, 2) for prompt in prompts]
+
+
+def half_silent(scoring: Scoring) -> EvaluationReport:
+    rows = [{"input": f"{'x' if n % 2 else 'y'}{n}", "target": "a", "kind": "xy"[n % 2]} for n in range(4)]
+    examples = evaluation_set(pair_form(), table_of(rows), slice_by=("kind",))
+    return evaluate(examples, HalfSilent(), scoring, bootstrap=BOOTSTRAP)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_half_is_unanswered_a_system_is_not_better_than_itself() -> None:
+    one, two = (half_silent(scoring_of(["perplexity"])) for _ in range(2))
+    assert one.intervals["perplexity"].high == math.inf  # of some samples nothing was answered
+    found = compare(one, two, bootstrap=BOOTSTRAP)
+    difference = found.differences["perplexity"]
+    assert dataclasses.astuple(difference.difference)[:3] == (0.0, 0.0, 0.0) and difference.p_value == 1.0
+    assert found.better("perplexity") == "" and "nan" not in str(found)
+    page = one.to_html(other=two, comparison=found)  # with slices in which nothing was answered
+    assert "By kind" in page and "F1 of words" not in page and "A is better on" not in page
+
+
+def test_an_interval_that_is_none_makes_no_system_better() -> None:
+    nothing = PairedComparison(Interval(math.nan, math.nan, math.nan, 0.95), 0.5)
+    found = Comparison(scores_a={"f1": 1.0}, scores_b={"f1": 1.0}, differences={"f1": nothing}, num_examples=1)
+    assert found.better("f1") == ""
 
 
 def test_only_scores_of_both_are_compared() -> None:

@@ -139,6 +139,9 @@ def test_prompts_and_targets_come_from_columns_or_templates(
         ({"input": "x", "target": []}, {}, r"'target' is \[\], expected text"),
         ({"input": "x", "target": None}, {}, "'target' is None, expected text"),
         ({"input": "x", "target": "y"}, {"input": "{other}"}, "has no field 'other'"),
+        ({"input": "x", "target": math.nan}, {}, "'target' is NaN, which stands for an empty cell"),
+        ({"input": "x", "target": ["y", math.nan]}, {}, "'target' is NaN"),
+        ({"input": math.nan, "target": "y"}, {"input": "say {input}"}, "'input' is NaN"),
     ],
 )
 def test_a_record_that_does_not_fit_says_what_it_has(

@@ -45,6 +45,18 @@ def test_an_input_is_never_emptied() -> None:
     assert all(augment("p: a", rng(seed)).removeprefix("p: ").strip() for seed in range(50))
 
 
+def test_what_is_kept_at_the_end_is_not_changed() -> None:
+    kept = dict(kept_prefix="film: ", kept_suffix=" a film?")
+    words = AugmentationConfig(synonyms="list", synonym_rate=1.0, probability=1.0, **kept)  # type: ignore[arg-type]
+    augment = Augmenter(words, {"film": ("movie",)})
+    assert augment("film: this film, a film?", rng()) == "film: this movie, a film?"
+    assert augment("film: this film", rng()) == "film: this film"  # not one of the run's prompts
+    noise = AugmentationConfig(noise_rate=0.9, probability=1.0, kept_prefix="aba", kept_suffix="aba")
+    changed = [Augmenter(noise, {})("aba some words aba", rng(seed)) for seed in range(20)]
+    assert all(text.startswith("aba") and text.endswith("aba") for text in changed) and len(set(changed)) > 10
+    assert Augmenter(noise, {})("ababa", rng()) == "ababa"  # of which one of the two is no whole one
+
+
 def test_only_train_inputs_change_and_the_generator_decides_how(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("".join(f"a long enough sentence {n}\tyes\n" for n in range(30)), encoding="utf-8")
     config = TaskConfig(train=("a.tsv",), dev=("a.tsv",), augmentation=AugmentationConfig(noise_rate=0.3))
@@ -75,6 +87,8 @@ def test_a_callable_s_texts_come_behind_the_kept_prefix() -> None:
         return [{"good film": "fine movie", "bad": "bad ", "gone": ""}[text] for text in texts]
 
     assert paraphrased(["r: good film", "r: bad", "r: gone"], swap, kept_prefix="r: ") == ["r: fine movie", None, None]
+    asked = ["r: good film ok?", "r: bad ok?"]
+    assert paraphrased(asked, swap, kept_prefix="r: ", kept_suffix=" ok?") == ["r: fine movie ok?", None]
     wrong: list[Any] = [lambda texts: texts[:1], lambda texts: [1] * len(texts), lambda texts: None]
     for callable in wrong:
         with pytest.raises(RequestError, match="the paraphrasing callable got a list of 2 texts and gave"):
