@@ -1,7 +1,7 @@
 """`t5kit finetune` without any option beside a linear baseline and Hugging Face's Trainer, on data of three kinds.
 
     python bench/finetune.py [--only sentiment] [--model FOLDER] [--out FOLDER] [--seconds N] [--lr 3e-4 …] [--rows N]
-    python bench/finetune.py --only party --options "--epochs 3 --patience 0" --systems t5kit     choosing a default
+    python bench/finetune.py --only party --options "--num-epochs 3 --patience 0" --systems t5kit     choosing a default
 
 The data sets are those of scripts/build_comparison_data.py, built once, into .cache/comparison-data: three that no
 default was chosen by, and with --only also the two that they may be chosen by. On each:
