@@ -15,7 +15,7 @@ from t5kit.checkpoint.quantized import INT8_FILE
 from t5kit.text import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
-STAGE = ROOT / "models" / "mini-2"
+STAGE = ROOT / "models" / "mini-3"
 MOST_BYTES = 25_000_000
 
 ANSWERS = {

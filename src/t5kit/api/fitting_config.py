@@ -37,8 +37,8 @@ FILL = 0.95
 
 MOST_EPOCHS, EPOCHS_AT, EPOCHS_EXPONENT, FEWEST_EPOCHS = 20.0, 500, 0.4, 2.0
 """Passes: 20 over up to 500 records, then as records^-0.4 (10,000: 6; 100,000: 2.4), never below 2."""
-MOST_TOKENS, LONG_EPOCHS = 800_000, 3.0
-"""Of long texts fewer: no more than so many tokens in all, ten minutes of FLAN-T5-small on two cores at the 1,351 a
+MOST_TOKENS, LONG_EPOCHS = 400_000, 3.0
+"""Of long texts fewer: no more than so many tokens in all, five minutes of FLAN-T5-small on two cores at the 1,351 a
 second of docs/explanation/training-speed.md; but 3 passes, or what records alone would give."""
 LEAST_BATCH, MOST_BATCH = 512, 4096
 """Encoder tokens of a batch; between the two, a fiftieth of the records."""
@@ -57,8 +57,9 @@ PROMPT_EPOCHS = 2.0
 WARMUP_SHARE = 0.06
 EVALUATIONS = (5, 12)
 """Fewest and most evaluations of a run; between the two, one a pass."""
-PATIENCE_SHARE = 0.35
-"""Share of the evaluations that may bring nothing better before the run stops."""
+PATIENCE_SHARE = 0.6
+"""Share of the evaluations that may bring nothing better before the run stops. The best weights come when the learning
+rate has fallen, so a run that waits is not to be stopped before: this is for those that have learned by heart."""
 MOST_ANSWERED = {"labels": 1000, "numbers": 1000, "answers": 500, "texts": 200}
 """Dev records that are answered at an evaluation, by the kind of targets: long answers take long."""
 ANSWER_ROOM = 1.25
@@ -192,7 +193,10 @@ def run_config(
         ),
         evaluation=EvaluationConfig(
             max_new_tokens=_longest_answer(lengths, settings, profile),
-            max_input_tokens=rows.encoder_length,  # a text of a million tokens would take all memory to answer
+            # A text of a million tokens would take all memory to answer; one that is longer than any of train may be.
+            max_input_tokens=rows.encoder_length
+            if settings.max_input_tokens
+            else max(rows.encoder_length, LONGEST_ROW),
             max_examples=MOST_ANSWERED[profile.kind] if watch.is_answered and profile is not None else 0,
             seed=settings.seed,
         ),
@@ -256,7 +260,7 @@ def _watch(task: TaskConfig, settings: FitSettings, profile: TargetProfile | Non
         evaluate_every = max(1, math.ceil(rows.num_steps / EVALUATIONS[0]))
         return _Watch(is_answered=False, evaluate_every=evaluate_every, best_metric="loss", patience=0)
     num_evaluations = min(EVALUATIONS[1], max(EVALUATIONS[0], round(rows.num_epochs)))
-    usual_patience = max(2, round(PATIENCE_SHARE * num_evaluations))
+    usual_patience = max(3, round(PATIENCE_SHARE * num_evaluations))
     return _Watch(
         is_answered=True,
         evaluate_every=max(1, math.ceil(rows.num_steps / num_evaluations)),
