@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from t5kit.cli.app import app
 from t5kit.errors import CheckpointError
 from t5kit.testing.folders import write_tiny_folder
+from t5kit.testing.pages import Page
 
 QUICK = ["--num-steps", "4", "--batch-tokens", "256", "--threads", "1", "--precision", "float32"]
 
@@ -107,6 +109,98 @@ def test_lora_is_trained_and_its_folder_answers(tiny: str, reviews: Path, tmp_pa
         run(*on, "-o", tmp_path / "on")
     with pytest.raises(ValueError, match="rank = 2 has no effect without method = 'lora'"):
         run(*words, "--rank", "2")
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "folder", "said"),
+    [
+        ("prompt", ["--num-prompt-tokens", "3"], "adapter", "adamw_rms, on vectors before every input"),
+        ("head", [], "model", "adafactor, on the output head alone"),
+    ],
+)
+def test_a_prompt_and_a_head_are_trained_and_their_folders_answer(
+    tiny: str, reviews: Path, tmp_path: Path, method: str, more: list[str], folder: str, said: str
+) -> None:
+    out = tmp_path / "out"
+    words = ["-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", out, *QUICK]
+    with pytest.warns(UserWarning, match="its target is empty"):
+        exit_code, stdout, stderr = run(*words, "--method", method, *more)
+    assert exit_code == 0 and stdout == f"{out / folder}\n" and said in stderr
+    assert f"use it: t5kit generate --model {out / folder} 'film" in " ".join(stderr.split())
+    scores = json.loads((out / "scores.json").read_text("utf-8"))
+    assert set(scores) == {"engine", "command", "dev"} and scores["dev"]["num_examples"] == 7
+    assert said in (out / "report.html").read_text("utf-8")
+    answer = ["film 3", "--engine", "reference", "--max-new-tokens", "3", "-m", out / folder]
+    assert run(*answer, verb="generate")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--synonyms", "words.txt"], "augmentation: other words (in 50% of the train inputs)"),
+        (["--noise-rate", "0.1"], "augmentation: mistyped letters (in 50% of the train inputs)"),
+        (["--instructions", "instructions.txt"], "instruction: "),
+        (["--method", "prompt", "--num-prompt-tokens", "300"], "packed into rows of 312 and"),
+    ],
+)
+def test_an_option_reaches_the_plan(
+    tiny: str, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("film, movie\n", encoding="utf-8")
+    Path("instructions.txt").write_text("review: {text}\nIs it good? {text}\n", encoding="utf-8")
+    way = [] if "--instructions" in words else ["--input", "text"]
+    exit_code, _, stderr = run("-d", reviews, *way, "--target", "label", "-m", tiny, "-o", "out", "--dry-run", *words)
+    assert exit_code == 0 and said in stderr, stderr
+    if "--instructions" in words:
+        assert "best of 2 untrained" in stderr
+        with pytest.raises(ValueError, match="input and instructions say the same"):
+            run("-d", reviews, "--input", "text", "--target", "label", "-m", tiny, "-o", "out", "--dry-run", *words)
+
+
+def test_back_translations_are_asked_for_in_the_given_words_and_learned(
+    tiny: str, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def louder(models: list[str], there: str, back: str, **_: Any) -> Any:
+        asked.append((models, there, back))
+        return lambda texts: [text.upper() for text in texts]
+
+    monkeypatch.setattr("t5kit.api.finetuning.back_translation", louder)
+    words = ["-d", reviews, "--input", "review: {text}", "--target", "label", "-m", tiny, "--precision", "float32"]
+    words += ["-o", tmp_path / "out", "--dry-run", "--back-translate", "to", "--back-translate", "fro"]
+    exit_code, _, stderr = run(*words, "--there", "into German: {text}", "--back", "out of it: {text}")
+    assert exit_code == 0 and "paraphrases: 54 train inputs in other words" in stderr
+    assert "records: 108 to learn from, 7 dev" in stderr
+    run(*words)
+    usual = ("translate English to German: {text}", "translate German to English: {text}")
+    assert asked == [(["to", "fro"], "into German: {text}", "out of it: {text}"), (["to", "fro"], *usual)]
+
+
+def test_one_class_is_trained_scored_and_told(tiny: str, tmp_path: Path) -> None:
+    path, out = tmp_path / "train.csv", tmp_path / "out"
+    path.write_text("text,label\n" + "".join(f"film {n},good\n" for n in range(40)), encoding="utf-8")
+    words = ["-d", path, "--input", "text", "--target", "label", "-m", tiny, "-o", out, *QUICK]
+    exit_code, stdout, stderr = run(*words, "--test", path)
+    told = "every target is 'good': there is nothing to tell apart"
+    assert exit_code == 0 and stdout == f"{out / 'model'}\n" and f"t5kit: found: {told}" in stderr
+    scores = json.loads((out / "scores.json").read_text("utf-8"))
+    assert scores["dev"]["num_examples"] == 4 and scores["test"]["num_examples"] == 40
+    shown = Page((out / "report.html").read_text("utf-8"))
+    assert any(told in text for text in shown.text_of["li"])
+
+
+def test_three_rows_are_trained_on_and_told_to_be_too_few(tiny: str, tmp_path: Path) -> None:
+    path, out = tmp_path / "train.csv", tmp_path / "out"
+    path.write_text("text,label\nfine,good\nawful,bad\nnice,good\n", encoding="utf-8")
+    exit_code, stdout, stderr = run("-d", path, "--input", "text", "--target", "label", "-m", tiny, "-o", out, *QUICK)
+    told = "3 record(s) are too few to hold some out"
+    assert exit_code == 0 and stdout == f"{out / 'model'}\n" and f"t5kit: found: {told}" in stderr
+    assert "records: 3 to learn from (too few to hold some out)" in stderr
+    assert set(json.loads((out / "scores.json").read_text("utf-8"))) == {"engine", "command"}
+    shown = Page((out / "report.html").read_text("utf-8"))
+    assert any(told in text for text in shown.text_of["li"])
 
 
 def test_a_search_prints_the_best_model(tiny: str, reviews: Path, tmp_path: Path) -> None:

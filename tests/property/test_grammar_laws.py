@@ -123,6 +123,65 @@ def test_what_is_permitted_to_the_end_is_of_the_form(kind: str, regex: str, seed
         ids.append(generator.choice(going_on))
 
 
+KEYS = ["a", "b c", "né", 'a "quoted" key', "back\\\\slash"]
+ENUM_VALUES = ["yes", "no", "", "né", 'say "yes"', 0, -7, 18.5, True, None]
+
+
+def leaves() -> st.SearchStrategy[dict[str, Any]]:
+    bounds = st.tuples(st.integers(-120, 120), st.integers(0, 1000))
+    return st.one_of(
+        st.tuples(st.integers(0, 1), st.integers(1, 4)).map(
+            lambda ends: {"type": "string", "minLength": ends[0], "maxLength": ends[1]}
+        ),
+        bounds.map(lambda ends: {"type": "integer", "minimum": ends[0], "maximum": ends[0] + ends[1]}),
+        st.sampled_from([{"type": "integer"}, {"type": "boolean"}, {"type": "null"}]),
+        st.lists(st.sampled_from(ENUM_VALUES), min_size=1, max_size=4, unique_by=repr).map(
+            lambda values: {"enum": values}
+        ),
+    )
+
+
+def around(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Give schemas of arrays and objects of the inner ones."""
+
+    def as_object(fields: dict[str, tuple[dict[str, Any], bool]]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {name: schema for name, (schema, _) in fields.items()},
+            "required": [name for name, (_, is_required) in fields.items() if is_required],
+            "additionalProperties": False,
+        }
+
+    arrays = st.tuples(inner, st.integers(0, 2), st.integers(0, 2)).map(
+        lambda made: {"type": "array", "items": made[0], "minItems": made[1], "maxItems": made[1] + made[2]}
+    )
+    fields = st.dictionaries(st.sampled_from(KEYS), st.tuples(inner, st.booleans()), max_size=3)
+    return st.one_of(arrays, fields.map(as_object))
+
+
+SCHEMAS = st.one_of(leaves(), around(leaves()), around(st.one_of(leaves(), around(leaves()))))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces and bytes"])
+@hypothesis.settings(max_examples=80)
+@hypothesis.given(schema=SCHEMAS, seed=st.integers(0, 2**32))
+def test_json_that_is_permitted_to_the_end_is_valid(kind: str, schema: dict[str, Any], seed: int) -> None:
+    tokenizer, generator = tokenizer_of(kind), random.Random(seed)
+    constraint = GrammarCompiler(tokenizer, vocab_size=tokenizer.vocab_size + 7)(
+        Grammar("json_schema", json.dumps(schema))
+    )
+    ids: list[int] = []
+    for _ in range(300):
+        allowed = np.flatnonzero(constraint.allowed(ids)).tolist()
+        assert allowed, f"nothing may follow {tokenizer.decode(ids)!r}"
+        if tokenizer.eos_id in allowed and (len(allowed) == 1 or generator.random() < 0.5):
+            break
+        ids.append(generator.choice([token for token in allowed if token != tokenizer.eos_id]))
+    else:
+        return  # endless digits
+    jsonschema.validate(json.loads(tokenizer.decode(ids)), schema)
+
+
 def test_a_prefix_that_is_not_permitted_permits_nothing() -> None:
     constraint = constraint_of("bytes", Grammar("regex", "ab|ac"))
     ids = ByteTokenizer().encode("xa", add_eos=False)

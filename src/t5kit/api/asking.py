@@ -318,8 +318,8 @@ class Asking(Trainable, abc.ABC):
         vocabulary can. method: "line" asks for all at once, which suits models trained on such lines; "fields" asks for
         a record field by field, which suits models that answer questions, and fills every field. prompt: what the model
         reads, with {text} (and {field} in "fields"); None: a plain request, for models that follow requests.
-        is_copied: strings are runs of the text's own words. Other keywords are those of `generate`: num_beams,
-        temperature, seed, max_new_tokens (256), ….
+        is_copied: strings are runs of the text's own words, as far as truncate leaves them. Other keywords are those of
+        `generate`: num_beams, temperature, seed, max_new_tokens (256), ….
         Raises: RequestError for a wrong schema, option or text, DependencyError without llguidance.
 
         Example: model.extract(text, {"entities": ["person", "place"]}).value["entities"][0]["text"]
@@ -341,11 +341,12 @@ class Asking(Trainable, abc.ABC):
         asked = self._asked(cast("GenerationArguments", {"regex": "", **own_defaults(options)})).options
         every = [question for asked_of_one in per_text for question in asked_of_one]
         values = [{"text": question.text, "field": question.field} for question in every]
-        prompts = self._encode(self._rendered(template, values, cut_field="text", truncate=truncate), truncate=False)
+        seen = self._fitting(template, values, cut_field="text", truncate=truncate)
+        prompts = self._encode([template.render(each) for each in seen], truncate=False)
         repeats: collections.Counter[bytes] = collections.Counter()
         requests = []
-        for number, (question, ids) in enumerate(zip(every, prompts, strict=True)):
-            source = question.text if is_copied else None
+        for number, (question, fields, ids) in enumerate(zip(every, seen, prompts, strict=True)):
+            source = fields["text"] if is_copied else None
             grammar = grammar_of(question.schema, copied_from=source, tokenizer=self.tokenizer)
             requests += self._requests({number: ids}, with_grammar(asked, grammar, self.tokenizer), repeats=repeats)
         answers = []
@@ -362,15 +363,21 @@ class Asking(Trainable, abc.ABC):
         self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, cut_field: str, truncate: bool
     ) -> list[str]:
         """Return prompts with their fields' values; truncate: `cut_field` is cut where they would be too long."""
+        fitting = self._fitting(prompt, values, cut_field=cut_field, truncate=truncate)
+        return [prompt.render(each) for each in fitting]
+
+    def _fitting(
+        self, prompt: Prompt, values: Sequence[Mapping[str, str]], *, cut_field: str, truncate: bool
+    ) -> Sequence[Mapping[str, str]]:
+        """Return the fields' values as the model will read them; see `_rendered`."""
         for each in values:
             for field, text in each.items():
                 if not isinstance(text, str):
                     raise RequestError(f"A {field} is {type(text).__name__}, expected text.")
         if not truncate:
-            return [prompt.render(each) for each in values]
+            return values
         limit, tokenizer = self.max_input_tokens, self.tokenizer
-        cut = [prompt.render_cut(each, cut_field=cut_field, tokenizer=tokenizer, max_tokens=limit) for each in values]
-        return [text for text, _ in cut]
+        return [prompt.cut(each, cut_field=cut_field, tokenizer=tokenizer, max_tokens=limit) for each in values]
 
     def _label_scores(self, prompt: Prompt, texts: Sequence[str], labels: LabelSet, *, truncate: bool) -> LabelScores:
         """Return how likely each label's words are after the prompt around each text."""

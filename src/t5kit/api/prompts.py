@@ -47,19 +47,18 @@ class Prompt:
                 pieces.append(values[field])
         return "".join(pieces)
 
-    def render_cut(
+    def cut(
         self, values: Mapping[str, str], *, cut_field: str, tokenizer: Tokenizer, max_tokens: int
-    ) -> tuple[str, bool]:
-        """Return the text with the end of `cut_field` left out where it would be longer than `max_tokens`, EOS
-        included, and whether anything was.
+    ) -> Mapping[str, str]:
+        """Return the values, the end of `cut_field` left out where the rendered text would be longer than `max_tokens`,
+        EOS included.
 
         What stands around the field stays: an instruction behind a long document is not lost.
         Raises: RequestError if not even an empty field fits.
         """
-        text = self.render(values)
-        excess = len(tokenizer.encode(text)) - max_tokens
+        excess = len(tokenizer.encode(self.render(values))) - max_tokens
         if excess <= 0:
-            return text, False
+            return values
         ids = tokenizer.encode(values[cut_field], add_eos=False)
         num_kept = len(ids)
         while excess > 0 and num_kept > 0:
@@ -67,11 +66,11 @@ class Prompt:
             # ids are pieces: take away the same share of both, and look again.
             share = excess / (excess + max_tokens)
             num_kept = max(0, num_kept - max(1, min(excess, math.floor(share * num_kept))))
-            text = self.render({**values, cut_field: tokenizer.decode(ids[:num_kept])})
-            excess = len(tokenizer.encode(text)) - max_tokens
+            values = {**values, cut_field: tokenizer.decode(ids[:num_kept])}
+            excess = len(tokenizer.encode(self.render(values))) - max_tokens
         if excess > 0:
             raise RequestError(
                 f"{self.word} alone has {max_tokens + excess:,} tokens without its {cut_field}, more than "
                 f"max_input_tokens = {max_tokens:,}. Raise the limit, or shorten it."
             )
-        return text, True
+        return values

@@ -370,7 +370,8 @@ def _examples(report: "EvaluationReport") -> str:
     order = sorted(range(len(values)), key=lambda place: (values[place], -sureness[place]))
     chosen = [place for place in order if values[place] < max(values) or not report.results[place].is_right]
     chosen = chosen[:NUM_EXAMPLES]
-    is_graded = len(set(values)) > 2 or not any(sureness)
+    has_right = any(result.is_right for result in report.results)
+    is_graded = len(set(values)) > 2 or not any(sureness) or not has_right
     parts = []
     if chosen and is_graded:
         rows = [_example_row(report.results[place], number_text(abs(values[place]))) for place in chosen]
@@ -383,7 +384,7 @@ def _examples(report: "EvaluationReport") -> str:
         ),
         key=lambda result: -(result.confidence or 0.0),
     )[:NUM_EXAMPLES]
-    if sure and any(result.is_right for result in report.results):
+    if sure and has_right:
         rows = [_example_row(result, f"{result.confidence:.3f}") for result in sure]
         caption = "The most confident wrong examples"
         parts.append(table(caption, ("place", "prompt", "right", "predicted", "confidence"), rows))

@@ -54,9 +54,7 @@ def are_labels(report: "EvaluationReport") -> bool:
     if any(len(result.references) != 1 for result in report.results):
         return False
     num_different = len({result.references[0] for result in report.results})
-    return num_different > 1 and (
-        report.classification is not None or num_different <= min(MAX_LABELS, len(report.results) // 4)
-    )
+    return report.classification is not None or 1 < num_different <= min(MAX_LABELS, len(report.results) // 4)
 
 
 def slicings_of(report: "EvaluationReport") -> list[Slicing]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import shlex
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from t5kit.training.tuning_report import Search, TriedSettings, tuning_page
 ROWS = [{"text": letter * number, "label": letter.upper()} for letter in "wxyz" for number in range(1, 13)]
 
 
-def search(start: Path, folder: Path, num_trials: int, rows: list[Any] = ROWS, **settings: Any) -> Any:
+def search(
+    start: Path,
+    folder: Path,
+    num_trials: int,
+    rows: list[Any] = ROWS,
+    *,
+    max_minutes: float | None = None,
+    **settings: Any,
+) -> Any:
     from t5kit.api.tuning import tune
 
     usual: dict[str, Any] = {"threads": 1, "num_steps": 2, "batch_tokens": 256}
@@ -31,8 +40,9 @@ def search(start: Path, folder: Path, num_trials: int, rows: list[Any] = ROWS, *
         return plan_finetuning(str(start), rows, run_folder, settings=chosen, input="{text}", target="{label}")
 
     tuned = tune(
-        make_plan, common, folder, num_trials=num_trials, command="t5kit finetune", shows=False, tell=told.append
-    )
+        make_plan, common, folder, num_trials=num_trials, command="t5kit finetune", max_minutes=max_minutes,
+        shows=False, tell=told.append,
+    )  # fmt: skip
     return tuned, told
 
 
@@ -97,6 +107,41 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     monkeypatch.setattr(tuning, "_run", usual)
     tuned, told = search(tiny_folder, tmp_path / "s", 1, threads=2)  # of which no number depends
     assert len(tuned.search.tried) == 1 and told[0].startswith("run 1 of 1")
+
+
+@pytest.mark.parametrize(
+    ("method", "kept", "searched"),
+    [
+        ("lora", {"model", "adapter"}, {"lr": 1e-3, "rank": 16, "dropout": 0.0}),
+        ("prompt", {"adapter"}, {"lr": 3e-2, "num_prompt_tokens": 20}),
+    ],
+)
+def test_a_search_over_additions_keeps_the_best_adapter(
+    tiny_folder: Path, tmp_path: Path, method: str, kept: set[str], searched: dict[str, float]
+) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    tuned, told = search(tiny_folder, tmp_path, 2, method=method)
+    tried = [dict(run.settings) for run in tuned.search.tried]
+    assert tried[0] == searched and set(tried[1]) == set(searched) and tried[1] != searched
+    assert {path.name for path in tmp_path.iterdir() if path.name in ("model", "adapter")} == kept
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file() and tuned.reports["dev"].scores
+    best = tuned.search.best()
+    words = [f"--{name.replace('_', '-')} {value!r}" for name, value in best.settings.items()]
+    assert all(word in tuned.search.command for word in words) and told[0].startswith("run 1 of 2: lr")
+    weights = {path.parent.name for path in (tmp_path / "runs").glob("*/adapter")}
+    assert weights == {f"{best.number:04d}"}
+
+
+def test_no_run_begins_after_the_minutes_are_over(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="optuna comes with the extra tune")
+    clock = itertools.count(step=45)
+    monkeypatch.setattr("t5kit.api.tuning.time", types.SimpleNamespace(monotonic=lambda: float(next(clock))))
+    tuned, told = search(tiny_folder, tmp_path, 3, max_minutes=1.5)
+    assert len(tuned.search.tried) == 2 and "1.5 minutes are over; the same command goes on." in told
+    tuned, told = search(tiny_folder, tmp_path, 3, max_minutes=1.5)
+    assert len(tuned.search.tried) == 3 and told[0].startswith("run 3 of 3")
 
 
 @pytest.mark.parametrize("shows", [True, False])

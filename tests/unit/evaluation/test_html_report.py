@@ -1,6 +1,7 @@
 """The page of an evaluation, parsed: whole, self-contained, escaped, and true to the report."""
 
 import html
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -234,3 +235,25 @@ def test_a_column_that_no_record_has_is_refused_with_those_there_are() -> None:
         evaluation_set(pair_form(), table, slice_by=("knd",))
     with pytest.raises(RequestError, match="must be a list of columns"):
         evaluation_set(pair_form(), table, slice_by="kind")
+
+
+@pytest.mark.parametrize("wrong", ["cat", "dog", ""])
+def test_a_page_of_one_class_is_whole(wrong: str) -> None:
+    rows = [{"input": f"what is this {number}", "target": "cat"} for number in range(12)]
+    examples = evaluation_set(pair_form(), table_of(rows))
+    answers: list[str | Answer | T5kitError] = [
+        Answer("cat" if number % 3 else wrong, False, -0.1, 0.9 if number % 3 else 0.6) for number in range(12)
+    ]
+    scoring = scoring_of(["classification_f1", "matthews"])
+    report = evaluate_predictions(examples, answers, scoring, bootstrap=BOOTSTRAP)
+    shown = Page(report.to_html())
+    assert {"Scores", "Labels"} <= set(shown.text_of["h2"]) and "cat" in shown.text_of["th"]
+    assert report.scores["accuracy"] == pytest.approx(100 if wrong == "cat" else 200 / 3)
+    assert json.loads(json.dumps(report.to_json()))["num_examples"] == 12
+
+
+def test_where_every_label_is_wrong_some_are_shown(examples: EvaluationSet) -> None:
+    scoring = scoring_of(["accuracy"])
+    report = evaluate_predictions(examples, answers_of(examples, wrong_every=1), scoring, bootstrap=BOOTSTRAP)
+    assert report.scores["accuracy"] == 0.0
+    assert len(table_named(report.to_html(), "The worst examples by accuracy")) > 2

@@ -140,6 +140,6 @@ def test_the_same_prefix_twice_is_refused() -> None:
 def test_a_text_is_cut_where_its_prompt_is_written_in_characters(tokenizer: SentencePieceTokenizer) -> None:
     prompt = Prompt("spell: {text}", ("text",))
     words = " ".join(["the cat"] * 20)  # 40 pieces, 160 characters
-    cut, is_cut = prompt.render_cut({"text": words}, cut_field="text", tokenizer=tokenizer, max_tokens=40)
-    assert is_cut and 20 <= len(tokenizer.encode(cut)) <= 40
-    assert words.startswith(cut.removeprefix("spell: "))
+    cut = prompt.cut({"text": words}, cut_field="text", tokenizer=tokenizer, max_tokens=40)
+    assert 20 <= len(tokenizer.encode(prompt.render(cut))) <= 40
+    assert words.startswith(cut["text"]) and cut["text"] != words
