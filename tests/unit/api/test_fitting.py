@@ -265,8 +265,9 @@ def test_one_endless_record_does_not_make_an_endless_run(tiny_folder: Path, tmp_
     ("num_records", "num_characters", "num_epochs"),
     [
         (500, 20, 20),  # 22 tokens a record, EOS on both sides and the label among them
-        (4000, 20, 20 * 8**-0.4),
-        (2000, 96, 800_000 / (2000 * 100)),
+        (4000, 5, 20 * 8**-0.4),
+        (2000, 40, 400_000 / (2000 * 44)),
+        (2000, 96, 3),
         (2000, 496, 3),
         (2000, 4000, 3),  # of which 1,024 are read
     ],
