@@ -159,10 +159,10 @@ def test_empty_targets_and_prompts_are_told_and_count(run: Run, model: Model, tm
 def test_another_encoding_is_told_with_its_option(run: Run, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "enc.tsv"
     words = (folder, "--data", path, "--metrics", "exact_match", *MODEL_WORDS)
-    path.write_bytes("caf\u00e9\tA\nb\tB\n".encode("cp1252"))
+    path.write_bytes("\u00fcber\tA\nb\tB\n".encode("cp1252"))
     some = run(*words)
     assert some.code == 1 and f"{path}:1: not UTF-8" in some.err and some.err.count("--encoding cp1252") == 1
-    path.write_bytes("caf\u00e9\tA\n".encode("cp1252"))
+    path.write_bytes("\u00fcber\tA\n".encode("cp1252"))
     every = run(*words)
     assert every.code == 1 and "not UTF-8" in every.err and every.err.count("--encoding cp1252") == 1
 

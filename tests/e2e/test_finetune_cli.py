@@ -169,13 +169,13 @@ def test_back_translations_are_asked_for_in_the_given_words_and_learned(
 
     monkeypatch.setattr("t5kit.api.finetuning.back_translation", louder)
     words = ["-d", reviews, "--input", "review: {text}", "--target", "label", "-m", tiny, "--precision", "float32"]
-    words += ["-o", tmp_path / "out", "--dry-run", "--back-translate", "to", "--back-translate", "fro"]
+    words += ["-o", tmp_path / "out", "--dry-run", "--back-translate", "to", "--back-translate", "home"]
     exit_code, _, stderr = run(*words, "--there", "into German: {text}", "--back", "out of it: {text}")
     assert exit_code == 0 and "paraphrases: 54 train inputs in other words" in stderr
     assert "records: 108 to learn from, 7 dev" in stderr
     run(*words)
     usual = ("translate English to German: {text}", "translate German to English: {text}")
-    assert asked == [(["to", "fro"], "into German: {text}", "out of it: {text}"), (["to", "fro"], *usual)]
+    assert asked == [(["to", "home"], "into German: {text}", "out of it: {text}"), (["to", "home"], *usual)]
 
 
 def test_one_class_is_trained_scored_and_told(tiny: str, tmp_path: Path) -> None:
