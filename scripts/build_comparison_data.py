@@ -41,6 +41,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from build_tasks import BuildError, Row, find_wheel, part_of
 
@@ -73,18 +74,22 @@ def sentences(package: Path) -> Iterator[Row]:
                 yield Row(text, "positive" if record["label"] == "1" else "negative", text)
 
 
+def json_records(package: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a package's files whose whole names match, in the order of their names."""
+    with tarfile.open(package) as archive:
+        members = {member.name: member for member in archive}
+        for name in sorted(name for name in members if re.fullmatch(pattern, name)):
+            yield json.load(archive.extractfile(members[name]))  # type: ignore[arg-type]  # it is a file
+
+
 def mails(package: Path) -> Iterator[Row]:
     """Yield subject and first lines of every mail, in the order of the file's names."""
-    with tarfile.open(package) as archive:
-        names = sorted(name for name in archive.getnames() if re.fullmatch(r"package/data/[a-z0-9-]+/.*\.json", name))
-        members = {member.name: member for member in archive}
-        for name in names:
-            record = json.load(archive.extractfile(members[name]))  # type: ignore[arg-type]  # it is a file
-            message = email.message_from_string(record["text"], policy=email.policy.compat32)
-            subject = " ".join(str(message.get("Subject", "")).split())
-            text = f"{subject} | {body_of(message)}"[:MAIL_CHARACTERS].strip()
-            key = re.sub(r"^((re|fwd?|aw)(\[\d+\])?:\s*)+", "", subject.casefold())
-            yield Row(text, "spam" if record["group"].startswith("spam") else "ham", key or text)
+    for record in json_records(package, r"package/data/[a-z0-9-]+/.*\.json"):
+        message = email.message_from_string(record["text"], policy=email.policy.compat32)
+        subject = " ".join(str(message.get("Subject", "")).split())
+        text = f"{subject} | {body_of(message)}"[:MAIL_CHARACTERS].strip()
+        key = re.sub(r"^((re|fwd?|aw)(\[\d+\])?:\s*)+", "", subject.casefold())
+        yield Row(text, "spam" if record["group"].startswith("spam") else "ham", key or text)
 
 
 def body_of(message: email.message.Message) -> str:
@@ -123,18 +128,14 @@ def words(package: Path) -> Iterator[Row]:
 
 def passages(package: Path) -> Iterator[Row]:
     """Yield the messages of Democrats and Republicans since 1900 in passages of 50 words, in the order of the years."""
-    with tarfile.open(package) as archive:
-        names = sorted(name for name in archive.getnames() if re.fullmatch(r"package/data/[^/]*\.json", name))
-        members = {member.name: member for member in archive}
-        for name in names:
-            message = json.load(archive.extractfile(members[name]))  # type: ignore[arg-type]  # it is a file
-            label = {"Democratic": "d", "Republican": "r"}.get(message["party"])
-            words = message["text"].split()
-            if label is None or message["year"] < 1900:
-                continue
-            for start in range(0, len(words) - PASSAGE_WORDS + 1, PASSAGE_WORDS):
-                text = " ".join(words[start : start + PASSAGE_WORDS])
-                yield Row(text, label, text)
+    for message in json_records(package, r"package/data/[^/]*\.json"):
+        label = {"Democratic": "d", "Republican": "r"}.get(message["party"])
+        if label is None or message["year"] < 1900:
+            continue
+        words = message["text"].split()
+        for start in range(0, len(words) - PASSAGE_WORDS + 1, PASSAGE_WORDS):
+            text = " ".join(words[start : start + PASSAGE_WORDS])
+            yield Row(text, label, text)
 
 
 def moods(package: Path) -> Iterator[Row]:

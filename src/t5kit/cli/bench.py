@@ -87,7 +87,7 @@ def bench(
         taken = list(SAMPLE_TEXTS)[:num_texts]
     else:
         records = records_of([], texts, None, columns=options.column_names(columns), encoding=encoding)
-        taken = _first_texts(records, field, num_texts)
+        taken = _first_texts(records, field, num_texts, source=texts)
     prompts = _prompts(folder, taken, max_input_tokens)
     works = [Work(name="one", together=1, num_beams=1), Work(name="batch", together=batch_size, num_beams=1)]
     if num_beams > 1:
@@ -136,7 +136,9 @@ def _engine_names(words: str) -> list[str]:
     return names
 
 
-def _first_texts(records: Iterable[Record | BadRecord], field: str | None, num_texts: int) -> list[str]:
+def _first_texts(
+    records: Iterable[Record | BadRecord], field: str | None, num_texts: int, *, source: Path
+) -> list[str]:
     """Return the texts to compare engines on.
 
     Raises: RequestError for a bad record among them, and if there is none.
@@ -147,7 +149,7 @@ def _first_texts(records: Iterable[Record | BadRecord], field: str | None, num_t
             raise RequestError(text.error)
         taken.append(text)
     if not taken:
-        raise RequestError("--texts holds no text.")
+        raise RequestError(f"{source} holds no text.")
     return taken
 
 
