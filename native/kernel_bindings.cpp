@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,6 +14,7 @@
 #include "check.h"
 #include "engine.h"
 #include "formats.h"
+#include "weights.h"
 
 namespace nb = nanobind;
 
@@ -84,11 +86,95 @@ auto rms_norm(const std::string& kernels_name, const Vector& x, const Vector& we
     return to_numpy(std::move(out), {x.size()});
 }
 
-auto activate(const std::string& kernels_name, const std::string& activation, const Vector& x) {
-    std::vector<float> values = padded(x.data(), x.size());
-    choose_kernels(kernels_name).activate(activation_named(activation), values.data(), nullptr, round_up(static_cast<int>(x.size()), kPageTokens), values.data());
+auto activate(const std::string& kernels_name, const std::string& activation, const Vector& x, const std::optional<Vector>& gate) {
+    std::vector<float> values = padded(x.data(), x.size()), factors;
+    if (gate) {
+        T5KIT_CHECK(gate->size() == x.size(), "gate has " << gate->size() << " elements, expected " << x.size() << ".");
+        factors = padded(gate->data(), gate->size());
+    }
+    choose_kernels(kernels_name).activate(activation_named(activation), values.data(), gate ? factors.data() : nullptr, round_up(static_cast<int>(x.size()), kPageTokens), values.data());
     values.resize(x.size());
     return to_numpy(std::move(values), {x.size()});
+}
+
+auto scale(const std::string& kernels_name, const Vector& x, float factor) {
+    std::vector<float> values = padded(x.data(), x.size());
+    choose_kernels(kernels_name).scale(values.data(), factor, round_up(static_cast<int>(x.size()), kPageTokens), values.data());
+    values.resize(x.size());
+    return to_numpy(std::move(values), {x.size()});
+}
+
+// bfloat16 x [rows][inputs] . row [inputs], whose bits are the upper halves of float32.
+auto bfloat16_dots(const std::string& kernels_name, const Vector& row, const Matrix& x) {
+    const int inputs = static_cast<int>(row.size()), rows = static_cast<int>(x.shape(0)), words = (inputs + 1) / 2;
+    T5KIT_CHECK(static_cast<int>(x.shape(1)) == inputs, "x has " << x.shape(1) << " columns, expected " << inputs << ".");
+    const size_t half = round_up(words, kPageTokens);
+    std::vector<uint32_t> pairs(words);
+    std::vector<float> halves(2 * half * rows), out(rows);
+    for (int i = 0; i < inputs; ++i) pairs[i / 2] |= static_cast<uint32_t>(to_bfloat16(row.data()[i])) << (i % 2 * 16);
+    for (int m = 0; m < rows; ++m)
+        for (int i = 0; i < inputs; ++i) halves[(2 * m + i % 2) * half + i / 2] = x.data()[static_cast<size_t>(m) * inputs + i];
+    choose_kernels(kernels_name).bfloat16_dots(pairs.data(), words, halves.data(), 2 * half, rows, out.data(), 1);
+    return to_numpy(std::move(out), {static_cast<size_t>(rows)});
+}
+
+// q [rows][width] . keys [num_keys][width], each 16 keys a page of its own as in the caches.
+auto attention_scores(const std::string& kernels_name, const Matrix& q, const Matrix& keys) {
+    const int rows = static_cast<int>(q.shape(0)), width = static_cast<int>(q.shape(1)), num_keys = static_cast<int>(keys.shape(0));
+    T5KIT_CHECK(static_cast<int>(keys.shape(1)) == width, "keys have " << keys.shape(1) << " columns, expected " << width << ".");
+    const int num_pages = (num_keys + kPageTokens - 1) / kPageTokens;
+    const size_t stride = static_cast<size_t>(num_pages) * kPageTokens;
+    std::vector<std::vector<float>> pages(num_pages, std::vector<float>(static_cast<size_t>(width) * kPageTokens));
+    for (int key = 0; key < num_keys; ++key)
+        for (int i = 0; i < width; ++i) pages[key / kPageTokens][i * kPageTokens + key % kPageTokens] = keys.data()[static_cast<size_t>(key) * width + i];
+    std::vector<const float*> starts;
+    for (const std::vector<float>& page : pages) starts.push_back(page.data());
+    std::vector<float> scores(rows * stride), kept;
+    choose_kernels(kernels_name).attention_scores(q.data(), width, rows, starts.data(), num_pages, width, scores.data(), stride);
+    for (int m = 0; m < rows; ++m) kept.insert(kept.end(), scores.begin() + m * stride, scores.begin() + m * stride + num_keys);
+    return to_numpy(std::move(kept), {static_cast<size_t>(rows), static_cast<size_t>(num_keys)});
+}
+
+// p [rows][num_keys] . values [num_keys][width], added to `added` [rows][width] where that is given.
+auto attention_mix(const std::string& kernels_name, const Matrix& p, const Matrix& values, const std::optional<Matrix>& added) {
+    const int rows = static_cast<int>(p.shape(0)), num_keys = static_cast<int>(p.shape(1)), width = static_cast<int>(values.shape(1));
+    T5KIT_CHECK(static_cast<int>(values.shape(0)) == num_keys, "values have " << values.shape(0) << " rows, expected " << num_keys << ".");
+    T5KIT_CHECK(!added || (static_cast<int>(added->shape(0)) == rows && static_cast<int>(added->shape(1)) == width), "added must be [rows, width].");
+    const size_t lanes = round_up(width, kPageTokens);
+    std::vector<float> padded_values(num_keys * lanes), out(rows * lanes), kept;
+    for (int key = 0; key < num_keys; ++key) std::copy_n(values.data() + static_cast<size_t>(key) * width, width, padded_values.begin() + key * lanes);
+    if (added)
+        for (int m = 0; m < rows; ++m) std::copy_n(added->data() + static_cast<size_t>(m) * width, width, out.begin() + m * lanes);
+    choose_kernels(kernels_name).attention_mix(p.data(), num_keys, rows, padded_values.data(), num_keys, static_cast<int>(lanes), out.data(), lanes, added.has_value());
+    for (int m = 0; m < rows; ++m) kept.insert(kept.end(), out.begin() + m * lanes, out.begin() + m * lanes + width);
+    return to_numpy(std::move(kept), {static_cast<size_t>(rows), static_cast<size_t>(width)});
+}
+
+// x and its edits with room for whole vectors, of which the edits may be missing.
+struct EditedLogits {
+    EditedLogits(const Vector& logits, const std::optional<Vector>& changes) : x(padded(logits.data(), logits.size())) {
+        T5KIT_CHECK(!changes || changes->size() == logits.size(), "edits have " << changes->size() << " elements, expected " << logits.size() << ".");
+        if (changes) edits = padded(changes->data(), changes->size());
+    }
+    const float* changes() const { return edits.empty() ? nullptr : edits.data(); }
+
+    std::vector<float> x, edits;
+};
+
+float largest(const std::string& kernels_name, const Vector& x, const std::optional<Vector>& edits, float factor) {
+    const EditedLogits logits(x, edits);
+    return choose_kernels(kernels_name).largest(logits.x.data(), logits.changes(), factor, static_cast<int>(x.size()));
+}
+
+float sum_exp(const std::string& kernels_name, const Vector& x, float offset) {
+    return choose_kernels(kernels_name).sum_exp(padded(x.data(), x.size()).data(), offset, static_cast<int>(x.size()));
+}
+
+std::vector<int32_t> collect(const std::string& kernels_name, const Vector& x, const std::optional<Vector>& edits, float factor, float threshold, int first_id) {
+    const EditedLogits logits(x, edits);
+    std::vector<int32_t> ids(x.size() + kLanes);
+    ids.resize(choose_kernels(kernels_name).collect(logits.x.data(), logits.changes(), factor, static_cast<int>(x.size()), threshold, first_id, ids.data()));
+    return ids;
 }
 
 // Bytes a second at which `threads` threads read memory of that size from front to back, best of five rounds.
@@ -128,7 +214,14 @@ void bind_kernels(nb::module_& module) {
     module.def("softmax", &softmax, nb::arg("kernels"), nb::arg("scores"), nb::arg("bias").none());
     module.def("rms_norm", &rms_norm, nb::arg("kernels"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
     module.def("reading_rate", &reading_rate, nb::arg("size_bytes"), nb::arg("threads"));
-    module.def("activate", &activate, nb::arg("kernels"), nb::arg("activation"), nb::arg("x"));
+    module.def("activate", &activate, nb::arg("kernels"), nb::arg("activation"), nb::arg("x"), nb::arg("gate").none());
+    module.def("scale", &scale, nb::arg("kernels"), nb::arg("x"), nb::arg("factor"));
+    module.def("bfloat16_dots", &bfloat16_dots, nb::arg("kernels"), nb::arg("row"), nb::arg("x"));
+    module.def("attention_scores", &attention_scores, nb::arg("kernels"), nb::arg("q"), nb::arg("keys"));
+    module.def("attention_mix", &attention_mix, nb::arg("kernels"), nb::arg("p"), nb::arg("values"), nb::arg("added").none());
+    module.def("largest", &largest, nb::arg("kernels"), nb::arg("x"), nb::arg("edits").none(), nb::arg("factor"));
+    module.def("sum_exp", &sum_exp, nb::arg("kernels"), nb::arg("x"), nb::arg("offset"));
+    module.def("collect", &collect, nb::arg("kernels"), nb::arg("x"), nb::arg("edits").none(), nb::arg("factor"), nb::arg("threshold"), nb::arg("first_id"));
 }
 
 }  // namespace t5kit

@@ -30,8 +30,31 @@ def softmax(kernels: str, scores: np.ndarray, bias: np.ndarray | None) -> np.nda
 def rms_norm(kernels: str, x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
     """Shapes: x and weight [N] -> [N]."""
 
-def activate(kernels: str, activation: str, x: np.ndarray) -> np.ndarray:
-    """Shapes: x [N] -> [N]."""
+def activate(kernels: str, activation: str, x: np.ndarray, gate: np.ndarray | None) -> np.ndarray:
+    """Shapes: x and gate [N] -> activation(x) * gate [N]."""
+
+def scale(kernels: str, x: np.ndarray, factor: float) -> np.ndarray:
+    """Shapes: x [N] -> x * factor [N]."""
+
+def bfloat16_dots(kernels: str, row: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Shapes: row [in], rounded to bfloat16, x [M, in] -> x @ row [M]."""
+
+def attention_scores(kernels: str, q: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Shapes: q [M, width], keys [K, width] -> q @ keys.T [M, K]."""
+
+def attention_mix(kernels: str, p: np.ndarray, values: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+    """Shapes: p [M, K], values [K, width], added [M, width] -> p @ values + added [M, width]."""
+
+def largest(kernels: str, x: np.ndarray, edits: np.ndarray | None, factor: float) -> float:
+    """Shapes: x and edits [N] -> the largest of x + factor * edits, where NaN counts as -inf."""
+
+def sum_exp(kernels: str, x: np.ndarray, offset: float) -> float:
+    """Shapes: x [N] -> the sum of exp(x - offset)."""
+
+def collect(
+    kernels: str, x: np.ndarray, edits: np.ndarray | None, factor: float, threshold: float, first_id: int
+) -> list[int]:
+    """Shapes: x and edits [N] -> first_id + i for every x[i] + factor * edits[i] >= threshold."""
 
 def xxh64(data: memoryview | bytes, seed: int) -> int:
     """Return the XXH64 hash of the bytes, of which packed digests are made."""

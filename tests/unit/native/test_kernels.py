@@ -56,6 +56,15 @@ def activations(kernels: str, x: np.ndarray) -> np.ndarray:
     return rounded.reshape(len(x), -1)[:, : x.shape[1]]
 
 
+def values(generator: np.random.Generator, size: int) -> np.ndarray:
+    """Return float32 numbers [size] of every magnitude, with zeros, infinities and the largest and smallest there are."""
+    x = (generator.standard_normal(size) * 10.0 ** generator.integers(-40, 38, size)).astype(np.float32)
+    extreme = np.float32([0.0, -0.0, 3.4e38, -3.4e38, 1e-45, math.inf, -math.inf])
+    places = generator.integers(size, size=size // 4)
+    x[places] = extreme[generator.integers(len(extreme), size=len(places))]
+    return x
+
+
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
 @settings(max_examples=25, deadline=None)
@@ -250,10 +259,103 @@ def test_rms_norm_equals_the_references(kernels: str, size: int, scale: float, s
 @pytest.mark.parametrize("activation", ["relu", "gelu_tanh", "gelu", "silu"])
 def test_activations_equal_the_references(kernels: str, activation: str) -> None:
     x = np.concatenate([np.linspace(-20, 20, 333), [0.0, -0.0, 1e-30, -1e4, 1e4]]).astype(np.float32)
+    gate = np.linspace(3, -2, len(x), dtype=np.float32)
     with np.errstate(over="ignore"):
         expected = activate(x.astype(np.float64), activation)
-    np.testing.assert_allclose(_native.activate(kernels, activation, x), expected, rtol=3e-6, atol=2e-6)
-    assert np.isnan(_native.activate(kernels, activation, np.float32([math.nan]))).all()
+    np.testing.assert_allclose(_native.activate(kernels, activation, x, None), expected, rtol=3e-6, atol=2e-6)
+    np.testing.assert_allclose(_native.activate(kernels, activation, x, gate), expected * gate, rtol=4e-6, atol=6e-6)
+    for some in (None, gate[:1]):
+        assert np.isnan(_native.activate(kernels, activation, np.float32([math.nan]), some)).all()
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@settings(max_examples=25, deadline=None)
+@given(size=SIZES, factor=st.sampled_from([0.0, 0.3, -1e30, 1e-30, math.inf]), seed=st.integers(0, 1000))
+def test_scale_equals_numpy_to_the_bit(kernels: str, size: int, factor: float, seed: int) -> None:
+    x = values(np.random.default_rng(seed), size)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(_native.scale(kernels, x, factor), x * np.float32(factor))
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@settings(max_examples=40, deadline=None)
+@given(inputs=SIZES, rows=st.integers(1, 14), seed=st.integers(0, 1000))
+def test_bfloat16_dots_equal_numpy_in_any_company(kernels: str, inputs: int, rows: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    row = generator.standard_normal(inputs).astype(np.float32)
+    x = (generator.standard_normal((rows, inputs)) * 10.0 ** generator.integers(-9, 9)).astype(np.float32)
+    x[generator.integers(rows)] = 0
+    actual = _native.bfloat16_dots(kernels, row, x)
+    kept = bfloat16(row).astype(np.float64)
+    np.testing.assert_array_less(np.abs(actual - x @ kept), 2e-6 * (np.abs(x) @ np.abs(kept)) + 1e-30)
+    for place in range(rows):
+        assert _native.bfloat16_dots(kernels, row, x[place : place + 1])[0] == actual[place]
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.sampled_from([1, 3, 16, 37, 64, 128]), num_keys=SIZES, rows=st.integers(1, 9), seed=st.integers(0, 1000)
+)
+def test_attention_equals_numpy_in_any_company(kernels: str, width: int, num_keys: int, rows: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    q, keys, mixed, added = (
+        (generator.standard_normal(shape) * 10.0 ** generator.integers(-3, 4)).astype(np.float32)
+        for shape in ((rows, width), (num_keys, width), (num_keys, width), (rows, width))
+    )
+    q[generator.integers(rows)] = 0
+    p = generator.random((rows, num_keys), dtype=np.float32)
+    p[:, generator.integers(num_keys)] = 0
+    scores = _native.attention_scores(kernels, q, keys)
+    bound = 2e-6 * (np.abs(q).astype(np.float64) @ np.abs(keys).T) + 1e-30
+    np.testing.assert_array_less(np.abs(scores - q.astype(np.float64) @ keys.T), bound)
+    out, more = _native.attention_mix(kernels, p, mixed, None), _native.attention_mix(kernels, p, mixed, added)
+    size = p.astype(np.float64) @ np.abs(mixed)
+    np.testing.assert_array_less(np.abs(out - p.astype(np.float64) @ mixed), 2e-6 * size + 1e-30)
+    np.testing.assert_array_less(
+        np.abs(more - (p.astype(np.float64) @ mixed + added)), 2e-6 * (size + np.abs(added)) + 1e-30
+    )
+    for place in range(rows):
+        alone = slice(place, place + 1)
+        np.testing.assert_array_equal(_native.attention_scores(kernels, q[alone], keys)[0], scores[place])
+        np.testing.assert_array_equal(_native.attention_mix(kernels, p[alone], mixed, None)[0], out[place])
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_attention_keeps_what_is_not_finite_to_its_row(kernels: str) -> None:
+    q, p = np.ones((4, 20), np.float32), np.ones((4, 35), np.float32)
+    q[2, 3], p[1, 33] = math.nan, math.inf
+    scores = _native.attention_scores(kernels, q, np.ones((35, 20), np.float32))
+    assert np.isnan(scores[2]).all() and np.isfinite(np.delete(scores, 2, axis=0)).all()
+    mixed = _native.attention_mix(kernels, p, np.ones((35, 20), np.float32), None)
+    assert np.isinf(mixed[1]).all() and np.isfinite(np.delete(mixed, 1, axis=0)).all()
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@settings(max_examples=60, deadline=None)
+@given(
+    size=SIZES, factor=st.sampled_from([0.0, 0.5, -2.0]), seed=st.integers(0, 1000), with_edits=st.booleans(),
+    special=st.sampled_from([math.nan, -math.inf, 1e30, 0.0])
+)  # fmt: skip
+def test_search_over_the_vocabulary_equals_numpy(
+    kernels: str, size: int, factor: float, seed: int, with_edits: bool, special: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    x, edits = (generator.standard_normal(size).astype(np.float32) for _ in range(2))
+    x[generator.integers(size)] = special
+    total = x + np.float32(factor) * edits if with_edits else x
+    counted = np.where(np.isnan(total), -np.inf, total)
+    others = edits if with_edits else None
+    largest = _native.largest(kernels, x, others, factor)
+    np.testing.assert_allclose(largest, counted.max(), rtol=1e-6, atol=1e-6)
+    # Between two sums, so that the rounding of a fused product does not decide.
+    ordered = np.unique(counted[np.isfinite(counted)])
+    for threshold in [-math.inf, *(ordered[1:] + ordered[:-1]) / 2][:: max(1, len(ordered) // 4)]:
+        expected = np.flatnonzero(total >= threshold) + 100
+        assert _native.collect(kernels, x, others, factor, float(threshold), 100) == expected.tolist()
+    if special in (-math.inf, 0.0):
+        exact = np.exp(x.astype(np.float64) - 1.5).sum()
+        np.testing.assert_allclose(_native.sum_exp(kernels, x, 1.5), exact, rtol=3e-6, atol=1e-30)
 
 
 def test_unknown_kernel_sets_are_engine_errors() -> None:
