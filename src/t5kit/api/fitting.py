@@ -27,9 +27,8 @@ from t5kit.api.fitting_data import (
 )
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import score_instructions, template_prefix, template_suffix
-from t5kit.api.training import GivenRecords, require_torch, train_config
-from t5kit.config.toml_files import load_toml
-from t5kit.errors import ConfigError, DataError, RequestError
+from t5kit.api.training import GivenRecords, settled_precision, train_config
+from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.metrics import metric_named
 from t5kit.recipe import RunConfig
@@ -41,10 +40,6 @@ from t5kit.tasks.configured import DEV, TEST, TRAIN, OpenedTask, hold_out, make_
 from t5kit.tasks.target_profile import TargetProfile
 from t5kit.tasks.task import Task
 from t5kit.text import Tokenizer
-from t5kit.training.config import (
-    PRECISIONS,
-    Precision,
-)
 
 if TYPE_CHECKING:
     from t5kit.training.hooks import Hook, TrainingResult
@@ -251,7 +246,7 @@ def _plan(
     lengths = measure(opened, tokenizer, settings)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
     if settings.precision is None:
-        settings = dataclasses.replace(settings, precision=_precision_of(run_folder))
+        settings = dataclasses.replace(settings, precision=settled_precision(run_folder))
     data_folder = run_folder.absolute() / GivenRecords.FOLDER
     config, choices, num_epochs = run_config(start, task, lengths, settings, profile, data_folder=data_folder)
     given = GivenRecords((opened,), records)
@@ -283,22 +278,6 @@ def _augmented(
         kept_suffix=kept[1],
     )
     return dataclasses.replace(task, augmentation=config), Augmenter(config, synonyms), words
-
-
-def _precision_of(run_folder: Path) -> Precision:
-    """Return what the run in the folder computes with, or where there is none what is fast here."""
-    require_torch()
-    resolved = run_folder / "resolved.toml"
-    if resolved.is_file():
-        try:
-            words = load_toml(resolved).values["compute"]["precision"]
-        except (ConfigError, KeyError, TypeError):
-            words = None  # resuming says what is wrong with the file
-        if words in PRECISIONS:
-            return words
-    from t5kit.training.environment import fast_precision  # here: what loads PyTorch, to ask it about this machine
-
-    return fast_precision()
 
 
 def _notes(plan: FitPlan) -> dict[str, object]:

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -25,12 +26,13 @@ from t5kit.checkpoint.adapters import write_lora, write_soft_prompt
 from t5kit.checkpoint.atomic import atomic_folder, write_file
 from t5kit.checkpoint.hub import id_of
 from t5kit.config.overrides import Settings
+from t5kit.config.toml_files import load_toml
 from t5kit.data.configured import TrainingData, open_tasks, training_data
 from t5kit.errors import ConfigError, DependencyError
 from t5kit.recipe import RunConfig, bind_recipe, completed_recipe
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import Tokenizer
-from t5kit.training.config import Precision
+from t5kit.training.config import PRECISIONS, Precision, PrecisionChoice
 
 if TYPE_CHECKING:
     from t5kit.model.t5 import T5
@@ -108,11 +110,18 @@ def train_config(
     recipe: the text kept as recipe.toml; by default the resolved config. given: records that are not in files yet.
     """
     require_torch()
+    from t5kit.training.environment import fast_precision
     from t5kit.training.loop import train
     from t5kit.training.memory import memory_told
 
+    config = settled(config, run_folder)
     if (result := _finished_early(config, run_folder, given)) is not None:
         return result
+    if config.compute.precision == "bfloat16" and fast_precision(config.compute.device) == "float32":
+        warnings.warn(
+            'compute.precision is "bfloat16", which is emulated here and slow: "auto" or "float32" is faster.',
+            stacklevel=2,
+        )
     with memory_told(), prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
         watch = DataWarnings(prepared.tasks, prepared.data, facts=run_folder / DATA)
         return train(dataclasses.replace(prepared.run, hooks=[watch, *prepared.run.hooks]))
@@ -178,10 +187,37 @@ def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, ob
     }
 
 
-def run_hooks(precision: Precision | None, *, shows: bool) -> "list[Hook]":
+def settled(config: RunConfig, run_folder: Path) -> RunConfig:
+    """Return the config with a precision instead of "auto": that of the folder's run, or what is fast."""
+    if config.compute.precision != "auto":
+        return config
+    precision = settled_precision(run_folder, config.compute.device)
+    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, precision=precision))
+
+
+def settled_precision(run_folder: Path, device: str = "auto") -> Precision:
+    """Return what the run in the folder computes in, or where there is none what is fast here.
+
+    Raises: DependencyError without PyTorch.
+    """
+    require_torch()
+    from t5kit.training.environment import fast_precision
+
+    resolved = run_folder / "resolved.toml"
+    if resolved.is_file():
+        try:
+            words = load_toml(resolved).values["compute"]["precision"]
+        except (ConfigError, KeyError, TypeError):
+            words = None  # resuming says what is wrong with the file
+        if words in PRECISIONS:
+            return cast(Precision, words)
+    return fast_precision(device)
+
+
+def run_hooks(precision: PrecisionChoice | None, *, shows: bool) -> "list[Hook]":
     """Return who watches a run: the display on standard error if it shows, TensorBoard if it is there, the report.
 
-    precision: in which the machine's peak is measured; None: what is fast here.
+    precision: in which the machine's peak is measured; "auto" or None: what is fast here.
     Raises: DependencyError without PyTorch.
     """
     require_torch()
@@ -190,7 +226,8 @@ def run_hooks(precision: Precision | None, *, shows: bool) -> "list[Hook]":
     from t5kit.training.html_report import RunReport
     from t5kit.training.tensorboard import TensorBoardWriter, require_tensorboard
 
-    hooks: list[Hook] = [TerminalDisplay(precision=precision or fast_precision())] if shows else []
+    computed = fast_precision() if precision is None or precision == "auto" else precision
+    hooks: list[Hook] = [TerminalDisplay(precision=computed)] if shows else []
     try:
         require_tensorboard()
         hooks.append(TensorBoardWriter())

@@ -8,6 +8,7 @@ from typing import Literal
 from t5kit.errors import ConfigError
 
 Precision = Literal["bfloat16", "float32"]
+PrecisionChoice = Literal["auto", "bfloat16", "float32"]
 DropoutConvention = Literal["none", "length"]
 BestIs = Literal["lowest", "highest"]
 SmoothingConvention = Literal["t5x", "mesh"]
@@ -300,8 +301,9 @@ class ComputeConfig:
     Raises: ConfigError on construction, naming the field, when a value is out of range.
     """
 
-    precision: Precision = "bfloat16"
-    """bfloat16: products run on bfloat16 copies of float32 master weights. float32: everything does."""
+    precision: PrecisionChoice = "auto"
+    """bfloat16: products run on bfloat16 copies of float32 master weights. float32: everything does. auto: bfloat16 if
+    the device multiplies it fast, else float32; a run keeps what it began with."""
     dropout_broadcast: DropoutConvention = "length"
     """length: one mask for all positions of a sequence, as T5 was trained. none: every element its own (Hugging
     Face)."""
@@ -317,7 +319,7 @@ class ComputeConfig:
     """Processor threads of one process; 0: PyTorch's default."""
 
     def __post_init__(self) -> None:
-        _check_choice("compute.precision", self.precision, PRECISIONS)
+        _check_choice("compute.precision", self.precision, ("auto", *PRECISIONS))
         _check_choice("compute.dropout_broadcast", self.dropout_broadcast, DROPOUT_CONVENTIONS)
         _check_integer("compute.microbatch_rows", self.microbatch_rows, least=0)
         _check_integer("compute.num_threads", self.num_threads, least=0, most=4096)

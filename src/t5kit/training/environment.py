@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from t5kit.training.config import Precision
+from t5kit.training.config import ComputeConfig, Precision
 from t5kit.training.processes import num_processes
 
 
@@ -55,15 +55,20 @@ DECIDES_BITS = ("t5kit", "torch", "numpy", "processor", "instruction_set", "devi
 """Where two starts differ in one of these, sums are made in another order: a resumed run is not equal to the bit."""
 
 
-def fast_precision() -> Precision:
-    """Return bfloat16 where this machine multiplies it faster than float32, else float32.
+def fast_precision(device: str = "auto") -> Precision:
+    """Return bfloat16 where a kind of device ("auto", "cpu", "cuda:1") multiplies it faster than float32, else float32.
 
     On a processor that takes instructions for it (AVX-512 BF16 or AMX); without them, bfloat16 is emulated and slow.
     """
-    if torch.cuda.is_available():
+    if device != "cpu" and torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "bfloat16" if any(check() for check in checks if check is not None) else "float32"
+
+
+def precision_of(compute: ComputeConfig) -> Precision:
+    """Return what a run computes in: what its config says, where that is "auto" what is fast here."""
+    return fast_precision(compute.device) if compute.precision == "auto" else compute.precision
 
 
 def this_environment(*, seed: int, device: torch.device | str = "cpu") -> Environment:

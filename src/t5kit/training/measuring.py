@@ -13,6 +13,7 @@ from t5kit.model.config import AdaptationConfig
 from t5kit.model.t5 import T5
 from t5kit.training.building import make_model, own_threads, prepare_device
 from t5kit.training.config import ComputeConfig, LossConfig, OptimizerConfig
+from t5kit.training.environment import precision_of
 from t5kit.training.memory import memory_told
 from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.step import TrainingStep
@@ -84,7 +85,7 @@ def measure_step(
     at_once = min(compute.microbatch_rows or all_rows, all_rows)
     num_values = sum(parameter.numel() for parameter in model.parameters())
     num_trained = sum(parameter.numel() for parameter in updates.parameters.values())
-    copies = 2 if compute.precision == "bfloat16" else 0
+    copies = 2 if precision_of(compute) == "bfloat16" else 0
     return StepCost(
         num_rows=most,
         seconds=seconds,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
-from t5kit.errors import CheckpointError, ConfigError, DependencyError
+from t5kit.errors import CheckpointError, ConfigError
 from t5kit.training.adafactor import Adafactor, adafactor_slots
 from t5kit.training.adamw_rms import AdamWRms
 from t5kit.training.config import OptimizerConfig
+from t5kit.training.muon import Muon
 
 PartKind = Literal["adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon"]
 
@@ -49,7 +50,7 @@ class ModelOptimizer:
     Parameters sharded by FSDP2 (DTensor) work with every optimizer; their memory is sharded like them, and a state of
     whole tensors is cut to size when it is loaded.
     Raises: ConfigError if nothing can be trained, or a parameter is not float32 (or float64): reduced precision is for
-    compute copies, masters keep every bit. DependencyError for muon with a PyTorch older than 2.9.
+    compute copies, masters keep every bit.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
@@ -172,19 +173,7 @@ def _make_optimizer(kind: PartKind, groups: list[dict[str, object]], config: Opt
             sgd = config.sgd
             return torch.optim.SGD(groups, lr=lr, momentum=sgd.momentum, nesterov=sgd.uses_nesterov)
         case "muon":
-            if not hasattr(torch.optim, "Muon"):  # new in PyTorch 2.9
-                raise DependencyError(
-                    f"optimizer.name = 'muon' needs PyTorch 2.9 or newer; this is {torch.__version__}. "
-                    "Run: pip install -U torch"
-                )
-            return torch.optim.Muon(
-                groups,
-                lr=lr,
-                momentum=config.muon.momentum,
-                nesterov=config.muon.uses_nesterov,
-                ns_steps=config.muon.num_iterations,
-                adjust_lr_fn=config.muon.scale,
-            )
+            return Muon(groups, lr=lr, config=config.muon)
 
 
 def _slots(kind: PartKind, shape: tuple[int, ...], config: OptimizerConfig) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ from t5kit.data import Batch
 from t5kit.errors import ConfigError
 from t5kit.model.t5 import T5
 from t5kit.training.config import ComputeConfig
+from t5kit.training.environment import precision_of
 from t5kit.training.loss import LossSums
 
 
@@ -84,7 +85,7 @@ class Parallel:
             return
         device_type = next(model.parameters()).device.type
         mesh = init_device_mesh(device_type, (self.world_size,))
-        reduced = torch.bfloat16 if compute.precision == "bfloat16" else None
+        reduced = torch.bfloat16 if precision_of(compute) == "bfloat16" else None
         policy = MixedPrecisionPolicy(param_dtype=reduced, reduce_dtype=torch.float32)
         for block in (*model.encoder.block, *model.decoder.block):
             fully_shard(block, mesh=mesh, mp_policy=policy)

@@ -22,6 +22,7 @@ from t5kit.model.ragged_layout import RaggedBatch
 from t5kit.model.t5 import T5
 from t5kit.training.clipping import finish_gradients
 from t5kit.training.config import ComputeConfig, LossConfig
+from t5kit.training.environment import precision_of
 from t5kit.training.loss import LossSums, language_model_loss
 from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.parallel import Parallel
@@ -82,7 +83,7 @@ class TrainingStep:
         self._seed = seed
         self._parallel = parallel or Parallel()
         # FSDP2 makes reduced copies of its own, block by block.
-        wants_copies = compute.precision == "bfloat16" and not isinstance(model, FSDPModule)
+        wants_copies = precision_of(compute) == "bfloat16" and not isinstance(model, FSDPModule)
         self._copies = ComputeCopies(model, torch.bfloat16) if wants_copies else None
         self._model: T5 = self._copies.model if self._copies else model
         for module in self._model.modules():

@@ -11,7 +11,7 @@ import pytest
 from t5kit import Model
 from t5kit.api.recipe_inspection import inspect_recipe, render
 from t5kit.api.run_parts import open_parts
-from t5kit.api.training import prepared_run, recipe_text, train_config, train_recipe
+from t5kit.api.training import prepared_run, recipe_text, settled, train_config, train_recipe
 from t5kit.config import Head
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides, read_settings
@@ -225,6 +225,28 @@ def test_denoising_examples_are_shown_with_their_sentinels() -> None:
     ids = [*tokenizer.encode("ab", add_eos=False).tolist(), 258, *tokenizer.encode("c", add_eos=False).tolist(), 257, 1]
     assert render(ids, tokenizer, has_sentinels=True) == "ab <extra_id_0> c <extra_id_1>"
     assert render(ids, tokenizer, has_sentinels=False) == "abc"
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_a_run_keeps_the_precision_that_was_fast_where_it_began(
+    values: dict[str, Any], tmp_path: Path, fast: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values["compute"]["precision"] = "auto"
+    run = tmp_path / "run"
+    monkeypatch.setattr("t5kit.training.environment.fast_precision", lambda device="auto": fast)
+    whole = train_config(config_of(values), run)
+    resolved = (run / "resolved.toml").read_text(encoding="utf-8")
+    assert f'precision = "{fast}"' in resolved
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[fast]
+    monkeypatch.setattr("t5kit.training.environment.fast_precision", lambda device="auto": other)
+    assert train_config(config_of(values), run).num_steps == whole.num_steps, "the same run, not another one"
+    assert settled(config_of(values), tmp_path / "new").compute.precision == other
+
+
+def test_emulated_bfloat16_is_told(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t5kit.training.environment.fast_precision", lambda device="auto": "float32")
+    with pytest.warns(UserWarning, match='"auto" or "float32" is faster'):
+        train_config(config_of(values, "compute.precision=bfloat16"), tmp_path / "run")
 
 
 def test_the_cost_of_a_step_knows_its_weights(values: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def activations(kernels: str, x: np.ndarray) -> np.ndarray:
 
 
 def values(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Return float32 numbers [size] of every magnitude, with zeros, infinities and the largest and smallest there are."""
+    """Return float32 numbers [size] of every magnitude, and some zeros, infinities, the largest and the smallest."""
     x = (generator.standard_normal(size) * 10.0 ** generator.integers(-40, 38, size)).astype(np.float32)
     extreme = np.float32([0.0, -0.0, 3.4e38, -3.4e38, 1e-45, math.inf, -math.inf])
     places = generator.integers(size, size=size // 4)

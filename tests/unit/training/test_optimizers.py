@@ -22,9 +22,11 @@ from t5kit.training.config import (
     AdamConfig,
     AdamWRmsConfig,
     MuonConfig,
+    MuonScale,
     OptimizerConfig,
     SgdConfig,
 )
+from t5kit.training.muon import Muon, orthogonal
 from t5kit.training.optimizers import ModelOptimizer, has_weight_decay, is_muon_matrix
 
 CONFIGS = {
@@ -183,6 +185,43 @@ def test_muon_steps_have_orthogonal_directions_of_adamws_size() -> None:
     optimizer.step(lr=1.0)
     singular = torch.linalg.svdvals(parameter.detach()) / (0.2 * math.sqrt(64))
     assert float(singular.min()) > 0.5 and float(singular.max()) < 1.5  # what five iterations promise
+
+
+@pytest.mark.parametrize("scale", ["match_rms_adamw", "original"])
+@pytest.mark.parametrize("is_nesterov", [True, False])
+def test_muon_in_bfloat16_is_torchs_to_the_bit(
+    scale: MuonScale, is_nesterov: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t5kit.training.muon.fast_precision", lambda device: "bfloat16")
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((24, 8), (8, 24), (16, 16))]
+    ours, theirs = ([nn.Parameter(values.clone()) for values in start] for _ in range(2))
+    config = MuonConfig(scale=scale, uses_nesterov=is_nesterov)
+    optimizers = (
+        Muon(ours, lr=0.02, weight_decay=0.1, config=config),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, nesterov=is_nesterov, adjust_lr_fn=scale),
+    )
+    for _ in range(4):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(own.shape, generator=generator)
+            other.grad = own.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(40, 16), (16, 40), (1, 5), (32, 32)])
+def test_orthogonal_keeps_the_directions_of_a_matrix(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    kept = matrix.clone()
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = orthogonal(matrix, num_iterations=5, dtype=torch.float32)
+    inside = left.T @ turned @ right.T
+    assert torch.equal(matrix, kept)
+    torch.testing.assert_close(inside, torch.diag(inside.diagonal()), rtol=0, atol=1e-4)
+    assert float(inside.diagonal().min()) > 0.4 and float(inside.diagonal().max()) < 1.5
+    assert not orthogonal(torch.zeros(shape), num_iterations=5, dtype=torch.float32).any()
 
 
 def test_the_adamw_part_of_muon_gets_its_share_of_the_rate() -> None:
