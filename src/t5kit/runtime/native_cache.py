@@ -1,7 +1,8 @@
 """The packed cache: weights as the native engine packed them, kept in a file that the next start only maps.
 
 It lies in the folder that `T5KIT_CACHE` names, or in the user's cache folder, never beside a model, and may be deleted
-at any time. One file belongs to one model folder, precision and kernel set; when the folder changes, it is replaced.
+at any time. One file belongs to one model folder, precision, kernel set and installed engine; when the folder or the
+engine changes, it is replaced.
 
 What is in a file is never trusted: its header must be whole, its key must say exactly the model files, architecture,
 precision, kernels and build that are asked for, it must belong to this user, and the engine compares a digest of every
@@ -32,13 +33,13 @@ MIN_CACHED_BYTES = 4 << 20
 """Smaller models are packed in a few milliseconds and not cached."""
 
 _MAGIC = b"t5kit packed\r\n\x1a\n"
-_LAYOUT = 1
-# Raised when the engine lays weights out differently.
+_LAYOUT = 2
+# Raised when the engine lays weights out differently, or the header changes.
 _HEADER_BYTES = 4096
 # One page, so that the data starts aligned in a mapping.
 _FIELDS = struct.Struct("<16sI32sQQI")
-# Magic, layout, key, bytes of data, their digest, length of the model's path, which follows; zeros; and at the end the
-# hash of all before it.
+# Magic, layout, key, bytes of data, their digest, length of what follows: the model's path, a zero and the engine's;
+# zeros; and at the end the hash of all before it.
 _HASH_BYTES = 16
 _SUFFIX = ".t5packed"
 _UNFINISHED = ".tmp"
@@ -52,11 +53,11 @@ _has_warned = False
 class PackedCache:
     """One model's place in the cache."""
 
-    def __init__(self, file: Path, *, key: bytes, model: Path) -> None:
+    def __init__(self, file: Path, *, key: bytes, model: Path, core: Path) -> None:
         self.file = file
         """Where its packed weights lie, or will."""
         self._key = key
-        self._model = model
+        self._belongs_to = (model, core)
 
     @classmethod
     def locate(
@@ -71,7 +72,7 @@ class PackedCache:
     ) -> "PackedCache | None":
         """Return the place of the model whose tensors lie in `weight_files`, or None where nothing is to be cached.
 
-        `core` is the engine's own file: another build may pack otherwise.
+        `core` is the engine's own file: another build may pack otherwise, and each installed one has its own place.
         """
         folder = cache_folder()
         if folder is None or not weight_files or sum(view.size_bytes for view in tensors) < MIN_CACHED_BYTES:
@@ -82,12 +83,13 @@ class PackedCache:
         try:
             files = [_identity(file) for file in weight_files]
             model = weight_files[0].resolve().parent
+            core = core.resolve()
             key = (_LAYOUT, files, header.hexdigest(), sorted(config.items()), weights, kernels, _identity(core))
         except OSError:  # a file went away while it was read; the engine will say so
             return None
-        place = hashlib.blake2b(repr((str(model), weights, kernels)).encode(), digest_size=16).hexdigest()
+        place = hashlib.blake2b(repr((str(model), weights, kernels, str(core))).encode(), digest_size=16).hexdigest()
         digest = hashlib.blake2b(repr(key).encode(), digest_size=32).digest()
-        return cls(folder / f"{place}{_SUFFIX}", key=digest, model=model)
+        return cls(folder / f"{place}{_SUFFIX}", key=digest, model=model, core=core)
 
     def read(self) -> tuple[memoryview, int] | None:
         """Return the mapped data and the digest that they must have, or None where there is no file to use.
@@ -126,11 +128,11 @@ class PackedCache:
             _warn_once(f"t5kit: packed weights are not cached in {self.file.parent}: {error.strerror or error}.")
 
     def _write(self, data: memoryview, digest: int) -> None:
-        model = os.fsencode(self._model)
-        if len(model) > _HEADER_BYTES - _FIELDS.size - _HASH_BYTES:
-            model = b""  # not known, so never called gone
-        fields = _FIELDS.pack(_MAGIC, _LAYOUT, self._key, data.nbytes, digest, len(model))
-        header = (fields + model).ljust(_HEADER_BYTES - _HASH_BYTES, b"\0")
+        paths = b"\0".join(os.fsencode(path) for path in self._belongs_to)
+        if len(paths) > _HEADER_BYTES - _FIELDS.size - _HASH_BYTES:
+            paths = b""  # not known, so never called gone
+        fields = _FIELDS.pack(_MAGIC, _LAYOUT, self._key, data.nbytes, digest, len(paths))
+        header = (fields + paths).ljust(_HEADER_BYTES - _HASH_BYTES, b"\0")
         descriptor, name = tempfile.mkstemp(prefix=f"{self.file.stem}.", suffix=_UNFINISHED, dir=self.file.parent)
         unfinished = Path(name)
         try:
@@ -144,7 +146,7 @@ class PackedCache:
             raise
 
     def _tidy(self) -> None:
-        """Remove packed weights whose model folder is gone, and what died processes left unfinished."""
+        """Remove packed weights whose model folder or engine is gone, and what died processes left unfinished."""
         for entry in list(self.file.parent.iterdir()):
             with contextlib.suppress(OSError):
                 if entry.suffix == _UNFINISHED and _FILE_NAME.match(entry.name):
@@ -153,7 +155,7 @@ class PackedCache:
                 elif entry.suffix == _SUFFIX and entry.is_file() and not entry.is_symlink():
                     with entry.open("rb") as file:
                         fields = _parsed(file.read(_HEADER_BYTES))
-                    if fields is None or (fields[3] and not os.path.lexists(fields[3])):
+                    if fields is None or not all(os.path.lexists(path) for path in fields[3].split(b"\0") if path):
                         entry.unlink()
 
 
@@ -186,13 +188,13 @@ def _hash(header: bytes) -> bytes:
 
 
 def _parsed(header: bytes) -> tuple[bytes, int, int, bytes] | None:
-    """Return (key, bytes of data, digest, path of the model's folder) of a whole header of this layout."""
+    """Return (key, bytes of data, digest, paths apart by zeros) of a whole header of this layout."""
     if len(header) != _HEADER_BYTES or _hash(header[:-_HASH_BYTES]) != header[-_HASH_BYTES:]:
         return None
-    magic, layout, key, size_bytes, digest, path_bytes = _FIELDS.unpack_from(header)
+    magic, layout, key, size_bytes, digest, paths_bytes = _FIELDS.unpack_from(header)
     if magic != _MAGIC or layout != _LAYOUT:
         return None
-    return key, size_bytes, digest, header[_FIELDS.size : _FIELDS.size + path_bytes]
+    return key, size_bytes, digest, header[_FIELDS.size : _FIELDS.size + paths_bytes]
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -226,6 +226,24 @@ def test_a_full_disk_leaves_nothing_behind(
     assert list(cache.iterdir()) == [] and "No space left on device" in capsys.readouterr().err
 
 
+def test_two_engines_keep_a_file_each_as_long_as_they_are_there(
+    cache: Path, tmp_path: Path, folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(folder)
+    own, other = only_file(cache), tmp_path / "venv" / "_native.so"
+    other.parent.mkdir()
+    other.write_bytes(b"another build")
+    locate = PackedCache.locate
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedCache, "locate", lambda *given, **words: locate(*given, **{**words, "core": other}))
+        load(folder)
+    assert len(list(cache.iterdir())) == 2 and was_read(monkeypatch, folder)[0]
+    other.unlink()
+    load(folder, "bfloat16")
+    kept = set(cache.iterdir())
+    assert own in kept and len(kept) == 2, "the file of the engine that is gone went with it"
+
+
 def test_leavings_of_gone_models_and_died_processes_are_removed(
     cache: Path, tmp_path: Path, folder: CheckpointFolder
 ) -> None:
