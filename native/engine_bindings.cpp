@@ -257,6 +257,10 @@ void bind_engine(nb::module_& module) {
         .def_prop_ro("kernels", [](const Engine& self) { return std::string(self.kernels().name); })
         .def_prop_ro("threads", &Engine::num_threads)
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
+        .def_prop_ro("cache_bytes", [](Engine& self) {
+            const Engine::Call call(self);
+            return self.sequences().held_bytes();
+        })
         .def("packed", [](Engine& self) { return nb::ndarray<nb::numpy, const uint8_t>(self.packed(), {self.weight_bytes()}); },
              nb::rv_policy::reference_internal)
         .def("packed_digest", [](Engine& self) {

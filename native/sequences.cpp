@@ -141,6 +141,12 @@ void Sequences::clear() {
     pages_.clear();
 }
 
+size_t Sequences::held_bytes() const {
+    size_t floats = (pages_.size() - free_pages_.size()) * shape_.page_floats();
+    for (const auto& [handle, prompt] : prompts_) floats += prompt.data.size();
+    return floats * sizeof(float);
+}
+
 Page* Sequences::new_page() {
     if (free_pages_.empty()) {
         pages_.push_back(std::make_unique<Page>());

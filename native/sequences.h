@@ -84,6 +84,9 @@ public:
 
     void clear();
 
+    // Bytes of the prompts and of the pages that slots stand on.
+    size_t held_bytes() const;
+
 private:
     Page* new_page();
     void drop_page(Page* page);

@@ -89,6 +89,10 @@ class Engine:
     def threads(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the encoded prompts and of the pages of keys and values that open slots stand on."""
+
     def packed(self) -> np.ndarray:
         """Return a view [weight_bytes] uint8 on all packed weights; it keeps the engine alive."""
 

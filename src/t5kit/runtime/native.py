@@ -138,6 +138,11 @@ class NativeRuntime:
             log_sum_exp_bound=INT8_LOG_SUM_EXP_BOUND if weights in ("int8", "int4") else 0.0,
         )
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that encoded prompts and decoder slots hold now (`t5kit.scheduling.request_bytes` tells the most)."""
+        return self._open.cache_bytes
+
     # Adapters
 
     def add_adapter(self, adapter: Adapter) -> int:

@@ -23,6 +23,7 @@ from t5kit.scheduling import (
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, run
 from t5kit.testing.counting_runtime import CountingRuntime
+from t5kit.testing.tiny import random_tensors
 
 GREEDY = DecodingOptions(max_new_tokens=8)
 MIXED = (
@@ -195,6 +196,33 @@ def test_limits_hold_at_every_step(runtime: CountingRuntime) -> None:
     assert len(ids_by_request(events)) == len(made)
     assert num_together > 1
     assert runtime.has_nothing_open
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5", "byt5"])
+def test_the_engine_holds_no_more_than_was_told_beforehand(family: str) -> None:
+    native = pytest.importorskip("t5kit.runtime.native")
+    config = dataclasses.replace(TINY_CONFIGS[family], d_kv=9)
+    engine = native.NativeRuntime(config, random_tensors(config), weights="float32", threads=1)
+    long = [dataclasses.replace(each, max_new_tokens=37, min_new_tokens=37, stop_strings=()) for each in MIXED]
+    made = requests(random_prompts(config, [3, 16, 17, 40, 5, 33, 64]), long)
+    told = [request_bytes(config, len(each.encoder_input_ids), each.options) for each in made]
+    for request, most in zip(made, told, strict=True):
+        assert 0 < most_held(scheduler(engine), engine, [request]) <= most
+    rows = len(made[0].encoder_input_ids), made[0].options
+    assert most_held(scheduler(engine), engine, made[:1]) == request_bytes(config, *rows), "a greedy text takes it all"
+    for limit in (max(told), 2 * max(told)):
+        assert most_held(scheduler(engine, max_cache_bytes=limit), engine, made) <= limit
+
+
+def most_held(working: ContinuousScheduler, engine: Any, made: Sequence[GenerationRequest]) -> int:
+    """Return the most bytes of caches between two steps, with all requests answered and nothing kept."""
+    working.submit(made)
+    most, events = 0, []
+    while working.has_work:
+        events += working.step()
+        most = max(most, engine.cache_bytes)
+    assert len(ids_by_request(events)) == len(made) and engine.cache_bytes == 0
+    return most
 
 
 def test_a_prompt_longer_than_all_limits_on_tokens_goes_alone(runtime: CountingRuntime) -> None:
