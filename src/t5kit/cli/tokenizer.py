@@ -45,6 +45,7 @@ def train(
     ] = [],  # noqa: B006
     characters_in: Annotated[list[str], typer.Option(help="The same for prompts alone, not for their targets.")] = [],  # noqa: B006
     threads: options.ThreadsOption = None,
+    encoding: options.EncodingOption = None,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train a vocabulary from text files and write it as a tokenizer folder."""
@@ -55,7 +56,8 @@ def train(
     trained = train_tokenizer(
         files, output, vocab_size=vocab_size, model_type=type, byte_fallback=byte_fallback, num_sentinels=num_sentinels,
         keeps_whitespace=keep_whitespace, character_coverage=character_coverage, max_sentences=max_sentences,
-        num_threads=threads, character_rules=rules, overwrite=overwrite,
+        num_threads=threads, character_rules=rules, encoding=encoding,
+        overwrite=overwrite,
     )  # fmt: skip
     print(
         f"t5kit: wrote {output} ({trained.vocab_size:,} ids, {trained.num_sentinels} of them sentinels).",

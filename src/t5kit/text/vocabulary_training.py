@@ -1,5 +1,6 @@
 """Training a new vocabulary from text files."""
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -61,13 +62,15 @@ def train_tokenizer(
     seed: int = 0,
     num_threads: int | None = None,
     character_rules: Sequence[CharacterRule] = (),
+    encoding: str | None = None,
     overwrite: bool = False,
 ) -> SentencePieceTokenizer:
     """Train a vocabulary, write it as a folder that is whole or absent, and return it.
 
-    files: UTF-8 texts, one passage a line; names that end in .gz are decompressed. vocab_size: ids in all, counting
-    padding 0, EOS 1, unknown 2, the 256 bytes of `byte_fallback` (characters without a piece are written as bytes
-    instead of unknown) and the sentinels, which are the last ids, `<extra_id_0>` the very last.
+    files: texts, one passage a line; names that end in .gz are decompressed. encoding: theirs, such as cp1252; None:
+    UTF-8. vocab_size: ids in all, counting padding 0, EOS 1, unknown 2, the 256 bytes of `byte_fallback` (characters
+    without a piece are written as bytes instead of unknown) and the sentinels, which are the last ids, `<extra_id_0>`
+    the very last.
     keeps_whitespace: nothing is normalised, and line breaks and repeated spaces are pieces; with byte_fallback,
     decoding then gives every text back exactly. Otherwise T5's normaliser (nmt_nfkc) makes every run of whitespace one
     space. character_coverage: share of the text's characters that get pieces of their own, in (0, 1].
@@ -85,7 +88,7 @@ def train_tokenizer(
     )
     target = Path(out_folder)
     _check_target(target, overwrite=overwrite)
-    passages = _Passages(paths, keeps_whitespace=keeps_whitespace)
+    passages = _Passages(paths, keeps_whitespace=keeps_whitespace, encoding=_checked_encoding(encoding))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -122,8 +125,9 @@ class _Passages:
     in `error`.
     """
 
-    def __init__(self, paths: Sequence[Path], *, keeps_whitespace: bool) -> None:
+    def __init__(self, paths: Sequence[Path], *, keeps_whitespace: bool, encoding: str) -> None:
         self._paths = paths
+        self._encoding = encoding
         self._keeps_whitespace = keeps_whitespace
         self.error: DataError | None = None
 
@@ -134,15 +138,16 @@ class _Passages:
             except (OSError, EOFError, zlib.error) as error:
                 self.error = DataError(f"{path} cannot be read: {error}.")
             except UnicodeDecodeError as error:
+                stated = self._encoding.removesuffix("-sig").upper()
                 self.error = DataError(
-                    f"{path} is not UTF-8 ({error.reason} near byte {error.start} of a block). Convert it first, for "
-                    "example with iconv."
+                    f"{path} is not {stated} ({error.reason} near byte {error.start} of a "
+                    "block). State what it is with encoding= (--encoding cp1252), or convert it."
                 )
             if self.error:
                 return
 
     def _passages_of(self, path: Path) -> Iterator[str]:
-        with _opened(path) as file:
+        with _opened(path, self._encoding) as file:
             while line := file.readline(_MAX_LINE_CHARACTERS):
                 line = line.replace(_UNKNOWN_CHARACTER, " ").replace(WORD_BOUNDARY, " ")
                 if not self._keeps_whitespace:
@@ -151,11 +156,23 @@ class _Passages:
                     yield line
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path, encoding: str) -> TextIO:
     # newline="\n": a carriage return is a character of the passage, not its end.
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="\n")
-    return path.open(encoding="utf-8", newline="\n")
+        return gzip.open(path, "rt", encoding=encoding, newline="\n")
+    return path.open(encoding=encoding, newline="\n")
+
+
+def _checked_encoding(encoding: str | None) -> str:
+    """Return Python's name of an encoding; UTF-8's takes a byte order mark for what it is."""
+    try:
+        name = codecs.lookup(encoding or "utf-8").name
+        "".encode(name)
+    except LookupError as error:
+        raise ConfigError(
+            f"encoding = {encoding!r} is none of Python's for texts; expected one such as cp1252 or latin-1."
+        ) from error
+    return "utf-8-sig" if name == "utf-8" else name
 
 
 def _sample(passages: _Passages, size: int, seed: int) -> list[str]:

@@ -146,6 +146,23 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, content:
     assert sorted(p.name for p in tmp_path.iterdir()) == [name]
 
 
+def test_the_same_text_in_any_encoding_gives_the_same_bytes(text_file: Path, tmp_path: Path) -> None:
+    text = text_file.read_text(encoding="utf-8").encode("cp1252", "replace").decode("cp1252") + "café naïve\n" * 50
+    models = []
+    for stored, stated in (("utf-8", None), ("utf-8-sig", None), ("cp1252", "cp1252"), ("utf-16", "utf-16")):
+        (tmp_path / "text.txt").write_bytes(text.encode(stored))
+        trained = train_tokenizer([tmp_path / "text.txt"], tmp_path / stored, vocab_size=500, encoding=stated)
+        assert trained.decode(trained.encode("café naïve")) == "café naïve"
+        models.append((tmp_path / stored / "spiece.model").read_bytes())
+    assert models == [models[0]] * 4
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "base64"])
+def test_what_is_no_encoding_of_texts_is_refused(text_file: Path, tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(ConfigError, match=f"encoding = '{encoding}' is none of Python's for texts"):
+        train_tokenizer([text_file], tmp_path / "out", vocab_size=500, encoding=encoding)
+
+
 def test_missing_files_and_no_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.txt is missing"):
         train_tokenizer([tmp_path / "missing.txt"], tmp_path / "out", vocab_size=300)
