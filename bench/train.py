@@ -6,9 +6,10 @@
 
 Both fine-tune FLAN-T5-small on the same examples in the same order, dropout 0.1, AdamW at the same learning rate,
 gradients clipped at 1. Hugging Face: autocast to bfloat16, every batch padded to its longest text, its own dropout.
-t5kit: ComputeConfig's defaults. They run in one process by turns, a step each, so that whatever else the machine does
-meets both; medians and their ratio count. Only tokens that are no padding are counted. Processor seconds stand beside
-seconds of the clock: on a busy machine and with one thread they are what a quiet one would show.
+t5kit: bfloat16 copies, all else ComputeConfig's defaults. They run in one process by turns, a step each, so that
+whatever else the machine does meets both; medians and their ratio count. Only tokens that are no padding are counted.
+Processor seconds stand beside seconds of the clock: on a busy machine and with one thread they are what a quiet one
+would show.
 
 --held-out: the mean loss of so many other examples, dropout off, before the first step and after the last: the losses
 of the steps themselves have dropout in them, which the two draw differently.
@@ -143,7 +144,7 @@ def open_t5kit(*, is_compiled: bool) -> System:
         model,
         ModelOptimizer(model.named_parameters(), OptimizerConfig(name="adamw", adam=AdamConfig())),
         loss=LossConfig(z_loss=0.0),  # Hugging Face has none
-        compute=ComputeConfig(is_compiled=is_compiled),
+        compute=ComputeConfig(precision="bfloat16", is_compiled=is_compiled),
         max_gradient_norm=1.0,
         seed=0,
     )

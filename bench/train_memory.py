@@ -101,7 +101,9 @@ def t5kit_training_step(config: T5Config, way: str) -> TrainingStep:
         ModelOptimizer(model.named_parameters(), OptimizerConfig(name="adamw")),
         loss=LossConfig(chunk_targets=10**9 if way == "whole_loss" else LossConfig().chunk_targets),
         compute=ComputeConfig(
-            recomputes_layers=way in ("recomputes", "microbatches"), microbatch_rows=int(way == "microbatches")
+            precision="bfloat16",
+            recomputes_layers=way in ("recomputes", "microbatches"),
+            microbatch_rows=int(way == "microbatches"),
         ),
         max_gradient_norm=1.0,
         seed=0,

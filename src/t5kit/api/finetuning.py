@@ -131,7 +131,7 @@ def finetune(plan: FitPlan, run_folder: Path, *, shows: bool, tell: Callable[[st
     """Train a plan, or go on with it, score what came out and write the report. tell: takes the lines for a person."""
     from t5kit.training.html_report import write_report
 
-    result = plan.train(run_folder, run_hooks(plan.config.compute.precision, shows=shows))
+    result = plan.train(run_folder, run_hooks(shows=shows))
     tell("scoring the finished model …")
     scored = scores_of(plan, result.model_path)
     for line in scored.failed():

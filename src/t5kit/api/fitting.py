@@ -40,6 +40,7 @@ from t5kit.tasks.configured import DEV, TEST, TRAIN, OpenedTask, hold_out, make_
 from t5kit.tasks.target_profile import TargetProfile
 from t5kit.tasks.task import Task
 from t5kit.text import Tokenizer
+from t5kit.training.config import ComputeConfig
 
 if TYPE_CHECKING:
     from t5kit.training.hooks import Hook, TrainingResult
@@ -246,7 +247,7 @@ def _plan(
     lengths = measure(opened, tokenizer, settings)
     records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
     if settings.precision is None:
-        settings = dataclasses.replace(settings, precision=settled_precision(run_folder))
+        settings = dataclasses.replace(settings, precision=settled_precision(run_folder, ComputeConfig()))
     data_folder = run_folder.absolute() / GivenRecords.FOLDER
     config, choices, num_epochs = run_config(start, task, lengths, settings, profile, data_folder=data_folder)
     given = GivenRecords((opened,), records)

@@ -88,7 +88,7 @@ class Trainable:
             self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
             format=format, encoding=encoding, columns=columns, metrics=metrics, instructions=instructions,
             paraphrase=paraphrase,
-            hooks=run_hooks(chosen.precision, shows=progress), tell=_say if progress else None,
+            hooks=run_hooks(shows=progress), tell=_say if progress else None,
         )  # fmt: skip
         self._take_weights(result.model_path)
         return result
@@ -117,7 +117,7 @@ class Trainable:
         chosen = FitSettings.of({"num_epochs": 1.0, **options})
         result = pretrain(
             self.folder.path, self.tokenizer, corpus, folder, settings=chosen, objective=objective, field=field,
-            format=format, hooks=run_hooks(chosen.precision, shows=progress),
+            format=format, hooks=run_hooks(shows=progress),
         )  # fmt: skip
         self._take_weights(result.model_path)
         return result

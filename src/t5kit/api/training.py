@@ -32,7 +32,7 @@ from t5kit.errors import ConfigError, DependencyError
 from t5kit.recipe import RunConfig, bind_recipe, completed_recipe
 from t5kit.tasks.configured import OpenedTask
 from t5kit.text import Tokenizer
-from t5kit.training.config import PRECISIONS, Precision, PrecisionChoice
+from t5kit.training.config import PRECISIONS, ComputeConfig, Precision
 
 if TYPE_CHECKING:
     from t5kit.model.t5 import T5
@@ -110,18 +110,11 @@ def train_config(
     recipe: the text kept as recipe.toml; by default the resolved config. given: records that are not in files yet.
     """
     require_torch()
-    from t5kit.training.environment import fast_precision
     from t5kit.training.loop import train
     from t5kit.training.memory import memory_told
 
-    config = settled(config, run_folder)
     if (result := _finished_early(config, run_folder, given)) is not None:
         return result
-    if config.compute.precision == "bfloat16" and fast_precision(config.compute.device) == "float32":
-        warnings.warn(
-            'compute.precision is "bfloat16", which is emulated here and slow: "auto" or "float32" is faster.',
-            stacklevel=2,
-        )
     with memory_told(), prepared_run(config, run_folder, recipe=recipe, given=given, hooks=hooks) as prepared:
         watch = DataWarnings(prepared.tasks, prepared.data, facts=run_folder / DATA)
         return train(dataclasses.replace(prepared.run, hooks=[watch, *prepared.run.hooks]))
@@ -147,6 +140,10 @@ def prepared_run(
         parallel = Parallel.from_environment()
         stack.callback(parallel.close)
         stack.enter_context(own_threads())
+        precision = decided_by_first(settled_precision(run_folder, config.compute))
+        config = _in_precision(config, precision)
+        if is_first():
+            _tell_of_emulation(config, run_folder)
         device = prepare_device(config.compute)
         seed, kept = config.training.seed, run_folder / VOCABULARY_FOLDER
         tasks = open_tasks(config.data, seed=seed) if given is None else given.tasks
@@ -187,47 +184,51 @@ def _data_facts(tasks: Sequence[OpenedTask], data: TrainingData) -> dict[str, ob
     }
 
 
-def settled(config: RunConfig, run_folder: Path) -> RunConfig:
-    """Return the config with a precision instead of "auto": that of the folder's run, or what is fast."""
-    if config.compute.precision != "auto":
-        return config
-    precision = settled_precision(run_folder, config.compute.device)
-    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, precision=precision))
-
-
-def settled_precision(run_folder: Path, device: str = "auto") -> Precision:
-    """Return what the run in the folder computes in, or where there is none what is fast here.
+def settled_precision(run_folder: Path, compute: ComputeConfig) -> Precision:
+    """Return what a run computes in: where its config says "auto", what the folder's run began with, or what is fast.
 
     Raises: DependencyError without PyTorch.
     """
     require_torch()
-    from t5kit.training.environment import fast_precision
+    from t5kit.training.environment import precision_of
 
     resolved = run_folder / "resolved.toml"
-    if resolved.is_file():
+    if compute.precision == "auto" and resolved.is_file():
         try:
             words = load_toml(resolved).values["compute"]["precision"]
         except (ConfigError, KeyError, TypeError):
             words = None  # resuming says what is wrong with the file
         if words in PRECISIONS:
             return cast(Precision, words)
-    return fast_precision(device)
+    return precision_of(compute)
 
 
-def run_hooks(precision: PrecisionChoice | None, *, shows: bool) -> "list[Hook]":
+def _in_precision(config: RunConfig, precision: Precision) -> RunConfig:
+    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, precision=precision))
+
+
+def _tell_of_emulation(config: RunConfig, run_folder: Path) -> None:
+    """Warn of bfloat16 that this machine has no instructions for."""
+    from t5kit.training.environment import fast_precision
+
+    if config.compute.precision == "float32" or fast_precision(config.compute.device) == "bfloat16":
+        return
+    begun = (run_folder / "resolved.toml").is_file()
+    keeps = f"the run in {run_folder} began in bfloat16 and keeps it; it" if begun else 'compute.precision = "bfloat16"'
+    warnings.warn(f'{keeps} is emulated here and slow. A new run with "auto" or "float32" is faster.', stacklevel=2)
+
+
+def run_hooks(*, shows: bool) -> "list[Hook]":
     """Return who watches a run: the display on standard error if it shows, TensorBoard if it is there, the report.
 
-    precision: in which the machine's peak is measured; "auto" or None: what is fast here.
     Raises: DependencyError without PyTorch.
     """
     require_torch()
     from t5kit.training.display import TerminalDisplay
-    from t5kit.training.environment import fast_precision
     from t5kit.training.html_report import RunReport
     from t5kit.training.tensorboard import TensorBoardWriter, require_tensorboard
 
-    computed = fast_precision() if precision is None or precision == "auto" else precision
-    hooks: list[Hook] = [TerminalDisplay(precision=computed)] if shows else []
+    hooks: list[Hook] = [TerminalDisplay()] if shows else []
     try:
         require_tensorboard()
         hooks.append(TensorBoardWriter())
@@ -265,6 +266,7 @@ def _finished_early(config: RunConfig, run_folder: Path, given: GivenRecords | N
 
     if "WORLD_SIZE" in os.environ or "RANK" in os.environ:
         return None
+    config = _in_precision(config, settled_precision(run_folder, config.compute))
     folder = RunFolder.see_early(run_folder, resolved=config.to_toml(), completed=completed_recipe)
     if folder is None:
         return None
@@ -293,13 +295,14 @@ def _training_run(
 ) -> "Callable[[RunFolder, Sequence[Hook]], TrainingRun]":
     """Return the run but for its folder and hooks."""
     from t5kit.api.dev_evaluation import DevEvaluation
+    from t5kit.training.environment import precision_of
     from t5kit.training.hooks import TrainingRun
     from t5kit.training.optimizers import ModelOptimizer
     from t5kit.training.schedules import make_schedule
     from t5kit.training.step import TrainingStep
 
     parallel.shard(model, compute=config.compute)
-    optimizer = ModelOptimizer(model.named_parameters(), config.optimizer)
+    optimizer = ModelOptimizer(model.named_parameters(), config.optimizer, precision=precision_of(config.compute))
     step = TrainingStep(
         model,
         optimizer,

@@ -199,7 +199,7 @@ def _run(
     from t5kit.training.stopping import TrainingError
 
     try:
-        result = make_plan(settings, run_folder).train(run_folder, run_hooks(settings.precision, shows=shows))
+        result = make_plan(settings, run_folder).train(run_folder, run_hooks(shows=shows))
     except TrainingError as error:
         tell(f"the run failed: {error}")
         return None

@@ -43,15 +43,13 @@ def train(
     """
     from t5kit.api.training import run_hooks, train_recipe
     from t5kit.config.overrides import read_settings
-    from t5kit.recipe import bind_recipe
 
     settings = read_settings(recipe, overrides or ())
     folder = run_folder or Path("runs") / recipe.stem
     if resume and not (folder / "resolved.toml").exists():
         raise ConfigError(f"{folder} holds no run to go on with. Leave --resume away to start one there.")
-    config = bind_recipe(settings)
     with plain_warnings():
-        result = train_recipe(settings, folder, hooks=run_hooks(config.compute.precision, shows=not quiet))
+        result = train_recipe(settings, folder, hooks=run_hooks(shows=not quiet))
     if os.environ.get("RANK", "0") != "0":
         return  # of several processes one speaks
     print(f"t5kit: {_summary(result)}", file=sys.stderr)

@@ -140,7 +140,10 @@ class NativeRuntime:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that encoded prompts and decoder slots hold now (`t5kit.scheduling.request_bytes` tells the most)."""
+        """Bytes that encoded prompts and decoder slots hold now; `t5kit.scheduling.request_bytes` tells the most.
+
+        Raises: EngineError while another thread is in a call.
+        """
         return self._open.cache_bytes
 
     # Adapters

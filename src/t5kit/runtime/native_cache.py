@@ -41,11 +41,15 @@ _FIELDS = struct.Struct("<16sI32sQQI")
 # Magic, layout, key, bytes of data, their digest, length of what follows: the model's path, a zero and the engine's;
 # zeros; and at the end the hash of all before it.
 _HASH_BYTES = 16
-_SUFFIX = ".t5packed"
+_FAMILY = ".t5packed"
+_SUFFIX = f"{_FAMILY}{_LAYOUT}"
+# So that versions of t5kit beside each other leave each other's files alone.
 _UNFINISHED = ".tmp"
 _FILE_NAME = re.compile("[0-9a-f]{32}[.]")
 _ABANDONED_S = 3600.0
 # Unfinished files this old are of a process that died.
+_OUTDATED_S = 30 * 86400.0
+# Files of another layout this old are taken for those of a version that is no longer used.
 
 _has_warned = False
 
@@ -151,6 +155,9 @@ class PackedCache:
             with contextlib.suppress(OSError):
                 if entry.suffix == _UNFINISHED and _FILE_NAME.match(entry.name):
                     if time.time() - entry.lstat().st_mtime > _ABANDONED_S:
+                        entry.unlink()
+                elif entry.suffix.startswith(_FAMILY) and entry.suffix != _SUFFIX and not entry.is_symlink():
+                    if time.time() - entry.lstat().st_mtime > _OUTDATED_S:
                         entry.unlink()
                 elif entry.suffix == _SUFFIX and entry.is_file() and not entry.is_symlink():
                     with entry.open("rb") as file:

@@ -52,7 +52,7 @@ def tiny_run(
 
     from t5kit.model.loading import fresh_model
     from t5kit.model.t5 import T5
-    from t5kit.training.environment import this_environment
+    from t5kit.training.environment import precision_of, this_environment
     from t5kit.training.hooks import TrainingRun
     from t5kit.training.optimizers import ModelOptimizer
     from t5kit.training.parallel import Parallel
@@ -68,7 +68,7 @@ def tiny_run(
     model = fresh_model(architecture, generator=torch.Generator().manual_seed(config.seed))
     assert isinstance(model, T5)
     parallel.shard(model, compute=compute)
-    updates = ModelOptimizer(model.named_parameters(), optimizer)
+    updates = ModelOptimizer(model.named_parameters(), optimizer, precision=precision_of(compute))
     step = TrainingStep(
         model,
         updates,

@@ -137,11 +137,14 @@ class _Passages:
                 yield from self._passages_of(path)
             except (OSError, EOFError, zlib.error) as error:
                 self.error = DataError(f"{path} cannot be read: {error}.")
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
                 stated = self._encoding.removesuffix("-sig").upper()
+                reason = str(error)
+                if isinstance(error, UnicodeDecodeError):
+                    reason = f"{error.reason} near byte {error.start} of a block"
                 self.error = DataError(
-                    f"{path} is not {stated} ({error.reason} near byte {error.start} of a "
-                    "block). State what it is with encoding= (--encoding cp1252), or convert it."
+                    f"{path} is not {stated} ({reason}). State what it is with encoding= (--encoding cp1252), or "
+                    "convert it."
                 )
             if self.error:
                 return
@@ -168,7 +171,7 @@ def _checked_encoding(encoding: str | None) -> str:
     try:
         name = codecs.lookup(encoding or "utf-8").name
         "".encode(name)
-    except LookupError as error:
+    except (LookupError, UnicodeError) as error:
         raise ConfigError(
             f"encoding = {encoding!r} is none of Python's for texts; expected one such as cp1252 or latin-1."
         ) from error

@@ -35,11 +35,9 @@ class TerminalDisplay:
     with the best that one large matrix product of this machine reached at the start (`measured_peak`).
     """
 
-    def __init__(
-        self, *, precision: Precision, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """precision: that of the run, in which the peak is measured. clock: seconds, for the time that is left."""
-        self._precision: Precision = precision
+    def __init__(self, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds, for the time that is left."""
+        self._precision: Precision = "float32"
         self._console = console or Console(stderr=True, highlight=False)
         self._clock = clock
         self._live: Live | None = None
@@ -59,6 +57,7 @@ class TerminalDisplay:
         self._name, self._num_steps = run.folder.path.name, run.config.num_steps
         self._best_metric = run.config.best_metric
         self._model = run.model.config
+        self._precision = run.step.precision
         self._peak = measured_peak(next(run.model.parameters()).device, self._precision)
         self._first_step = self._step = step
         self._started_s = self._clock()

@@ -61,7 +61,8 @@ def fast_precision(device: str = "auto") -> Precision:
     On a processor that takes instructions for it (AVX-512 BF16 or AMX); without them, bfloat16 is emulated and slow.
     """
     if device != "cpu" and torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        with torch.cuda.device(None if device in ("auto", "cuda") else device):
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "bfloat16" if any(check() for check in checks if check is not None) else "float32"
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from t5kit.data import Batch
 from t5kit.data.streams import State
 from t5kit.model.t5 import T5
-from t5kit.training.config import TrainingConfig
+from t5kit.training.config import Precision, TrainingConfig
 from t5kit.training.optimizers import ModelOptimizer
 from t5kit.training.run_folder import RunFolder
 from t5kit.training.schedules import Schedule
@@ -34,6 +34,9 @@ class Loader(Protocol):
 
 class Step(Protocol):
     """One update of the model by one batch (`TrainingStep`)."""
+
+    precision: Precision
+    """What its products run in."""
 
     def __call__(self, batch: Batch, *, step: int, lr: float) -> StepFacts:
         """Make the update number `step` (from 0), unless a gradient is not finite, and return what it was like."""

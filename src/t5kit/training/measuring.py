@@ -66,7 +66,7 @@ def measure_step(
     model = make_model(architecture, None, compute=compute, seed=0, device=device)
     if adaptation is not None:
         adapt(model, adaptation, seed=0)
-    updates = ModelOptimizer(model.named_parameters(), optimizer)
+    updates = ModelOptimizer(model.named_parameters(), optimizer, precision=precision_of(compute))
     step = TrainingStep(
         model, updates, loss=loss, compute=compute, max_gradient_norm=optimizer.max_gradient_norm, seed=0
     )

@@ -7,8 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from t5kit.training.config import MuonConfig
-from t5kit.training.environment import fast_precision
+from t5kit.training.config import MuonConfig, Precision
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration whose singular values come near 1, though not all to it, in few steps (Keller Jordan)."""
@@ -23,8 +22,8 @@ class Muon(torch.optim.Optimizer):
         p = p - lr * weight_decay * p - lr * scale(p) * orthogonal(g + beta * (m - g))          m alone without Nesterov
 
     where scale is 0.2 sqrt(max(rows, columns)), as large as AdamW's changes are, or sqrt(max(1, rows / columns)).
-    Numerics: the iteration runs in bfloat16 where this machine multiplies it fast, to the bit as torch.optim.Muon does
-    everywhere, and in float32 where it would be emulated.
+    Numerics: the iteration runs in `precision`, the run's own; in bfloat16 it is torch.optim.Muon's to the bit, which
+    knows nothing else, though a processor without instructions for it takes many times as long.
     Source: Keller Jordan, "Muon: an optimizer for hidden layers"; Liu and others, "Muon is scalable for LLM training".
     """
 
@@ -35,9 +34,11 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         config: MuonConfig,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(cast("Iterable[Tensor]", params), {"lr": lr, "weight_decay": weight_decay})
         self.config = config
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -53,8 +54,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - config.momentum)
         turned = gradient.lerp(momentum, config.momentum) if config.uses_nesterov else momentum
-        dtype = torch.bfloat16 if fast_precision(parameter.device.type) == "bfloat16" else torch.float32
-        change = orthogonal(turned, num_iterations=config.num_iterations, dtype=dtype)
+        change = orthogonal(turned, num_iterations=config.num_iterations, dtype=self._dtype)
         rows, columns = parameter.shape
         as_adamw = config.scale == "match_rms_adamw"
         scale = 0.2 * math.sqrt(max(rows, columns)) if as_adamw else math.sqrt(max(1, rows / columns))

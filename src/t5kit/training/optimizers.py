@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from t5kit.errors import CheckpointError, ConfigError
 from t5kit.training.adafactor import Adafactor, adafactor_slots
 from t5kit.training.adamw_rms import AdamWRms
-from t5kit.training.config import OptimizerConfig
+from t5kit.training.config import OptimizerConfig, Precision
 from t5kit.training.muon import Muon
 
 PartKind = Literal["adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon"]
@@ -53,8 +53,16 @@ class ModelOptimizer:
     compute copies, masters keep every bit.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        *,
+        precision: Precision = "float32",
+    ) -> None:
+        """precision: the run's, in which Muon iterates."""
         self._config = config
+        self._precision: Precision = precision
         self._parameters = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
         if not self._parameters:
             raise ConfigError("no parameter of the model is trainable: every one has requires_grad = False.")
@@ -76,7 +84,8 @@ class ModelOptimizer:
 
     def _add_part(self, kind: PartKind, parameters: dict[str, nn.Parameter], lr_ratio: float) -> None:
         if parameters:
-            part = _Part(kind, _make_optimizer(kind, _decay_groups(parameters, self._config), self._config), lr_ratio)
+            groups = _decay_groups(parameters, self._config)
+            part = _Part(kind, _make_optimizer(kind, groups, self._config, self._precision), lr_ratio)
             self._parts.update(dict.fromkeys(parameters, part))
 
     def step(self, *, lr: float) -> None:
@@ -158,7 +167,9 @@ def _decay_groups(parameters: dict[str, nn.Parameter], config: OptimizerConfig) 
     return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
 
 
-def _make_optimizer(kind: PartKind, groups: list[dict[str, object]], config: OptimizerConfig) -> torch.optim.Optimizer:
+def _make_optimizer(
+    kind: PartKind, groups: list[dict[str, object]], config: OptimizerConfig, precision: Precision
+) -> torch.optim.Optimizer:
     lr = 0.0  # every step is told its own
     match kind:
         case "adafactor":
@@ -173,7 +184,7 @@ def _make_optimizer(kind: PartKind, groups: list[dict[str, object]], config: Opt
             sgd = config.sgd
             return torch.optim.SGD(groups, lr=lr, momentum=sgd.momentum, nesterov=sgd.uses_nesterov)
         case "muon":
-            return Muon(groups, lr=lr, config=config.muon)
+            return Muon(groups, lr=lr, config=config.muon, precision=precision)
 
 
 def _slots(kind: PartKind, shape: tuple[int, ...], config: OptimizerConfig) -> dict[str, tuple[int, ...]]:

@@ -82,8 +82,10 @@ class TrainingStep:
         self._max_gradient_norm = max_gradient_norm
         self._seed = seed
         self._parallel = parallel or Parallel()
+        self.precision = precision_of(compute)
+        """What products run in."""
         # FSDP2 makes reduced copies of its own, block by block.
-        wants_copies = precision_of(compute) == "bfloat16" and not isinstance(model, FSDPModule)
+        wants_copies = self.precision == "bfloat16" and not isinstance(model, FSDPModule)
         self._copies = ComputeCopies(model, torch.bfloat16) if wants_copies else None
         self._model: T5 = self._copies.model if self._copies else model
         for module in self._model.modules():

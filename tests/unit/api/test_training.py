@@ -11,7 +11,7 @@ import pytest
 from t5kit import Model
 from t5kit.api.recipe_inspection import inspect_recipe, render
 from t5kit.api.run_parts import open_parts
-from t5kit.api.training import prepared_run, recipe_text, settled, train_config, train_recipe
+from t5kit.api.training import prepared_run, recipe_text, settled_precision, train_config, train_recipe
 from t5kit.config import Head
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides, read_settings
@@ -240,12 +240,12 @@ def test_a_run_keeps_the_precision_that_was_fast_where_it_began(
     other = {"float32": "bfloat16", "bfloat16": "float32"}[fast]
     monkeypatch.setattr("t5kit.training.environment.fast_precision", lambda device="auto": other)
     assert train_config(config_of(values), run).num_steps == whole.num_steps, "the same run, not another one"
-    assert settled(config_of(values), tmp_path / "new").compute.precision == other
+    assert settled_precision(tmp_path / "new", config_of(values).compute) == other
 
 
 def test_emulated_bfloat16_is_told(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t5kit.training.environment.fast_precision", lambda device="auto": "float32")
-    with pytest.warns(UserWarning, match='"auto" or "float32" is faster'):
+    with pytest.warns(UserWarning, match='emulated here and slow. A new run with "auto"'):
         train_config(config_of(values, "compute.precision=bfloat16"), tmp_path / "run")
 
 

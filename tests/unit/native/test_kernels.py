@@ -334,7 +334,7 @@ def test_attention_keeps_what_is_not_finite_to_its_row(kernels: str) -> None:
 @pytest.mark.parametrize("kernels", SETS)
 @settings(max_examples=60, deadline=None)
 @given(
-    size=SIZES, factor=st.sampled_from([0.0, 0.5, -2.0]), seed=st.integers(0, 1000), with_edits=st.booleans(),
+    size=SIZES, factor=st.sampled_from([0.0, 0.3, -2.7]), seed=st.integers(0, 1000), with_edits=st.booleans(),
     special=st.sampled_from([math.nan, -math.inf, 1e30, 0.0])
 )  # fmt: skip
 def test_search_over_the_vocabulary_equals_numpy(

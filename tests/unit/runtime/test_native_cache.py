@@ -83,7 +83,7 @@ def test_the_second_start_maps_and_answers_alike(
     assert is_read
     np.testing.assert_array_equal(second, first)
     assert [path.name for path in cache.parent.iterdir()] == ["packed"]
-    assert not list((tmp_path / family).glob("*.t5packed"))
+    assert not list((tmp_path / family).glob("*.t5packed*"))
 
 
 def test_a_model_without_files_or_a_small_one_is_not_cached(
@@ -244,6 +244,16 @@ def test_two_engines_keep_a_file_each_as_long_as_they_are_there(
     assert own in kept and len(kept) == 2, "the file of the engine that is gone went with it"
 
 
+def test_files_of_other_versions_are_removed_only_when_they_are_old(cache: Path, folder: CheckpointFolder) -> None:
+    cache.mkdir(parents=True)
+    fresh, old = cache / f"{'0' * 32}.t5packed999", cache / f"{'1' * 32}.t5packed"
+    for file in (fresh, old):
+        file.write_bytes(b"another layout")
+    os.utime(old, (time.time() - 40 * 86400,) * 2)
+    load(folder)
+    assert fresh.exists() and not old.exists()
+
+
 def test_leavings_of_gone_models_and_died_processes_are_removed(
     cache: Path, tmp_path: Path, folder: CheckpointFolder
 ) -> None:
@@ -279,7 +289,7 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert len({line for out, _ in outputs for line in out.split()}) == 1
-    assert [file.suffix for file in (tmp_path / "cache" / "packed").iterdir()] == [".t5packed"]
+    assert [file.suffix for file in (tmp_path / "cache" / "packed").iterdir()] == [native_cache._SUFFIX]
 
 
 def test_the_engine_refuses_other_bytes() -> None:

@@ -11,6 +11,7 @@ import pytest
 from t5kit.decoding import Constraint, DecodingOptions, Grammar
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import StepInput, StepOutput
+from t5kit.runtime.native import NativeRuntime
 from t5kit.scheduling import (
     ContinuousScheduler,
     Event,
@@ -200,9 +201,9 @@ def test_limits_hold_at_every_step(runtime: CountingRuntime) -> None:
 
 @pytest.mark.parametrize("family", ["t5", "mt5", "byt5"])
 def test_the_engine_holds_no_more_than_was_told_beforehand(family: str) -> None:
-    native = pytest.importorskip("t5kit.runtime.native")
+    pytest.importorskip("t5kit._native")
     config = dataclasses.replace(TINY_CONFIGS[family], d_kv=9)
-    engine = native.NativeRuntime(config, random_tensors(config), weights="float32", threads=1)
+    engine = NativeRuntime(config, random_tensors(config), weights="float32", threads=1)
     long = [dataclasses.replace(each, max_new_tokens=37, min_new_tokens=37, stop_strings=()) for each in MIXED]
     made = requests(random_prompts(config, [3, 16, 17, 40, 5, 33, 64]), long)
     told = [request_bytes(config, len(each.encoder_input_ids), each.options) for each in made]

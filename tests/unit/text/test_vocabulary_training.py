@@ -157,7 +157,13 @@ def test_the_same_text_in_any_encoding_gives_the_same_bytes(text_file: Path, tmp
     assert models == [models[0]] * 4
 
 
-@pytest.mark.parametrize("encoding", ["klingon", "base64"])
+def test_a_text_in_another_encoding_than_stated_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("no byte order mark\n" * 50, encoding="utf-8")
+    with pytest.raises(DataError, match=r"text\.txt is not UTF-16 .*--encoding"):
+        train_tokenizer([tmp_path / "text.txt"], tmp_path / "out", vocab_size=500, encoding="utf-16")
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "base64", "undefined"])
 def test_what_is_no_encoding_of_texts_is_refused(text_file: Path, tmp_path: Path, encoding: str) -> None:
     with pytest.raises(ConfigError, match=f"encoding = '{encoding}' is none of Python's for texts"):
         train_tokenizer([text_file], tmp_path / "out", vocab_size=500, encoding=encoding)

@@ -51,10 +51,16 @@ def shown(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool, step: int = 0, 
     monkeypatch.setattr("t5kit.training.display.measured_peak", lambda device, precision: 1e9)
     stream, clock = io.StringIO(), Clock()
     console = Console(file=stream, force_terminal=is_terminal, width=140)
-    display = TerminalDisplay(precision="float32", console=console, clock=clock)
+    display = TerminalDisplay(console=console, clock=clock)
     model = SimpleNamespace(config=TINY, parameters=lambda: iter([torch.zeros(1)]))
     config = TrainingConfig(num_steps=num_steps, best_metric="rougeL", best_is="highest")
-    display.started(SimpleNamespace(folder=SimpleNamespace(path=Path("runs/g2p")), config=config, model=model), step)
+    run = SimpleNamespace(
+        folder=SimpleNamespace(path=Path("runs/g2p")),
+        config=config,
+        model=model,
+        step=SimpleNamespace(precision="float32"),
+    )
+    display.started(run, step)
     return Shown(display, clock, stream)
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import sys
 import torch
@@ -21,7 +23,10 @@ from t5kit.training.optimizers import ModelOptimizer
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
-config = OptimizerConfig(max_gradient_norm=1.0, adafactor=AdafactorConfig(min_dim_size_to_factor=8, beta1=0.9))
+config = OptimizerConfig(
+    name=sys.argv[3], max_gradient_norm=1.0,
+    **({"adafactor": AdafactorConfig(min_dim_size_to_factor=8, beta1=0.9)} if sys.argv[3] == "adafactor" else {}),
+)
 alone, shared = (fresh_model(TINY_CONFIGS["t5"], generator=torch.Generator().manual_seed(1)) for _ in range(2))
 mesh = init_device_mesh("cpu", (2,))
 for block in (*shared.encoder.block, *shared.decoder.block):
@@ -45,18 +50,19 @@ for step in range(4):
     for optimizer in optimizers.values():
         optimizer.step(lr=0.01)
 for whole, shard in zip(alone.parameters(), shared.parameters(), strict=True):
-    torch.testing.assert_close(shard.full_tensor(), whole, rtol=0, atol=1e-6)  # float32 sums in another order
+    torch.testing.assert_close(shard.full_tensor(), whole, rtol=0, atol=2e-6)  # float32 sums in another order
 dist.destroy_process_group()
 """
 
 
-def test_two_processes_step_and_resume_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["adafactor", "adamw_rms", "muon"])
+def test_two_processes_step_and_resume_as_one(tmp_path: Path, name: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     running = [
         # Unequal hash seeds: what both do together must not hang on the order of a set.
         subprocess.Popen(
-            [sys.executable, str(program), str(tmp_path / "store"), str(rank)],
+            [sys.executable, str(program), str(tmp_path / "store"), str(rank), name],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONHASHSEED": str(rank)},

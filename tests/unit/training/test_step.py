@@ -133,7 +133,7 @@ def test_evaluation_drops_nothing_and_changes_nothing(broadcast: str) -> None:
 
 def test_evaluation_sees_the_weights_of_the_moment_in_bfloat16() -> None:
     batch, model = alone(examples(4)), tiny()
-    step = step_of(model, compute=ComputeConfig())
+    step = step_of(model, compute=ComputeConfig(precision="bfloat16"))
     first = float(step.evaluate(batch).mean())
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -236,7 +236,7 @@ def test_frozen_parameters_stay_and_have_no_gradient() -> None:
     model = tiny(dropout_rate=0.1)
     model.encoder.requires_grad_(False)
     frozen = [parameter.clone() for parameter in model.encoder.parameters()]
-    report = step_of(model, compute=ComputeConfig())(alone(examples(3)), step=0, lr=0.1)
+    report = step_of(model, compute=ComputeConfig(precision="bfloat16"))(alone(examples(3)), step=0, lr=0.1)
     assert not report.is_skipped
     assert same(frozen, list(model.encoder.parameters()))
 
