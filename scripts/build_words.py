@@ -10,7 +10,6 @@ import argparse
 import collections
 import gzip
 import re
-from collections.abc import Collection
 from pathlib import Path
 
 WORD = re.compile(r"(?<![\w'-])[A-Za-z]{3,20}(?![\w'-])")
@@ -18,21 +17,16 @@ FEWEST = 6
 PREFIX = "spell: "
 
 
-def misspelt(tasks: Path) -> dict[str, str]:
-    """Return spell.train of the tasks' folder: misspelling -> the word that was meant."""
-    with gzip.open(tasks / "spell.train.tsv.gz", "rt", encoding="utf-8") as pairs:
-        rows = (line.rstrip("\n").split("\t") for line in pairs)
-        return {typed.removeprefix(PREFIX): word for typed, word in rows}
-
-
-def words(corpus: Path, misspellings: Collection[str], fewest: int = FEWEST) -> dict[str, int]:
-    """Return the words that are written in lower case at least `fewest` times, most frequent first, and how often."""
+def words(corpus: Path, tasks: Path) -> list[str]:
+    """Return the words that are written in lower case at least FEWEST times, most frequent first."""
     counts: collections.Counter[str] = collections.Counter()
     with gzip.open(corpus, "rt", encoding="utf-8") as passages:
         for passage in passages:
             counts.update(WORD.findall(passage))
-    kept = [(-count, word) for word, count in counts.items() if count >= fewest and word.islower()]
-    return {word: -count for count, word in sorted(kept) if word not in misspellings}
+    with gzip.open(tasks / "spell.train.tsv.gz", "rt", encoding="utf-8") as pairs:
+        misspelt = {line.split("\t")[0].removeprefix(PREFIX) for line in pairs}
+    kept = [(-count, word) for word, count in counts.items() if count >= FEWEST and word.islower()]
+    return [word for _, word in sorted(kept) if word not in misspelt]
 
 
 def main() -> None:
@@ -41,7 +35,7 @@ def main() -> None:
     for name in ("corpus", "tasks", "out"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
-    found = words(arguments.corpus, misspelt(arguments.tasks))
+    found = words(arguments.corpus, arguments.tasks)
     table = "".join(f"{PREFIX}{word}\t{word}\n" for word in found)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "words.train.tsv.gz").write_bytes(gzip.compress(table.encode(), mtime=0))
