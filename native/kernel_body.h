@@ -19,7 +19,7 @@ constexpr int tile_vectors(int rows) {
 }
 constexpr int int8_tile_vectors(int rows) {
     if (V::kRegisters >= 32) return 4;
-    return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    return rows == 1 ? 4 : 2;
 }
 // y[m][v] (+)= sum over steps of x[m] * w[v]: the sums stay in registers, one lane an output.
 template <int MR, int NV, bool IsBfloat16>
