@@ -14,6 +14,7 @@ from t5kit.runtime import ReferenceRuntime, Runtime
 from t5kit.runtime.native import NativeRuntime
 from t5kit.runtime.torch_runtime import TorchRuntime
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFinished
+from t5kit.training.environment import fast_precision
 
 pytestmark = pytest.mark.weights
 
@@ -65,7 +66,12 @@ def num_equal(runtime: Runtime, rows: list[dict[str, Any]], *, num_beams: int, k
 
 def test_greedy_answers_equal_transformers(runtime: Runtime, rows: list[dict[str, Any]]) -> None:
     equal = num_equal(runtime, rows, num_beams=1, key="greedy_ids")
-    assert equal >= FEWEST_EQUAL[runtime.description.weights]
+    weights = runtime.description.weights
+    if weights == "bfloat16" and isinstance(runtime, TorchRuntime) and fast_precision("cpu") != "bfloat16":
+        # PyTorch emulates its products there, with roundings of their own (59 on AVX2); transformers' own give 56.
+        assert equal >= 56
+    else:
+        assert equal >= FEWEST_EQUAL[weights]
 
 
 def test_beam_answers_equal_transformers(runtime: Runtime, rows: list[dict[str, Any]]) -> None:
