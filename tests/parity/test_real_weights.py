@@ -67,11 +67,12 @@ def num_equal(runtime: Runtime, rows: list[dict[str, Any]], *, num_beams: int, k
 def test_greedy_answers_equal_transformers(runtime: Runtime, rows: list[dict[str, Any]]) -> None:
     equal = num_equal(runtime, rows, num_beams=1, key="greedy_ids")
     weights = runtime.description.weights
-    if weights == "bfloat16" and isinstance(runtime, TorchRuntime) and fast_precision("cpu") != "bfloat16":
-        # PyTorch emulates its products there, with roundings of their own (59 on AVX2); transformers' own give 56.
-        assert equal >= 56
-    else:
-        assert equal >= FEWEST_EQUAL[weights]
+    fewest = FEWEST_EQUAL[weights]
+    is_emulated = weights == "bfloat16" and isinstance(runtime, TorchRuntime) and fast_precision("cpu") == "float32"
+    if is_emulated and 56 <= equal < fewest:
+        # transformers' own bfloat16 gives 56, and PyTorch rounds otherwise where it emulates the products.
+        pytest.xfail(f"PyTorch emulates bfloat16 on this processor: {equal} of 64 equal, asked are {fewest}")
+    assert equal >= fewest
 
 
 def test_beam_answers_equal_transformers(runtime: Runtime, rows: list[dict[str, Any]]) -> None:
