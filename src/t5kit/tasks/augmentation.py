@@ -59,26 +59,33 @@ class Augmenter:
 
 
 def noisy(text: str, rate: float, rng: np.random.Generator) -> str:
-    """Return the text with about `rate` of its letters mistyped: left out, doubled, swapped, or another one."""
-    letters = [letter for letter in text if letter.isalnum()]
+    """Return the text with about `rate` of its letters, at least one, mistyped: left out, doubled, swapped, or another.
+
+    At rate 0, or without letters and digits, it stays as it is.
+    """
+    places = [place for place, letter in enumerate(text) if letter.isalnum()]
+    if not places or not rate:
+        return text
+    slips = {places[drawn] for drawn in np.flatnonzero(rng.random(len(places)) < rate)}
+    slips = slips or {places[int(rng.integers(len(places)))]}
     pieces: list[str] = []
     place = 0
     while place < len(text):
-        letter = text[place]
+        letter, behind = text[place], text[place + 1 : place + 2]
+        is_slip = place in slips
         place += 1
-        if not letter.isalnum() or rng.random() >= rate:
+        if not is_slip:
             pieces.append(letter)
             continue
         kind = int(rng.integers(_NUM_KINDS))
         if kind == 0:
             continue
-        if kind == 1:
-            pieces += [letter, letter]
-        elif kind == 2 and place < len(text) and text[place].isalnum():
-            pieces += [text[place], letter]
+        if kind == 2 and behind.isalnum() and behind != letter:
+            pieces += [behind, letter]
             place += 1
-        else:
-            pieces.append(letters[int(rng.integers(len(letters)))])
+            continue
+        other = text[places[int(rng.integers(len(places)))]]
+        pieces += [letter, letter] if kind == 1 or other == letter else [other]
     return "".join(pieces)
 
 

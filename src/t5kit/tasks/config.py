@@ -70,7 +70,7 @@ class AugmentationConfig:
     synonym_rate: float = 0.2
     """synonyms: share of the words that have some which are replaced, in (0, 1]."""
     noise_rate: float = 0.0
-    """Share of letters that are mistyped, in [0, 1)."""
+    """Share of letters that are mistyped, at least one of an input that is changed, in [0, 1)."""
     probability: float = 0.5
     """Share of the inputs that are changed at all, in (0, 1]."""
     kept_prefix: str = ""

@@ -39,6 +39,13 @@ def test_noise_changes_about_as_many_letters_as_it_says_and_nothing_else() -> No
     assert [c for c in changed if not c.isalnum()] == [c for c in text if not c.isalnum()]
 
 
+@pytest.mark.parametrize("word", ["it", "noon", "pronunciation", "the end", "x2"])
+def test_what_is_mistyped_differs_however_short_it_is(word: str) -> None:
+    typed = [noisy(word, 0.05, rng(seed)) for seed in range(300)]
+    assert word not in typed and len(set(typed)) >= len(word)
+    assert noisy("...", 0.5, rng()) == "..." and noisy("", 0.5, rng()) == ""
+
+
 def test_an_input_is_never_emptied() -> None:
     config = AugmentationConfig(noise_rate=0.9, probability=1.0, kept_prefix="p: ")
     augment = Augmenter(config, {})
