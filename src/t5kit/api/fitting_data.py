@@ -38,6 +38,9 @@ FEWEST_TO_HOLD_OUT = 40
 MOST_HELD_OUT = 1000
 MOST_NOT_UTF_8 = 0.01
 """Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
+MOST_SCORED_LETTERS = 100_000
+"""Of a dev or test target: no answer is nearly as long, and metrics that compare every word with every other take minutes
+over one of ten million."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
 
@@ -77,6 +80,10 @@ def fit_tables(
     written, said = _as_written(profile, targets, tokenizer)
     findings += said
     tables: dict[str, RecordTable] = {split: _rewritten(table, written) for split, table in given.items()}
+    for split in (DEV, TEST):
+        if split in tables:
+            tables[split], said = _with_scored(tables[split], split)
+            findings += said
     profile = TargetProfile.of(_texts(tables[TRAIN], "target"))
     findings += profile.findings() + _of_train(tables[TRAIN]) + _across(tables, profile)
     num_held_out, whole_dev = 0, tables.get(DEV)
@@ -120,18 +127,22 @@ def split_off(
     """Return the table without and with only about num_held_out records, drawn by the seed, both in their order.
 
     Records of one input (`_as_read`) go together, so that none of those held out was trained on. Labels keep their
-    proportions, and a label that comes with one input only stays in train. Where every input is too many records, that
-    of the fewest is held out; where no label has two inputs, a single record is, and its like stay in train.
+    proportions, and a label that comes with one input only stays in train, as does a target too long to be scored. Where
+    every input is too many records, that of the fewest is held out; where no label has two inputs, a single record is,
+    and its like stay in train.
     """
     groups: dict[str, list[int]] = {}
     for index in range(len(table)):
         groups.setdefault(_as_read(str(table[index].fields["input"])), []).append(index)
+    groups = {
+        text: members for text, members in groups.items() if not any(_is_too_long(table[index]) for index in members)
+    } or groups
     strata: dict[str, list[list[int]]] = {}
     for members in groups.values():
         label = str(table[members[0]].fields["target"]) if profile.kind == "labels" else ""
         strata.setdefault(label, []).append(members)
     rng = np.random.Generator(np.random.Philox(seed))
-    share = num_held_out / len(table)
+    share = num_held_out / sum(map(len, groups.values()))
     held_out: list[int] = []
     owed = 0.0  # what rounding took from the strata before, so that many small ones give their part too
     for label in sorted(strata):
@@ -208,6 +219,28 @@ def check_targets(tables: Mapping[str, RecordTable], metrics: Sequence[str]) -> 
                     f"{split} cannot be scored: {error} {what}Mend or remove such records, or choose other metrics "
                     "(--metrics; metrics= in Python)."
                 ) from error
+
+
+def _with_scored(table: RecordTable, split: str) -> tuple[RecordTable, list[str]]:
+    """Return a table without the records whose targets are too long to be scored, and what is to be said of them.
+
+    Raises: DataError if none is left.
+    """
+    too_long = [index for index in range(len(table)) if _is_too_long(table[index])]
+    if not too_long:
+        return table, []
+    first = table[too_long[0]]
+    what = (
+        f"{len(too_long):,} record(s) of {split} have a target of more than {MOST_SCORED_LETTERS:,} letters "
+        f"({first.place}: {len(str(first.fields['target'])):,})"
+    )
+    if len(too_long) == len(table):
+        raise DataError(f"{what}: no answer is as long, and none is left to score by. Bring shorter ones.")
+    return SelectedTable(table, np.setdiff1d(np.arange(len(table)), too_long)), [f"{what} and are not scored."]
+
+
+def _is_too_long(record: Record) -> bool:
+    return len(str(record.fields["target"])) > MOST_SCORED_LETTERS
 
 
 def _takes(metric: Metric, references: Sequence[str]) -> bool:

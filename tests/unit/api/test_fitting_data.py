@@ -94,6 +94,22 @@ def test_a_held_out_record_that_stays_in_train_is_told() -> None:
     assert any("1 of 1 dev inputs are in train too" in finding for finding in tables.findings)
 
 
+def test_a_target_too_long_to_be_scored_is_trained_on_and_told() -> None:
+    rows = [(f"text {n}", f"an answer of its own, number {n}") for n in range(60)]
+    endless = [(f"endless {n}", "word " * 20_001) for n in range(6)]
+    tables = tables_of(rows + endless)
+    assert len(rows_of(tables, DEV)) == tables.num_held_out == 7 and set(rows_of(tables, DEV)) <= set(rows)
+    assert len(rows_of(tables, TRAIN)) == 59
+    tables = tables_of(rows, dev=[*rows[:3], endless[0]], test=[endless[1], rows[4]])
+    assert rows_of(tables, DEV) == rows[:3] and rows_of(tables, TEST) == rows[4:5]
+    said = "\n".join(tables.findings)
+    assert "1 record(s) of dev have a target of more than 100,000 letters (row:4: 100,004) and are not scored." in said
+    with pytest.raises(
+        DataError, match="1 record.* of test have a target of more than 100,000 letters .* none is left"
+    ):
+        tables_of(rows, test=endless[:1])
+
+
 def test_three_records_are_taken_and_told_of() -> None:
     tables = tables_of(REVIEWS[:3])
     assert len(rows_of(tables, TRAIN)) == 3 and DEV not in tables.tables
