@@ -39,8 +39,8 @@ MOST_HELD_OUT = 1000
 MOST_NOT_UTF_8 = 0.01
 """Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
 MOST_SCORED_LETTERS = 100_000
-"""Of a dev or test target: no answer is nearly as long, and metrics that compare every word with every other take minutes
-over one of ten million."""
+"""Of a dev or test target: no answer is nearly as long, and metrics that compare each word with each other take minutes over
+one of ten million."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
 
@@ -127,9 +127,9 @@ def split_off(
     """Return the table without and with only about num_held_out records, drawn by the seed, both in their order.
 
     Records of one input (`_as_read`) go together, so that none of those held out was trained on. Labels keep their
-    proportions, and a label that comes with one input only stays in train, as does a target too long to be scored. Where
-    every input is too many records, that of the fewest is held out; where no label has two inputs, a single record is,
-    and its like stay in train.
+    proportions, and a label that comes with one input only stays in train, as does a target too long to be scored.
+    Where every input is too many records, that of the fewest is held out; where no label has two inputs, a single
+    record is, and its like stay in train.
     """
     groups: dict[str, list[int]] = {}
     for index in range(len(table)):

@@ -105,7 +105,7 @@ def test_a_target_too_long_to_be_scored_is_trained_on_and_told() -> None:
     said = "\n".join(tables.findings)
     assert "1 record(s) of dev have a target of more than 100,000 letters (row:4: 100,004) and are not scored." in said
     with pytest.raises(
-        DataError, match="1 record.* of test have a target of more than 100,000 letters .* none is left"
+        DataError, match=r"1 record.* of test have a target of more than 100,000 letters .* none is left"
     ):
         tables_of(rows, test=endless[:1])
 
