@@ -39,7 +39,7 @@ MOST_HELD_OUT = 1000
 MOST_NOT_UTF_8 = 0.01
 """Share of lines that are not UTF-8 from which on a file is in another encoding, not damaged."""
 MOST_SCORED_LETTERS = 100_000
-"""Of a dev or test target: no answer is nearly as long, and metrics that compare each word with each other take minutes over
+"""Of a dev or test target: no answer is nearly as long, and metrics that compare every two words take minutes over
 one of ten million."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
