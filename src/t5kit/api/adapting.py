@@ -11,7 +11,7 @@ from typing import Self
 from t5kit.api.arguments import GenerationArguments
 from t5kit.api.trainable import Trainable
 from t5kit.checkpoint import CheckpointFolder, write_folder
-from t5kit.checkpoint.adapters import Adapter, SoftPrompt, merged_tensors, open_any_adapter
+from t5kit.checkpoint.adapters import Adapter, SoftPrompt, merged_tensors
 from t5kit.errors import RequestError
 from t5kit.runtime import Runtime
 from t5kit.runtime.adapters import AdaptingRuntime, with_adapter
@@ -55,7 +55,7 @@ class Adaptable(Trainable, abc.ABC):
         each. Prompts need the torch or the reference engine.
         Raises: RequestError for no name, or where an adapter is put on already (a model opened from an adapter's
         folder, or `adapted(name)`): the new one would answer without it; CheckpointError for a folder that is no
-        adapter of this model; EngineError.
+        adapter of this model, or was trained on other weights; EngineError.
         """
         if not isinstance(name, str) or not name:
             raise RequestError(f"name = {name!r} must be a text that is not empty, such as 'sentiment'.")
@@ -68,7 +68,7 @@ class Adaptable(Trainable, abc.ABC):
                 f"{self.folder.path}, each under a name. To have the sum, merge the first: t5kit convert "
                 "ADAPTER_FOLDER NEW_FOLDER."
             )
-        adapter = open_any_adapter(path, self.folder.config)
+        adapter = self.folder.adapter(path)
         answering = self.folder.with_defaults_of(path)
         if isinstance(adapter, SoftPrompt) or isinstance(self.runtime, AdaptingRuntime):
             runtime: Runtime = with_adapter(self.runtime, adapter)

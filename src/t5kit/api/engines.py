@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors, open_any_adapter
+from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors
 from t5kit.checkpoint.folder import CheckpointFolder
 from t5kit.errors import DependencyError, EngineError, RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime
@@ -81,7 +81,7 @@ def open_adapted(
     engine does that, else merged into them. A prompt of vectors needs torch or the reference, and "auto" takes one.
     Raises: CheckpointError for an adapter of another model; EngineError for a prompt on an engine that takes none.
     """
-    adapter = open_any_adapter(adapter_path, folder.config)
+    adapter = folder.adapter(adapter_path)
     if isinstance(adapter, SoftPrompt):
         if engine == "auto":
             return with_adapter(reopen(folder, engine="torch" if _has_torch() else "reference"), adapter, owns=True)

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from t5kit.api.data_warnings import DataWarnings
 from t5kit.api.run_parts import (
@@ -22,7 +22,7 @@ from t5kit.api.run_parts import (
     open_start,
     open_vocabulary,
 )
-from t5kit.checkpoint.adapters import write_lora, write_soft_prompt
+from t5kit.checkpoint.adapters import base_marks, write_lora, write_soft_prompt
 from t5kit.checkpoint.atomic import atomic_folder, write_file
 from t5kit.checkpoint.hub import id_of
 from t5kit.config.overrides import Settings
@@ -354,18 +354,17 @@ def _adapter_writer(config: RunConfig, parts: RunParts, model: "T5") -> Callable
     # A folder is named whole, so that the adapter finds it from anywhere; what came from the Hub by its id.
     base = id_of(start.path) or str(start.path.resolve())
 
-    generation = _generation(config)
+    more: dict[str, Any] = {"base": base, "marks": base_marks(start.tensors()), "generation": _generation(config)}
 
     def write(path: Path) -> None:
         rows = soft_prompt(model)
         if rows is not None:
-            write_soft_prompt(path, rows, base=base, config=parts.architecture, generation=generation)
+            write_soft_prompt(path, rows, config=parts.architecture, **more)
             return
         maps = lora_parts(model)
         write_lora(
             path, maps, rank=adaptation.rank, alpha=adaptation.alpha, dropout=adaptation.dropout,
-            targets=sorted({name.rpartition(".")[2] for name in maps}), base=base,
-            generation=generation,
+            targets=sorted({name.rpartition(".")[2] for name in maps}), **more,
         )  # fmt: skip
 
     return write

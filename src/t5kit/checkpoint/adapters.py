@@ -8,6 +8,9 @@ left out in silence. Source: Hu et al. 2021; peft's LoraConfig and its save_pret
 
 A soft prompt (Lester et al. 2021) is `prompt_embeddings` [P, D]: vectors before the encoder's input. peft's other kinds
 of prompts (for the decoder too, or made by a network) are refused.
+
+Beside peft's two files t5kit writes a few values of the weights that were adapted (BASE_FILE), so that an adapter put
+on others of the same shapes is an error and not nonsense.
 """
 
 import dataclasses
@@ -31,7 +34,18 @@ CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 GENERATION_FILE: Final = "generation_config.json"
 """Not of peft's format: how the answers that were trained are made, such as how long they may be."""
+BASE_FILE: Final = "base_weights.json"
+"""Not of peft's format: some values of the weights that the adapter was trained on."""
 
+_MARKS: Final = (
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "encoder.final_layer_norm.weight",
+    "decoder.final_layer_norm.weight",
+)
+"""Small tensors that differ from one training to another, and that no form of a folder quantises."""
+_VALUES_A_MARK: Final = 16
+_TOLERANCE: Final = 0.01
+"""Of a mark's largest value; rounding to 16 bits changes 0.004 of it at most."""
 _PREFIX: Final = "base_model.model."
 _PROMPT: Final = "prompt_embeddings"
 _PART = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
@@ -133,6 +147,38 @@ def check_soft_prompt(prompt: SoftPrompt, config: T5Config) -> None:
         raise CheckpointError(f"{prompt.source}: the prompt holds infinities or NaN.")
 
 
+def base_marks(tensors: Iterable[TensorView]) -> dict[str, list[float]]:
+    """Return a few values of a model's weights, by which they are known again in any dtype."""
+    marks = {}
+    for view in tensors:
+        name = view.name.removeprefix("transformer.")
+        if name in _MARKS:
+            marks[name] = [float(value) for value in view.to_float32().reshape(-1)[:_VALUES_A_MARK]]
+    return marks
+
+
+def check_base(path: Path, tensors: Iterable[TensorView]) -> None:
+    """Raise CheckpointError if an adapter's folder says that it was trained on other weights than these.
+
+    Folders that do not say (peft's own) pass.
+    """
+    if not (path / BASE_FILE).is_file():
+        return
+    said = read_json(path / BASE_FILE)
+    for name, values in base_marks(tensors).items():
+        expected = said.get(name, values)
+        if not isinstance(expected, list) or not all(type(value) in (int, float) for value in expected):
+            raise CheckpointError(f"{path / BASE_FILE}: {name} is {shortened(expected)}; expected numbers.")
+        of_largest = _TOLERANCE * max(map(abs, values), default=0.0)
+        if len(expected) != len(values) or not np.allclose(expected, values, rtol=0.0, atol=of_largest):
+            base = read_json(locate(path, CONFIG_FILE)).get("base_model_name_or_path")
+            raise CheckpointError(
+                f"{path} was trained on other weights than these, though of the same shapes ({name} differs): on "
+                f"{shortened(base)}, as they were then. Take those, or train it anew; without its {BASE_FILE} it is "
+                "put on whatever it fits."
+            )
+
+
 def is_adapter_folder(path: Path) -> bool:
     """Say whether a folder holds an adapter and no model of its own."""
     return (path / CONFIG_FILE).is_file() and not (path / "config.json").exists()
@@ -178,12 +224,13 @@ def write_lora(
     dropout: float,
     targets: Sequence[str],
     base: str,
+    marks: Mapping[str, Sequence[float]] | None = None,
     generation: Mapping[str, object] | None = None,
 ) -> None:
     """Write a folder that peft and t5kit load; it appears whole, in the place of an older one.
 
-    parts: linear map -> A [r, in] and B [out, r], without the scale alpha / r. base: the model it is for. generation:
-    defaults that go before the model's (`CheckpointFolder.with_defaults_of`).
+    parts: linear map -> A [r, in] and B [out, r], without the scale alpha / r. base: the model it is for; marks: its
+    weights' (`base_marks`). generation: defaults that go before the model's (`CheckpointFolder.with_defaults_of`).
     """
     config = {
         "peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": base, "inference_mode": True,
@@ -196,15 +243,21 @@ def write_lora(
         for name, pair in parts.items()
         for letter, array in zip("AB", pair, strict=True)
     ]
-    _write(path, config, views, generation)
+    _write(path, config, views, {GENERATION_FILE: generation, BASE_FILE: marks})
 
 
 def write_soft_prompt(
-    path: Path, rows: np.ndarray, *, base: str, config: T5Config, generation: Mapping[str, object] | None = None
+    path: Path,
+    rows: np.ndarray,
+    *,
+    base: str,
+    config: T5Config,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    generation: Mapping[str, object] | None = None,
 ) -> None:
     """Write a folder that peft and t5kit load; it appears whole, in the place of an older one.
 
-    Shapes: rows [P, D]. generation: defaults that go before the model's (`CheckpointFolder.with_defaults_of`).
+    Shapes: rows [P, D]. The other words are those of `write_lora`.
     """
     settings = {
         "peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": base,
@@ -213,19 +266,19 @@ def write_soft_prompt(
         "num_layers": config.num_encoder_layers, "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None,
         "tokenizer_name_or_path": None, "modules_to_save": None,
     }  # fmt: skip
-    _write(path, settings, [TensorView.from_array(_PROMPT, rows)], generation)
+    _write(path, settings, [TensorView.from_array(_PROMPT, rows)], {GENERATION_FILE: generation, BASE_FILE: marks})
 
 
 def _write(
     path: Path,
     config: Mapping[str, object],
     views: Sequence[TensorView],
-    generation: Mapping[str, object] | None,
+    more: Mapping[str, Mapping[str, object] | None],
 ) -> None:
     with atomic_folder(path, overwrite=True) as unfinished:
-        (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        if generation:
-            (unfinished / GENERATION_FILE).write_text(json.dumps(dict(generation), indent=1) + "\n", encoding="utf-8")
+        for name, content in {CONFIG_FILE: config, **more}.items():
+            if content:
+                (unfinished / name).write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
         write_safetensors(unfinished / WEIGHTS_FILE, views)
 
 

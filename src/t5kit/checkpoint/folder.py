@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from t5kit.checkpoint.adapters import CONFIG_FILE as ADAPTER_CONFIG
-from t5kit.checkpoint.adapters import GENERATION_FILE
+from t5kit.checkpoint.adapters import GENERATION_FILE, Adapter, SoftPrompt, check_base, open_any_adapter
 from t5kit.checkpoint.atomic import atomic_folder
 from t5kit.checkpoint.generation import generation_defaults, generation_to_hf
 from t5kit.checkpoint.hf_config import Inference as Inference
@@ -95,6 +95,15 @@ class CheckpointFolder:
     def with_tensors(self, tensors: Iterable[TensorView]) -> "CheckpointFolder":
         """Return this folder with other values in its tensors, of the same names and shapes, which lie in no file."""
         return dataclasses.replace(self, weight_files=(), _views={view.name: view for view in tensors})
+
+    def adapter(self, path: Path) -> Adapter | SoftPrompt:
+        """Open an adapter's folder, in peft's format, for these weights.
+
+        Raises: CheckpointError for one of another architecture, or that says that it was trained on other weights.
+        """
+        adapter = open_any_adapter(path, self.config)
+        check_base(path, self.tensors())
+        return adapter
 
     def with_defaults_of(self, adapter_path: Path) -> "CheckpointFolder":
         """Return this folder with the generation defaults of an adapter's folder, if it has any, over its own.

@@ -107,10 +107,10 @@ def convert(
 
 def _merged(folder: "CheckpointFolder", adapter: Path) -> "CheckpointFolder":
     """Return the folder with an adapter's additions in its weights."""
-    from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors, open_any_adapter
+    from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors
 
     adapter = adapter.expanduser()
-    opened = open_any_adapter(adapter, folder.config)
+    opened = folder.adapter(adapter)
     if isinstance(opened, SoftPrompt):
         raise RequestError(f"{adapter} is a prompt of vectors, which cannot become part of the weights.")
     return folder.with_defaults_of(adapter).with_tensors(merged_tensors(folder.tensors(), opened))

@@ -4,7 +4,7 @@ import dataclasses
 
 from t5kit.api.engines import open_runtime
 from t5kit.checkpoint import open_folder
-from t5kit.checkpoint.adapters import open_adapter
+from t5kit.checkpoint.adapters import check_base, open_adapter
 from t5kit.decoding import GrammarCompiler
 from t5kit.runtime.adapters import adapting
 from t5kit.scheduling.worker import LoadedEngine
@@ -26,6 +26,8 @@ class FolderLoader:
         runtime = open_runtime(
             folder, engine=source.engine, weights=source.weights, threads=source.threads, device=source.device
         )
+        for path in source.adapters.values():
+            check_base(path, folder.tensors())
         adapters = {
             name: adapting(runtime).add_adapter(open_adapter(path, folder.config))
             for name, path in source.adapters.items()

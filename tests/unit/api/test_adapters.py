@@ -65,6 +65,24 @@ def test_applied_equals_merged_on_every_engine(base: Path, lora: Path, engine: A
     assert not np.allclose(applied, plain, atol=1e-2)
 
 
+def test_an_adapter_of_other_weights_of_the_same_shapes_is_an_error(base: Path, lora: Path, tmp_path: Path) -> None:
+    other = write_tiny_folder(tmp_path / "other", seed=4)
+    for dtype in ("bfloat16", "float16"):  # the base again, rounded, is the base
+        folder = open_folder(base)
+        write_folder(tmp_path / dtype, folder.config, folder.tensors(), dtype=dtype)
+        assert open_folder(tmp_path / dtype).adapter(lora / "adapter").source == str(lora / "adapter")
+    with Model.from_pretrained(other, engine="reference") as model:
+        with pytest.raises(CheckpointError, match=r"was trained on other weights than these.*relative_attention_bias"):
+            model.load_adapter("a", lora / "adapter")
+        assert model.adapters == ()
+        foreign = shutil.copytree(lora / "adapter", tmp_path / "foreign")
+        (foreign / "base_weights.json").write_text('{"decoder.final_layer_norm.weight": ["x"]}')
+        with pytest.raises(CheckpointError, match=r"base_weights\.json: decoder.* is .* numbers"):
+            model.load_adapter("a", foreign)
+        (foreign / "base_weights.json").unlink()  # as peft writes it, which says nothing of the weights
+        model.load_adapter("a", foreign)
+
+
 def test_several_adapters_are_switched_at_generation(model: Model, lora: Path, tmp_path: Path) -> None:
     with Model.from_pretrained(model.folder.path, engine="reference") as other:
         other.fit(
