@@ -261,6 +261,10 @@ void bind_engine(nb::module_& module) {
             const Engine::Call call(self);
             return self.sequences().held_bytes();
         })
+        .def_prop_ro("spare_cache_bytes", [](Engine& self) {
+            const Engine::Call call(self);
+            return self.sequences().spare_bytes();
+        })
         .def("packed", [](Engine& self) { return nb::ndarray<nb::numpy, const uint8_t>(self.packed(), {self.weight_bytes()}); },
              nb::rv_policy::reference_internal)
         .def("packed_digest", [](Engine& self) {

@@ -7,9 +7,12 @@
 
 namespace t5kit {
 
+// Names begin again at 1 when they run out, past those in use: at a thousand a second they last 25 days.
 int Sequences::new_name() {
-    T5KIT_CHECK(last_name_ < std::numeric_limits<int>::max(), "This runtime has given out all its names; load the model again.");
-    return ++last_name_;
+    do {
+        last_name_ = last_name_ == std::numeric_limits<int>::max() ? 1 : last_name_ + 1;
+    } while (prompts_.count(last_name_) || slots_.count(last_name_));
+    return last_name_;
 }
 
 int Sequences::add_prompt(int length) {
@@ -18,8 +21,21 @@ int Sequences::add_prompt(int length) {
     const size_t head_floats = shape_.key_floats(prompt.num_pages()) + shape_.value_floats(prompt.num_pages());
     prompt.data.grow(head_floats * shape_.num_layers * shape_.num_heads);
     const int handle = new_name();
+    const size_t floats = prompt.data.size();
     prompts_.emplace(handle, std::move(prompt));
+    prompt_floats_ += floats;
+    note_held();
     return handle;
+}
+
+// Called when more is held: spare pages give way, so that all memory together is what was held at the most.
+void Sequences::note_held() {
+    most_held_floats_ = std::max(most_held_floats_, held_floats());
+    while (!free_pages_.empty() && held_floats() + free_pages_.size() * shape_.page_floats() > most_held_floats_) {
+        free_pages_.back()->data = Buffer<float>();
+        bare_pages_.push_back(free_pages_.back());
+        free_pages_.pop_back();
+    }
 }
 
 Prompt& Sequences::prompt(int handle) {
@@ -45,7 +61,11 @@ void Sequences::release(const std::vector<int>& handles) {
         T5KIT_CHECK(++counts[handle] <= prompt(handle).num_references, "Handle " << handle << " is released more often than it is held.");
     }
     for (int handle : handles) {
-        if (--prompt(handle).num_references == 0) prompts_.erase(handle);
+        const auto found = prompts_.find(handle);
+        if (--found->second.num_references == 0) {
+            prompt_floats_ -= found->second.data.size();
+            prompts_.erase(found);
+        }
     }
 }
 
@@ -138,26 +158,28 @@ void Sequences::clear() {
     prompts_.clear();
     slots_.clear();
     free_pages_.clear();
+    bare_pages_.clear();
     pages_.clear();
-}
-
-size_t Sequences::held_bytes() const {
-    size_t floats = (pages_.size() - free_pages_.size()) * shape_.page_floats();
-    for (const auto& [handle, prompt] : prompts_) floats += prompt.data.size();
-    return floats * sizeof(float);
+    prompt_floats_ = 0;
 }
 
 Page* Sequences::new_page() {
     if (free_pages_.empty()) {
-        pages_.push_back(std::make_unique<Page>());
-        pages_.back()->data.grow(shape_.page_floats());
-        free_pages_.reserve(pages_.size());  // so that giving a page back cannot fail
-        free_pages_.push_back(pages_.back().get());
+        if (bare_pages_.empty()) {
+            pages_.push_back(std::make_unique<Page>());
+            bare_pages_.push_back(pages_.back().get());
+            free_pages_.reserve(pages_.size());  // so that giving a page back cannot fail
+            bare_pages_.reserve(pages_.size());
+        }
+        bare_pages_.back()->data.grow(shape_.page_floats());
+        free_pages_.push_back(bare_pages_.back());
+        bare_pages_.pop_back();
     }
     Page* page = free_pages_.back();
     free_pages_.pop_back();
     page->num_references = 1;
     page->num_filled = 0;
+    note_held();
     return page;
 }
 

@@ -85,20 +85,27 @@ public:
     void clear();
 
     // Bytes of the prompts and of the pages that slots stand on.
-    size_t held_bytes() const;
+    size_t held_bytes() const { return held_floats() * sizeof(float); }
+    // Bytes of pages that nobody stands on, kept for those to come: with the held ones never more than were held at a time.
+    size_t spare_bytes() const { return free_pages_.size() * shape_.page_floats() * sizeof(float); }
 
 private:
     Page* new_page();
     void drop_page(Page* page);
     void cut(Slot& slot, int length);
     int new_name();
+    size_t held_floats() const { return prompt_floats_ + (pages_.size() - free_pages_.size() - bare_pages_.size()) * shape_.page_floats(); }
+    void note_held();
 
     CacheShape shape_;
     int last_name_ = 0;
+    size_t prompt_floats_ = 0;
+    size_t most_held_floats_ = 0;
     std::unordered_map<int, Prompt> prompts_;
     std::unordered_map<int, Slot> slots_;
     std::vector<std::unique_ptr<Page>> pages_;  // all there are
-    std::vector<Page*> free_pages_;
+    std::vector<Page*> free_pages_;             // that nobody stands on
+    std::vector<Page*> bare_pages_;             // the same, their memory given back
 };
 
 }  // namespace t5kit

@@ -90,6 +90,8 @@ class Engine:
     @property
     def weight_bytes(self) -> int: ...
     @property
+    def spare_cache_bytes(self) -> int: ...
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the encoded prompts and of the pages of keys and values that open slots stand on."""
 

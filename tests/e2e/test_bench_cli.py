@@ -74,6 +74,15 @@ def test_the_table_has_a_line_for_each_engine(run: Run, folder: Path) -> None:
     assert "equal: to native:float32" in about
 
 
+def test_texts_alone_are_a_comparison_too(run: Run, folder: Path) -> None:
+    alone = ("--rounds", "1", "--max-new-tokens", "4", "--batch-size", "1", "--threads", "1", "--num-texts", "2")
+    code, out, _ = run(folder, *alone, "--num-beams", "2", "--engines", "native:float32")
+    header, line, *_ = out.split("\n")
+    assert code == 0 and "batch" not in header and header.split("  ")[0] == "engine"
+    assert len([word for word in header.split("  ") if word.strip()]) == len(line.split()) == 7
+    assert line.split()[3:5] == ["2/2", "2/2"]
+
+
 def test_engines_that_cannot_take_part_are_left_out_with_a_sentence(run: Run, folder: Path) -> None:
     engines = "native:float32,reference:int8"
     code, out, err = run(folder, *FEW, "--num-texts", "1", "--num-beams", "1", "--engines", engines)

@@ -96,8 +96,10 @@ def random_cut(kind: str, text: str, generator: random.Random) -> list[int] | No
 def test_a_text_is_permitted_in_every_way_of_cutting_it(kind: str, regex: str, data: st.DataObject, seed: int) -> None:
     text = data.draw(st.from_regex(regex, fullmatch=True))
     ids = random_cut(kind, text, random.Random(seed))
-    if ids is not None:
-        assert permits(constraint_of(kind, Grammar("regex", regex)), ids, tokenizer_of(kind).eos_id)
+    if ids is None and kind == "pieces" and not text.isascii():
+        return  # this vocabulary cannot write it
+    hypothesis.assume(ids is not None)
+    assert ids is not None and permits(constraint_of(kind, Grammar("regex", regex)), ids, tokenizer_of(kind).eos_id)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pieces", "pieces and bytes"])

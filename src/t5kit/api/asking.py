@@ -31,6 +31,7 @@ from t5kit.api.extraction import (
     FIELD_PROMPT,
     Extraction,
     ExtractionMethod,
+    Question,
     check_options,
     check_writable,
     default_prompt,
@@ -58,7 +59,7 @@ from t5kit.api.ranking import (
 from t5kit.api.trainable import Trainable
 from t5kit.checkpoint.sentence_modules import SentenceModules, read_sentence_modules
 from t5kit.decoding import DecodingOptions, GrammarCompiler, answer_text
-from t5kit.errors import RequestError
+from t5kit.errors import DataError, RequestError
 from t5kit.scheduling import GenerationRequest, RequestFailed, RequestFinished
 from t5kit.tasks.linear_schema import SchemaLike, read_schema
 
@@ -264,7 +265,10 @@ class Asking(Trainable, abc.ABC):
                     truncate=truncate,
                     prompts=[each for each in made for _ in queries],
                 )
-                scores_QN = likelihood_scores(self.runtime, self._encode(made, truncate=False), targets, len(queries))
+                encoded = self._encode(made, truncate=False)
+                scores_QN = likelihood_scores(
+                    self.runtime, encoded, targets, len(queries), max_cache_bytes=self.max_cache_bytes
+                )
             case "embedding":
                 queries_QD = self.embed(queries, truncate=truncate)
                 if document_vectors is None:
@@ -344,19 +348,30 @@ class Asking(Trainable, abc.ABC):
         seen = self._fitting(template, values, cut_field="text", truncate=truncate)
         prompts = self._encode([template.render(each) for each in seen], truncate=False)
         repeats: collections.Counter[bytes] = collections.Counter()
-        requests = []
+        requests: list[GenerationRequest] = []
+        numbers = [number for number, asked_of_one in enumerate(per_text, 1) for _ in asked_of_one]
+        kept: list[Question] = []
         for number, (question, fields, ids) in enumerate(zip(every, seen, prompts, strict=True)):
             source = fields["text"] if is_copied else None
-            grammar = grammar_of(question.schema, copied_from=source, tokenizer=self.tokenizer)
+            try:
+                grammar = grammar_of(question.schema, copied_from=source, tokenizer=self.tokenizer)
+            except DataError as error:
+                if not question.is_required:
+                    continue
+                raise DataError(f"Text {numbers[number]}: {error}" if len(per_text) > 1 else str(error)) from error
+            kept.append(question)
             requests += self._requests({number: ids}, with_grammar(asked, grammar, self.tokenizer), repeats=repeats)
         answers = []
-        for question, answer in zip(every, self._answered(requests), strict=True):
+        for question, answer in zip(kept, self._answered(requests), strict=True):
             best = answer.hypotheses[0]
             line = answer_text(best.token_ids, self.tokenizer.detokenizer(), ())
             found = read_line(line, question.schema, score=best.score, finish_reason=best.finish_reason)
             answers.append((question, found))
-        rest = iter(answers)
-        results = [joined([next(rest) for _ in asked_of_one], checked) for asked_of_one in per_text]
+        found_of = {id(question): (question, found) for question, found in answers}
+        results = [
+            joined([found_of[id(question)] for question in asked_of_one if id(question) in found_of], checked)
+            for asked_of_one in per_text
+        ]
         return results[0] if isinstance(texts, str) else results
 
     def _rendered(
@@ -383,7 +398,8 @@ class Asking(Trainable, abc.ABC):
         """Return how likely each label's words are after the prompt around each text."""
         made = self._rendered(prompt, [{"text": text} for text in texts], cut_field="text", truncate=truncate)
         ids = self._encode(made, truncate=False)
-        return label_scores(self.runtime, ids, labels.targets(made, self.tokenizer), num_labels=len(labels.words))
+        targets, num_labels = labels.targets(made, self.tokenizer), len(labels.words)
+        return label_scores(self.runtime, ids, targets, num_labels=num_labels, max_cache_bytes=self.max_cache_bytes)
 
     def _follow(
         self, prompt: Prompt, texts: Sequence[str], labels: LabelSet, *, truncate: bool

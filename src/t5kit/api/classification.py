@@ -7,10 +7,9 @@ from typing import Literal, Self
 import numpy as np
 
 from t5kit.api.calibration import Calibration, softmax
-from t5kit.api.evaluation import no_progress
 from t5kit.api.prompting import answer_rule
-from t5kit.errors import RequestError, T5kitError
-from t5kit.evaluation.answering import likelihoods_of
+from t5kit.errors import RequestError
+from t5kit.evaluation.answering import log_probabilities
 from t5kit.runtime import Runtime
 from t5kit.text import CharacterRule, Tokenizer
 
@@ -134,24 +133,25 @@ class LabelScores:
 
 
 def label_scores(
-    runtime: Runtime, prompts: Sequence[np.ndarray], targets: Sequence[Sequence[np.ndarray]], *, num_labels: int
+    runtime: Runtime,
+    prompts: Sequence[np.ndarray],
+    targets: Sequence[Sequence[np.ndarray]],
+    *,
+    num_labels: int,
+    max_cache_bytes: int | None = None,
 ) -> LabelScores:
     """Return the scores of every label's words after each prompt.
 
     Each distinct prompt is encoded once, and its cross-attention shared by all labels.
-    Shapes: prompts [N] of [S_i] int32, EOS in; targets [N][K] of [T] int32. Raises: EngineError for scores that are not
-    finite.
+    Shapes: prompts [N] of [S_i] int32, EOS in; targets [N][K] of [T] int32. max_cache_bytes: as in `log_probabilities`.
+    Raises: EngineError for scores that are not finite; RequestError for a prompt too large for max_cache_bytes.
     """
     places: dict[bytes, int] = {}
     for place, ids in enumerate(prompts):
         places.setdefault(ids.tobytes(), place)
     pairs = [(prompts[place], target) for place in places.values() for target in targets[place]]
-    likelihoods = likelihoods_of(runtime, [ids for ids, _ in pairs], [target for _, target in pairs], no_progress)
-    values: list[float] = []
-    for likelihood in likelihoods:
-        if isinstance(likelihood, T5kitError):
-            raise likelihood
-        values.append(likelihood.log_probability)
+    asked, answers = [ids for ids, _ in pairs], [target for _, target in pairs]
+    values = log_probabilities(runtime, asked, answers, max_cache_bytes=max_cache_bytes)
     row_of = {key: row for row, key in enumerate(places)}
     rows = [row_of[ids.tobytes()] for ids in prompts]
     lengths = [[len(target) for target in targets[place]] for place in places.values()]

@@ -73,6 +73,7 @@ class ModelAnswerer:
             encoded_once(prompts, lambda texts: self._encode(texts, truncate=self._truncate)),
             self._encode(targets, truncate=False, prompts=prompts),
             progress,
+            max_cache_bytes=self._model.max_cache_bytes,
         )
 
     def _encode(

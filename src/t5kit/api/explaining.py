@@ -1,5 +1,6 @@
 """Model.explain: an answer, or a given text, with what explains it."""
 
+import copy
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -80,11 +81,18 @@ class Explainable:
             raise RequestError(f"baseline = {baseline!r} must be one of: {', '.join(get_args(Baseline))}.")
         if not isinstance(text, str):
             raise RequestError(f"text is {type(text).__name__}, expected one text (str); explain them one by one.")
-        (input_ids,) = model._encode([text], truncate=truncate)
+        reader = model
+        if truncate:
+            reader = copy.copy(model)
+            reader.max_input_tokens = min(model.max_input_tokens, MAX_TOKENS)
+        (input_ids,) = reader._encode([text], truncate=truncate)
         if len(input_ids) > MAX_TOKENS:
-            raise RequestError(f"The text has {len(input_ids):,} tokens; an explanation takes at most {MAX_TOKENS:,}.")
+            raise RequestError(
+                f"The text has {len(input_ids):,} tokens; an explanation takes at most {MAX_TOKENS:,}. Cut it, or let "
+                "it be cut: truncate=True (--truncate)."
+            )
         if target is None:
-            answer, output_ids = _answer(model, text, truncate=truncate, options=options)
+            answer, output_ids = _answer(reader, text, truncate=truncate, options=options)
         else:
             if options:
                 raise RequestError(f"{next(iter(options))} has no effect on a given target. Drop one of the two.")

@@ -44,6 +44,7 @@ class Question:
     """The field asked for; empty where all is asked for at once."""
     schema: Schema
     """Of the answer."""
+    is_required: bool = True
 
 
 def default_prompt(schema: Schema) -> str:
@@ -67,12 +68,15 @@ def questions(texts: Sequence[str], schema: Schema, method: ExtractionMethod) ->
         raise RequestError(
             'method="fields" asks for the fields of one record; this schema is none. Take method="line".'
         )
-    return [[Question(text, name, field) for name, field, _ in schema.fields] for text in texts]
+    return [[Question(text, name, field, is_required) for name, field, is_required in schema.fields] for text in texts]
 
 
 def joined(answers: Sequence[tuple[Question, Extraction]], schema: Schema) -> Extraction:
-    """Return what the answers about one text say together; a required field that was cut leaves no value."""
-    if not answers[0][0].field:
+    """Return what the answers about one text say together; a required field that was cut leaves no value.
+
+    An optional field may have no answer: a text without words has none to copy.
+    """
+    if answers and not answers[0][0].field:
         return answers[0][1]
     assert isinstance(schema, ObjectSchema)
     found = {question.field: answer for question, answer in answers}

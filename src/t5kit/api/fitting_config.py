@@ -162,8 +162,7 @@ def run_config(
 ) -> tuple[RunConfig, tuple[Choice, ...], float]:
     """Return the run (rows that both sides fill alike, as many steps as passes are asked for), what was chosen, and the
     passes that its steps make."""
-    if settings.method == "prompt":
-        lengths = _with_prompt(lengths, settings.num_prompt_tokens)
+    lengths = _with_prompt(lengths, settings.num_vectors)
     rows = _rows(task, lengths, settings, profile)
     watch = _watch(task, settings, profile, rows)
     config = RunConfig(
@@ -241,8 +240,7 @@ def _row_lengths(task: TaskConfig, lengths: DataLengths, settings: FitSettings) 
         spans = SpanCorruption(task.objective.noise_density, task.objective.mean_span_length)
         return encoder_length, spans.lengths(spans.raw_length(encoder_length))[1]
     encoder_length, target_length = settings.max_input_tokens or LONGEST_ROW, _most_target(settings)
-    if settings.method == "prompt":
-        encoder_length += settings.num_prompt_tokens
+    encoder_length += settings.num_vectors
     if lengths.longest_encoder <= encoder_length:
         encoder_length = max(LEAST_ROW, _multiple_of_8(lengths.longest_encoder))
     if lengths.longest_target <= target_length:
@@ -367,11 +365,14 @@ def _best_metric(task: TaskConfig, profile: TargetProfile | None) -> str:
 
 def cuts(lengths: DataLengths, config: RunConfig) -> list[str]:
     """Return what is to be said of examples that are longer than they may be."""
-    if lengths.longest_encoder <= config.data.encoder_length and lengths.longest_target <= config.data.target_length:
+    adaptation = config.adaptation
+    num_vectors = adaptation.num_prompt_tokens if adaptation is not None and adaptation.method == "prompt" else 0
+    room = config.data.encoder_length - num_vectors
+    if lengths.longest_encoder <= room and lengths.longest_target <= config.data.target_length:
         return []
     return [
         f"the longest input has {lengths.longest_encoder:,} tokens and the longest target {lengths.longest_target:,}; "
-        f"what is over {config.data.encoder_length:,} and {config.data.target_length:,} is cut (max_input_tokens, "
+        f"what is over {room:,} and {config.data.target_length:,} is cut (max_input_tokens, "
         "max_target_tokens)."
     ]
 

@@ -3,9 +3,9 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self, TypedDict, get_args
+from typing import Any, Literal, Self, TypedDict, get_args
 
 from t5kit.errors import RequestError
 from t5kit.model.config import AdaptationConfig
@@ -54,7 +54,7 @@ class FitSettings:
     max_target_tokens: int | None = None
     """Longer targets are cut before EOS; None: 1,024."""
     patience: int | None = None
-    """Evaluations in a row without a new best after which the run stops; 0: never; None: a third of them."""
+    """Evaluations in a row without a new best after which the run stops; 0: never; None: three fifths of them."""
     precision: Precision | None = None
     """float32, or bfloat16 where the processor multiplies it fast; None: by the processor."""
     threads: int | None = None
@@ -63,15 +63,15 @@ class FitSettings:
     """Decides everything random."""
     method: Method = "full"
     """full: all weights. lora: low-rank additions. prompt: vectors before every input. head: the output head alone."""
-    rank: int = AdaptationConfig.rank
-    """lora: rank of the additions."""
-    alpha: float = AdaptationConfig.alpha
+    rank: int | None = None
+    """lora: rank of the additions; None: that of AdaptationConfig, as with the four below."""
+    alpha: float | None = None
     """lora: additions are multiplied by alpha / rank."""
-    dropout: float = AdaptationConfig.dropout
+    dropout: float | None = None
     """lora: share of the additions' inputs dropped while training."""
-    targets: Sequence[str] = AdaptationConfig.targets
-    """lora: linear maps by the last part of their names, such as ("q", "v"); default all."""
-    num_prompt_tokens: int = AdaptationConfig.num_prompt_tokens
+    targets: Sequence[str] | None = None
+    """lora: linear maps by the last part of their names, such as ("q", "v"); None: all."""
+    num_prompt_tokens: int | None = None
     """prompt: vectors."""
     synonyms: str | Path | None = None
     """A word list: words of a line, apart by commas, may stand for each other in half of the train inputs."""
@@ -105,11 +105,17 @@ class FitSettings:
             raise RequestError(f"method = {self.method!r} must be one of: {', '.join(get_args(Method))}.")
         readers = {"rank": "lora", "alpha": "lora", "dropout": "lora", "targets": "lora", "num_prompt_tokens": "prompt"}
         for name, method in readers.items():
-            if self.method != method and getattr(self, name) != getattr(AdaptationConfig, name):
+            if self.method != method and getattr(self, name) is not None:
                 raise RequestError(f"{name} = {getattr(self, name)!r} has no effect without method = {method!r}.")
         if not isinstance(self.noise_rate, int | float) or not 0 <= self.noise_rate < 1:
             raise RequestError(f"noise_rate = {self.noise_rate!r} must be a number from 0 to below 1.")
         _ = self.adaptation  # checks the others
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors that a prompt method puts before every input; 0 for the others."""
+        adaptation = self.adaptation
+        return adaptation.num_prompt_tokens if adaptation is not None and self.method == "prompt" else 0
 
     @property
     def adaptation(self) -> AdaptationConfig | None:
@@ -118,10 +124,15 @@ class FitSettings:
             case "full":
                 return None
             case "lora":
-                return AdaptationConfig(
-                    method="lora", rank=self.rank, alpha=self.alpha, dropout=self.dropout, targets=tuple(self.targets)
-                )
+                said = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
+                said["targets"] = None if self.targets is None else tuple(self.targets)
+                return AdaptationConfig(method="lora", **_given(said))
             case "prompt":
-                return AdaptationConfig(method="prompt", num_prompt_tokens=self.num_prompt_tokens)
+                return AdaptationConfig(method="prompt", **_given({"num_prompt_tokens": self.num_prompt_tokens}))
             case "head":
                 return AdaptationConfig(method="head")
+
+
+def _given(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was said; the rest stays as AdaptationConfig has it."""
+    return {name: value for name, value in said.items() if value is not None}

@@ -27,6 +27,7 @@ from t5kit.decoding import DecodingOptions, FinishReason
 from t5kit.decoding.checks import check_options
 from t5kit.decoding.stops import StopTextStream
 from t5kit.errors import EngineError, RequestError, T5kitError
+from t5kit.evaluation.answering import log_probabilities
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.runtime import Runtime
@@ -274,23 +275,7 @@ class Model(Adaptable, Asking, Explainable):
             )
         source_ids = self._encode(sources, truncate=truncate)
         target_ids = self._encode(targets, truncate=truncate, prompts=sources)
-        handles: dict[bytes, int] = {}
-        scores: list[float] = []
-        try:
-            for start in range(0, len(source_ids), _SCORE_CHUNK):
-                chunk = source_ids[start : start + _SCORE_CHUNK]
-                new = {ids.tobytes(): ids for ids in chunk if ids.tobytes() not in handles}
-                for key in [key for key in handles if key not in {ids.tobytes() for ids in chunk}]:
-                    self.runtime.release([handles.pop(key)])
-                handles.update(zip(new, self.runtime.encode(list(new.values())), strict=True))
-                rows = self.runtime.score(
-                    [handles[ids.tobytes()] for ids in chunk], target_ids[start : start + _SCORE_CHUNK]
-                )
-                scores.extend(float(row.sum(dtype=np.float64)) for row in rows)
-        finally:
-            self.runtime.release(list(handles.values()))
-        _check_finite(scores, "scores")
-        return scores
+        return log_probabilities(self.runtime, source_ids, target_ids, max_cache_bytes=self.max_cache_bytes)
 
     def embed(
         self,
@@ -491,10 +476,6 @@ class Model(Adaptable, Asking, Explainable):
         completions = self._completions(answer, asked)
         shaped = list(completions) if details else [completion.text for completion in completions]
         return shaped if asked.options.num_return_sequences > 1 else shaped[0]
-
-
-_SCORE_CHUNK = 64
-"""Pairs scored at once: bounds memory, lets neighbouring pairs share an encoded source."""
 
 
 def _as_list(name: str, texts: object) -> list[str]:

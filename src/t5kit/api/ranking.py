@@ -6,10 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from t5kit.api.evaluation import no_progress
 from t5kit.config import T5Config
-from t5kit.errors import EngineError, RequestError, T5kitError
-from t5kit.evaluation.answering import likelihoods_of
+from t5kit.errors import EngineError, RequestError
+from t5kit.evaluation.answering import log_probabilities
 from t5kit.runtime import LogitEdits, Need, Runtime, StepInput
 from t5kit.scheduling.memory import prompt_bytes
 from t5kit.text import Tokenizer
@@ -108,20 +107,21 @@ def relevance_scores(
 
 
 def likelihood_scores(
-    runtime: Runtime, prompts: Sequence[np.ndarray], targets: Sequence[np.ndarray], num_queries: int
+    runtime: Runtime,
+    prompts: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    num_queries: int,
+    *,
+    max_cache_bytes: int | None = None,
 ) -> np.ndarray:
     """Return [Q, N] float64: the natural log-probability of each query after each document's prompt.
 
     A document does not see the query, so it is encoded once for all queries.
     Shapes: prompts [N] of [S_i], targets [N * Q] of [T] int32, EOS in: the queries as each document's answers.
+    max_cache_bytes: as in `log_probabilities`.
     """
     repeated = [prompt for prompt in prompts for _ in range(num_queries)]
-    found = likelihoods_of(runtime, repeated, targets, no_progress)
-    values = []
-    for likelihood in found:
-        if isinstance(likelihood, T5kitError):
-            raise likelihood
-        values.append(likelihood.log_probability)
+    values = log_probabilities(runtime, repeated, targets, max_cache_bytes=max_cache_bytes)
     return np.array(values).reshape(len(prompts), num_queries).T
 
 

@@ -23,6 +23,7 @@ from t5kit.api.training import run_hooks
 from t5kit.checkpoint.atomic import atomic_folder, remove_folder, write_file
 from t5kit.errors import ConfigError, DependencyError, RequestError
 from t5kit.evaluation.report import EvaluationReport
+from t5kit.model.config import AdaptationConfig
 
 if TYPE_CHECKING:
     import optuna
@@ -161,14 +162,15 @@ def _most_epochs(settings: FitSettings) -> float:
 def _defaults(plan: FitPlan, settings: FitSettings) -> dict[str, Any]:
     """Return the settings that finetune chooses, as far as they are searched."""
     config = plan.config
+    adaptation = settings.adaptation or AdaptationConfig(method="lora")
     found: dict[str, Any] = {
         "lr": config.schedule.peak_lr,
         # Numerics: a hair less, or rounding up to whole steps makes one more of what was whole.
         "num_epochs": min(_most_epochs(settings), max(1.0, plan.num_epochs * (1 - 1e-9))),
         "batch_tokens": min(4096, max(256, config.data.batch_rows * config.data.encoder_length)),
-        "rank": settings.rank,
-        "dropout": settings.dropout,
-        "num_prompt_tokens": settings.num_prompt_tokens,
+        "rank": adaptation.rank,
+        "dropout": adaptation.dropout,
+        "num_prompt_tokens": adaptation.num_prompt_tokens,
     }
     return {name: found[name] for name in _space(settings)}
 

@@ -32,7 +32,7 @@ from t5kit.checkpoint.quantized import (
     quantized_tensors,
 )
 from t5kit.checkpoint.safetensors_file import open_safetensors, write_safetensors
-from t5kit.checkpoint.source_files import locate, read_json, shortened
+from t5kit.checkpoint.source_files import WeightFile, locate, read_json, shortened
 from t5kit.checkpoint.tensors import FLOAT_WORDS, ITEM_BYTES, TensorView
 from t5kit.config import T5Config, tensor_shapes
 from t5kit.errors import CheckpointError, DependencyError
@@ -77,8 +77,8 @@ class CheckpointFolder:
     """A classifier's label names; empty for other heads."""
     prefixes: Mapping[str, str]
     """Task -> beginning of its prompts, as far as the folder says; "summarization" -> "summarize: "."""
-    weight_files: tuple[Path, ...]
-    """The files the tensors lie in."""
+    weight_files: tuple[WeightFile, ...]
+    """The files the tensors lie in, as they were when they were opened."""
     _views: Mapping[str, TensorView]
 
     def names(self) -> tuple[str, ...]:
@@ -198,7 +198,7 @@ def check_tensor_shapes(config: T5Config, shapes: Mapping[str, tuple[int, ...]])
 class _Stored:
     views: Mapping[str, TensorView]
     metadata: Mapping[str, str]
-    files: tuple[Path, ...]
+    files: tuple[WeightFile, ...]
 
 
 def _file_names(path: Path) -> frozenset[str]:
@@ -252,11 +252,11 @@ def _read_index(path: Path, name: str) -> dict[str, str]:
 
 
 def _read_safetensors(path: Path, names: Sequence[str], weight_map: Mapping[str, str] | None) -> _Stored:
-    files = tuple(locate(path, name) for name in names)
-    opened = [open_safetensors(file) for file in files]
+    opened = [open_safetensors(locate(path, name)) for name in names]
     views = _joined(path, dict(zip(names, (file.views for file in opened), strict=True)), weight_map)
     metadata = {key: value for file in opened for key, value in file.metadata.items()}
-    return _Stored(views, metadata, tuple(path / name for name in names))
+    files = tuple(WeightFile.of(path / name, file.status) for name, file in zip(names, opened, strict=True))
+    return _Stored(views, metadata, files)
 
 
 def _read_bins(path: Path, names: Sequence[str], weight_map: Mapping[str, str] | None) -> _Stored:
@@ -264,8 +264,9 @@ def _read_bins(path: Path, names: Sequence[str], weight_map: Mapping[str, str] |
         from t5kit.checkpoint.torch_bin import read_torch_bin
     except ImportError as error:
         raise DependencyError.for_extra("torch", "torch", f"Reading {path / names[0]}") from error
+    files = tuple(WeightFile.of(path / name, locate(path, name).stat()) for name in names)
     views = {name: read_torch_bin(locate(path, name)) for name in names}
-    return _Stored(_joined(path, views, weight_map), {}, tuple(path / name for name in names))
+    return _Stored(_joined(path, views, weight_map), {}, files)
 
 
 def _joined(

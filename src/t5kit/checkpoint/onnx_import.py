@@ -121,6 +121,8 @@ class _Graph:
         try:
             # onnx itself refuses external data outside the folder.
             graph = onnx.load(str(path), load_external_data=True).graph
+        except MemoryError:
+            raise
         except Exception as error:  # protobuf's and onnx's errors have no common base
             raise CheckpointError(f"{path} is no readable ONNX graph: {shortened(str(error), 300)}.") from error
         names = (name for node in graph.node for name in (node.name, node.op_type, *node.input, *node.output))
@@ -206,6 +208,8 @@ class _Graph:
 
         try:
             return numpy_helper.to_array(tensor)
+        except MemoryError:
+            raise
         except Exception as error:  # bytes that do not fit the shape, an unknown type
             raise CheckpointError(
                 f"{self.path}: the constant {shortened(tensor.name)} is broken: {shortened(str(error))}."

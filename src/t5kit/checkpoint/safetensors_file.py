@@ -39,6 +39,8 @@ class SafetensorsFile:
     """Stored name -> read-only view on the mapped bytes."""
     metadata: Mapping[str, str]
     """The header's `__metadata__`, such as {"format": "pt"}."""
+    status: os.stat_result
+    """What the system said of it when it was mapped."""
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
@@ -48,7 +50,8 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     """
     descriptor = open_for_reading(path)
     try:
-        size_bytes = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        size_bytes = status.st_size
         if size_bytes < 8:
             raise CheckpointError(f"{path} has {size_bytes} bytes; a safetensors file has at least 8. Fetch it again.")
         mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -69,7 +72,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     header = parse_json_object(bytes(everything[8 : 8 + header_bytes]), source=f"The header of {path}")
     metadata = _checked_metadata(path, header.pop("__metadata__", None))
     views = _checked_views(path, header, everything[8 + header_bytes :])
-    return SafetensorsFile(path=path, size_bytes=len(everything), views=views, metadata=metadata)
+    return SafetensorsFile(path=path, size_bytes=len(everything), views=views, metadata=metadata, status=status)
 
 
 def _checked_metadata(path: Path, metadata: object) -> dict[str, str]:

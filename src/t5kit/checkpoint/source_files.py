@@ -3,12 +3,14 @@
 JSON is read strictly: no duplicate keys, no NaN, no endless nesting, a size limit before anything is read.
 """
 
+import dataclasses
 import json
 import math
 import os
 import re
 import stat
 from pathlib import Path
+from typing import Self
 
 from t5kit.errors import CheckpointError
 
@@ -16,6 +18,26 @@ MAX_JSON_BYTES = 10_000_000
 """Limit of config.json and its like; the largest real ones carry a few thousand label names."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A file that weights were read from, and which bytes it held then."""
+
+    path: Path
+    identity: tuple[int, ...]
+    """What changes when a file's bytes do, or another takes its name. Times may be copied, the inode's own not."""
+
+    @classmethod
+    def of(cls, path: Path, status: os.stat_result) -> Self:
+        """Return the file by what the system says of it, asked before it was read, or of its descriptor."""
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        return cls(path, (status.st_dev, status.st_ino, status.st_size, *times))
+
+    @property
+    def is_as_read(self) -> bool:
+        """Whether the path still leads to these bytes. Raises: OSError if it leads nowhere."""
+        return WeightFile.of(self.path, self.path.stat()) == self
 
 
 def locate(folder: Path, name: str, *, subfolder: str = "") -> Path:

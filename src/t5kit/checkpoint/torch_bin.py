@@ -55,6 +55,8 @@ def _load(path: Path) -> object:
         is_zip = file.read(4) == b"PK\x03\x04"  # files of torch before 1.6 are bare pickles, which cannot be mapped
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except MemoryError:
+        raise
     except Exception as error:  # a hostile pickle may raise anything; every kind means the same to the user
         raise CheckpointError(
             f"{path} is no readable torch file of weights: {shortened(str(error), 300)}. Fetch it again, or convert it "

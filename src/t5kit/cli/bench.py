@@ -21,6 +21,7 @@ from t5kit.cli.bench_texts import SAMPLE_TEXTS
 from t5kit.cli.inputs import records_of, texts_of
 from t5kit.cli.outputs import json_line, open_output
 from t5kit.errors import EngineError, RequestError
+from t5kit.runtime.native import default_threads
 from t5kit.sources import BadRecord, Record
 from t5kit.text import load_tokenizer
 
@@ -89,13 +90,8 @@ def bench(
         records = records_of([], texts, None, columns=options.column_names(columns), encoding=encoding)
         taken = _first_texts(records, field, num_texts, source=texts)
     prompts = _prompts(folder, taken, max_input_tokens)
-    works = [Work(name="one", together=1, num_beams=1), Work(name="batch", together=batch_size, num_beams=1)]
-    if num_beams > 1:
-        works += [
-            Work(name=f"one, {num_beams} beams", together=1, num_beams=num_beams),
-            Work(name=f"batch, {num_beams} beams", together=batch_size, num_beams=num_beams),
-        ]
-    threads = threads or _processors()
+    works = _works(batch_size, num_beams)
+    threads = threads or default_threads()
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(open_output(output))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-bench-"))
@@ -121,6 +117,16 @@ def bench(
                 out.write(json_line({**result, "threads": threads, "max_new_tokens": max_new_tokens}))
         else:
             out.write(_table(results, works, header))
+
+
+def _works(batch_size: int, num_beams: int) -> list[Work]:
+    """Return what is measured: texts alone, and together if a batch has several; greedily, and with beams if asked."""
+    batches = {"one": 1, **({"batch": batch_size} if batch_size > 1 else {})}
+    return [
+        Work(name=name if beams == 1 else f"{name}, {beams} beams", together=together, num_beams=beams)
+        for beams in dict.fromkeys((1, num_beams))
+        for name, together in batches.items()
+    ]
 
 
 def _engine_names(words: str) -> list[str]:
@@ -160,14 +166,6 @@ def _prompts(folder: Path, texts: Sequence[str], max_input_tokens: int) -> list[
     if num_cut:
         print(f"t5kit: {num_cut} texts are cut to {max_input_tokens} tokens.", file=sys.stderr)
     return [ids if len(ids) <= max_input_tokens else [*ids[: max_input_tokens - 1], ids[-1]] for ids in encoded]
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 # Workers
@@ -337,11 +335,9 @@ def _table(results: Sequence[dict[str, Any]], works: Sequence[Work], header: str
             f"{result['ms_a_text']:.1f}" if work.together == 1 else f"{result['texts_per_s']:.1f}"
             for work, result in zip(works, found, strict=True)
         ]
-        row += [
-            f"{result['equal']}/{result['texts']}"
-            for work, result in zip(works, found, strict=True)
-            if work.together > 1
-        ]
+        # Of each number of beams the last: texts in batches, where there are any.
+        last = {work.num_beams: result for work, result in zip(works, found, strict=True)}
+        row += [f"{result['equal']}/{result['texts']}" for result in last.values()]
         row += [f"{found[0]['load_s']:.2f}", f"{found[0]['peak_bytes'] / 2**20:.0f}" if found[0]["peak_bytes"] else "?"]
         rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -144,6 +144,12 @@ def evaluate(
         check_writable(report_page, "--report")
     elif slice_by:
         raise RequestError("--slice-by is for the page of --report; name that too, or drop it.")
+    is_without_model = predictions_only is not None and (compare_with is None or Path(compare_with).is_file())
+    if is_without_model:
+        _refuse_for_predictions(
+            choice=choice, length_normalized=length_normalized, num_beams=num_beams, max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty, length_penalty_formula=length_penalty_formula, truncate=truncate,
+        )  # fmt: skip
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
     names_of_columns = options.column_names(columns)
@@ -153,7 +159,7 @@ def evaluate(
     elif data is not None:
         records = str(data)
     else:
-        records = list(examples_of_predictions(Path(name)))
+        records = list(examples_of_predictions(Path(name), encoding=encoding))
         # Named, for a slice beside them may be called "input", "source" or "target", which are looked for before.
         input, target = input or "prompt", target or "references"
     with encodings_told():
@@ -172,6 +178,7 @@ def evaluate(
         scoring=scoring,
         bootstrap=bootstrap,
         truncate=truncate,
+        encoding=encoding,
         arguments={
             "num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
             "length_penalty_formula": length_penalty_formula,  # type: ignore[typeddict-item]  # checked with the others
@@ -224,6 +231,7 @@ class _Work:
     scoring: "Scoring"
     bootstrap: "Bootstrap | None"
     truncate: bool
+    encoding: str | None
     arguments: "GenerationArguments"
     loading: dict[str, Any]
 
@@ -247,7 +255,7 @@ class _Work:
         from t5kit.evaluation.evaluator import evaluate_predictions
         from t5kit.evaluation.predictions_file import read_predictions
 
-        matched = read_predictions(path, self.examples)
+        matched = read_predictions(path, self.examples, encoding=self.encoding)
         for record in matched.bad:
             print(f"t5kit: {record.error}", file=sys.stderr)
         if matched.num_unused:
@@ -283,6 +291,16 @@ def _one_system(model: str | None, option: str | None, predictions_only: Path | 
     if not given:
         raise RequestError("There is nothing to evaluate: name a model, or a file with --predictions-only.")
     return given[0]
+
+
+def _refuse_for_predictions(**options: object) -> None:
+    """Raise RequestError for an option that asks something of a model, where none is asked."""
+    given = [f"--{word.replace('_', '-')}" for word, value in options.items() if value not in (None, False, [])]
+    if given:
+        raise RequestError(
+            f"{' and '.join(given)} ask something of a model, and --predictions-only scores what stands in a file. "
+            "Drop the one or the other."
+        )
 
 
 def _short(name: str) -> str:

@@ -90,11 +90,20 @@ def finetune(
         list[str] | None,
         typer.Option(help="A model that translates (repeat it: one there, one back).", show_default=False),
     ] = None,
-    there: Annotated[str, typer.Option(help="Its prompt for the way there.")] = "translate English to German: {text}",
-    back: Annotated[str, typer.Option(help="Its prompt for the way back.")] = "translate German to English: {text}",
+    there: Annotated[
+        str | None,
+        typer.Option(help="Its prompt for the way there.", show_default="translate English to German: {text}"),
+    ] = None,
+    back: Annotated[
+        str | None,
+        typer.Option(help="Its prompt for the way back.", show_default="translate German to English: {text}"),
+    ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Evaluations without a better one before it stops; 0: never.", show_default="a third of all"),
+        typer.Option(
+            help="Evaluations without a better one before it stops; 0: never.",
+            show_default="three fifths of all, at least 3",
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32 or bfloat16.", show_default="bfloat16 where it is fast")
@@ -133,7 +142,15 @@ def finetune(
     )  # fmt: skip
     paraphrase = None
     if back_translate:
-        paraphrase = back_translation(back_translate, there, back, threads=threads, offline=offline or None)
+        paraphrase = back_translation(
+            back_translate,
+            there or "translate English to German: {text}",
+            back or "translate German to English: {text}",
+            threads=threads,
+            offline=offline or None,
+        )
+    elif there is not None or back is not None:
+        raise RequestError("--there and --back are prompts of --back-translate; name its model too, or drop them.")
     with plain_warnings():
         plan = plan_finetuning(
             model, data, out, settings=settings, dev=dev, test=test, input=input, target=target,

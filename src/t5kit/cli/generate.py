@@ -381,7 +381,7 @@ def _asked_for(files: "ModelFiles", input: Path | None, arguments: dict[str, Any
     said = {name: value for name, value in arguments.items() if value is not None}
     return {
         "input": file_stamp(input),
-        "model": [file_stamp(path) for path in files.folder.weight_files],
+        "model": [file_stamp(file.path) for file in files.folder.weight_files],
         "adapter": None if adapter is None else [file_stamp(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)],
         **more,
         **said,

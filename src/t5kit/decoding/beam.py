@@ -8,6 +8,7 @@ other options leave fewer than M continuations, beams die here, while there impo
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +16,14 @@ from t5kit.decoding.diverse import best_candidates, best_diverse_candidates
 from t5kit.decoding.faults import no_token_left, scores_not_finite
 from t5kit.decoding.grammar import ConstraintFactory
 from t5kit.decoding.lanes import REASON_EOS, REASON_LENGTH, REASON_STOP, Lanes, Picked, pick
-from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes
+from t5kit.decoding.prefixes import (
+    effective_prefix,
+    feed_ahead,
+    is_fed_ahead,
+    last_positions,
+    prefix_log_probs,
+    step_with_prefixes,
+)
 from t5kit.decoding.processors import EditPlan, EditPlanner
 from t5kit.decoding.search import Failed, FinishReason, Found, Hypothesis, NewTokens, SearchRequest
 from t5kit.decoding.stops import DetokenizerFactory, StopMatcher, new_matcher
@@ -91,11 +99,17 @@ class BeamSearch:
                 if matcher is not None:
                     matcher.push_all(prefix[:-1])
                 owners.append(_Lane(answers, group, prefix, plan, matchers))
-        # What can fail comes first: a refused admission changes nothing.
         slots = self._runtime.open_slots([request.handle for request in per_lane for _ in range(self._width)])
         options = [request.options for request in per_lane]
         start_id = self._runtime.config.decoder_start_id
-        self._lanes = self._lanes.joined(Lanes.fresh(slots.reshape(-1, self._width), options, start_id=start_id))
+        lanes = Lanes.fresh(slots.reshape(-1, self._width), options, start_id=start_id)
+        try:
+            self._feed_ahead(lanes, owners)
+        except T5kitError:
+            self._runtime.close_slots(slots)
+            raise
+        # What can fail has been done: a refused admission changes nothing.
+        self._lanes = self._lanes.joined(lanes)
         self._owners += owners
         self._index_lanes()
 
@@ -144,6 +158,21 @@ class BeamSearch:
     def cancel(self, request_id: int) -> None:
         self._drop(np.array([owner.answers.request.request_id == request_id for owner in self._owners], bool))
 
+    def _feed_ahead(self, lanes: Lanes, owners: Sequence[_Lane]) -> None:
+        """Feed what is to be fed before new lanes' first step (`is_fed_ahead`) to the one beam that each has then."""
+        num_tokens = sum(len(owner.prefix) for owner in owners)
+        ahead = [
+            lane
+            for lane, owner in enumerate(owners)
+            if is_fed_ahead(owner.prefix, owner.answers.request.options, num_tokens=num_tokens)
+        ]
+        prefixes = [owners[lane].prefix for lane in ahead]
+        log_probs = feed_ahead(self._runtime, lanes.slots[ahead, 0], prefixes)
+        for lane, prefix, found in zip(ahead, prefixes, log_probs, strict=True):
+            lanes.extend_first(lane, prefix[:-1], found)
+            lanes.next_tokens[lane, 0] = prefix[-2]
+            owners[lane].prefix = prefix[-1:]
+
     # Within a step
 
     def _lane_edits(self, lane: int, first_row: int, is_alive: np.ndarray) -> dict[int, LogitEdits]:
@@ -163,15 +192,9 @@ class BeamSearch:
 
     def _take_prefixes(self, output: StepOutput, lengths: np.ndarray) -> StepOutput:
         """Write all but the last token of each prefix to its lane; return the output of the last positions."""
-        lanes = self._lanes
-        lanes.make_room(int(lengths.max()))
         for row, lane in self._prefixes.items():
-            prefix, log_probs = self._owners[lane].prefix, prefix_log_probs(output, lengths, row)
-            inner = len(prefix) - 1
-            lanes.tokens[lane, 0, :inner] = prefix[:-1]
-            lanes.log_probs[lane, 0, :inner] = log_probs
-            lanes.scores[lane, 0] = np.cumsum(log_probs)[-1] if inner else 0
-            lanes.num_tokens[lane] = inner
+            prefix = self._owners[lane].prefix
+            self._lanes.extend_first(lane, prefix[:-1], prefix_log_probs(output, lengths, row))
             self._owners[lane].prefix = ()
         return last_positions(output, lengths)
 

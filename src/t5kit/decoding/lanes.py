@@ -4,6 +4,7 @@ Letters: A lanes, M beams a lane, L room for tokens. A request without diverse g
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -102,6 +103,16 @@ class Lanes:
             more = ((0, 0), (0, 0), (0, max(num_tokens, 2 * capacity) - capacity))
             for name in ("tokens", "log_probs", "finished_tokens", "finished_log_probs"):
                 setattr(self, name, np.pad(getattr(self, name), more))
+
+    def extend_first(self, lane: int, ids: Sequence[int], log_probs: np.ndarray) -> None:
+        """Write tokens [n] and their log-probabilities to a lane's first beam; what is fed next stays."""
+        start, end = int(self.num_tokens[lane]), int(self.num_tokens[lane]) + len(ids)
+        self.make_room(end)
+        self.tokens[lane, 0, start:end] = ids
+        self.log_probs[lane, 0, start:end] = log_probs
+        # Numerics: always added from the front, so that how the tokens came changes no bit.
+        self.scores[lane, 0] = np.cumsum(self.log_probs[lane, 0, :end])[-1] if end else 0
+        self.num_tokens[lane] = end
 
     def collect(self, is_finishing: np.ndarray, picked: "Picked", reasons: np.ndarray) -> None:
         """Take the picked candidates of a mask [A, M] (the M best) into the finished hypotheses, keeping the best M.

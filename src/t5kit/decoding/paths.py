@@ -14,7 +14,15 @@ import numpy as np
 from t5kit.decoding.checks import MOST_TOKENS
 from t5kit.decoding.faults import faulty_rows, no_token_left, scores_not_finite
 from t5kit.decoding.grammar import ConstraintFactory
-from t5kit.decoding.prefixes import effective_prefix, last_positions, prefix_log_probs, step_with_prefixes, take_rows
+from t5kit.decoding.prefixes import (
+    effective_prefix,
+    feed_ahead,
+    is_fed_ahead,
+    last_positions,
+    prefix_log_probs,
+    step_with_prefixes,
+    take_rows,
+)
 from t5kit.decoding.processors import EditPlan, EditPlanner
 from t5kit.decoding.search import Failed, FinishReason, Found, Hypothesis, NewTokens, SearchRequest
 from t5kit.decoding.speculation import Drafter, judge, new_drafter, step_with_drafts
@@ -22,6 +30,8 @@ from t5kit.decoding.stops import DetokenizerFactory, StopMatcher, new_matcher
 from t5kit.errors import T5kitError
 from t5kit.runtime import LogitEdits, Need, Runtime, StepInput, StepOutput
 
+MOST_DRAFTED_WITH_LOGITS = 256
+"""Drafted tokens of a step that gives all logits, 128 KB a position at T5's vocabulary. Fewer change no answer."""
 _FIRST_CAPACITY = 32
 
 
@@ -109,6 +119,14 @@ class _RowArrays:
             self.tokens = np.pad(self.tokens, ((0, 0), (0, more)))
             self.log_probs = np.pad(self.log_probs, ((0, 0), (0, more)))
 
+    def extend(self, row: int, ids: Sequence[int], log_probs: np.ndarray) -> None:
+        """Write tokens [n] to one row; what is fed next stays."""
+        start = int(self.num_tokens[row])
+        self.make_room(start + len(ids))
+        self.tokens[row, start : start + len(ids)] = ids
+        self.log_probs[row, start : start + len(ids)] = log_probs
+        self.num_tokens[row] += len(ids)
+
     def append(self, ids: np.ndarray, log_probs: np.ndarray) -> None:
         """Write one more token to every row."""
         self.make_room(int(self.num_tokens.max()) + 1)
@@ -165,11 +183,33 @@ class PathSearch:
                 matcher = new_matcher(options.stop_strings, self._detokenizer_factory)
                 drafter = new_drafter(options.speculate, request.encoder_input_ids, eos_id=self._runtime.config.eos_id)
                 paths.append(_Path(answers, number, prefix, plan, matcher, drafter))
-        slots = self._runtime.open_slots(handles)  # what can fail has been done: a refused admission changes nothing
-        self._rows = self._rows.joined(_new_rows(slots, limits, start_id=self._runtime.config.decoder_start_id))
+        slots = self._runtime.open_slots(handles)
+        rows = _new_rows(slots, limits, start_id=self._runtime.config.decoder_start_id)
+        try:
+            self._feed_ahead(rows, paths)
+        except T5kitError:
+            self._runtime.close_slots(slots)
+            raise
+        # What can fail has been done: a refused admission changes nothing.
+        self._rows = self._rows.joined(rows)
         self._chooser.admit(requests)
         self._paths += paths
         self._index_paths()
+
+    def _feed_ahead(self, rows: _RowArrays, paths: Sequence[_Path]) -> None:
+        """Feed what is to be fed before new rows' first step (`is_fed_ahead`)."""
+        num_tokens = sum(len(path.prefix) for path in paths)
+        ahead = [
+            row
+            for row, path in enumerate(paths)
+            if is_fed_ahead(path.prefix, path.answers.request.options, num_tokens=num_tokens)
+        ]
+        prefixes = [paths[row].prefix for row in ahead]
+        log_probs = feed_ahead(self._runtime, rows.slots[ahead], prefixes)
+        for row, prefix, found in zip(ahead, prefixes, log_probs, strict=True):
+            rows.extend(row, prefix[:-1], found)
+            rows.next_tokens[row] = prefix[-2]
+            paths[row].prefix = prefix[-1:]
 
     def rows(self) -> StepInput | None:
         if not self._paths:
@@ -237,13 +277,8 @@ class PathSearch:
 
     def _write_prefixes(self, output: StepOutput, lengths: np.ndarray) -> None:
         """Write all but the last token of each prefix to its row."""
-        rows = self._rows
-        rows.make_room(int(lengths.max()))
         for row, prefix in self._prefixes.items():
-            inner = len(prefix) - 1
-            rows.tokens[row, :inner] = prefix[:-1]
-            rows.log_probs[row, :inner] = prefix_log_probs(output, lengths, row)
-            rows.num_tokens[row] = inner
+            self._rows.extend(row, prefix[:-1], prefix_log_probs(output, lengths, row))
             self._paths[row].prefix = ()
         self._prefixes = {}
 
@@ -272,15 +307,17 @@ class PathSearch:
         """Return row -> draft, at least one token each; a row's tokens never come to more than max_new_tokens."""
         rooms = (self._rows.max_new_tokens - self._rows.num_tokens - 1).tolist()
         num_rows = len(self._paths)
+        num_free = MOST_DRAFTED_WITH_LOGITS if self._chooser.need().logits else num_rows * MOST_TOKENS
         drafts: dict[int, list[int]] = {}
         for row in self._speculating:
             drafter = self._paths[row].drafter
             assert drafter is not None
             if self._prefixes.get(row):
                 continue  # it is fed with its prefix, and knows nothing of it yet
-            draft = drafter.propose(rooms[row], num_rows=num_rows)
+            draft = drafter.propose(min(rooms[row], num_free), num_rows=num_rows)
             if draft:
                 drafts[row] = draft
+                num_free -= len(draft)
         return drafts
 
     def _draft_edits(self, drafts: dict[int, list[int]]) -> dict[tuple[int, int], LogitEdits]:

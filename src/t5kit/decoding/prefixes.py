@@ -4,6 +4,9 @@ A prefix p_1 … p_m is asked for as one row [start, p_1, …, p_(m-1)] with all
 token that must stand there, so that one step gives the model's log-probability of every one of them. The last
 position's forced token is then chosen like any other, and everything that may happen at a token (EOS, the length limit,
 a stop string) happens there.
+
+Long ones, and those of answers that are drawn from all logits (128 KB a position), are fed before that, in steps of
+MOST_FED_AHEAD tokens that give back a number a position: a step's memory hangs on the rows alone.
 """
 
 import dataclasses
@@ -11,9 +14,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from t5kit.decoding.faults import scores_not_finite
 from t5kit.decoding.options import DecodingOptions
 from t5kit.decoding.stops import DetokenizerFactory, new_matcher
-from t5kit.runtime import LogitEdits, Need, StepInput, StepOutput
+from t5kit.runtime import LogitEdits, Need, Runtime, StepInput, StepOutput
+
+MOST_FED_AHEAD = 1024
+"""Tokens of forced prefixes that one step brings."""
 
 
 def effective_prefix(options: DecodingOptions, detokenizer_factory: DetokenizerFactory | None) -> tuple[int, ...]:
@@ -21,6 +28,51 @@ def effective_prefix(options: DecodingOptions, detokenizer_factory: DetokenizerF
     matcher = new_matcher(options.stop_strings, detokenizer_factory)
     found = None if matcher is None else matcher.push_all(options.forced_prefix_ids)
     return options.forced_prefix_ids if found is None else options.forced_prefix_ids[: found[0]]
+
+
+def is_fed_ahead(prefix: Sequence[int], options: DecodingOptions, *, num_tokens: int) -> bool:
+    """Say whether a prefix is fed before its first step, if all that come with that step have `num_tokens` tokens.
+
+    Which way it goes changes no bit of a runtime whose rows do not hang on their company: with dense logits it is
+    always this one, since the log-sum-exp of such a step may be rounded in another way.
+    """
+    draws_from_all = options.does_sample and not options.top_k
+    return len(prefix) > 1 and (draws_from_all or num_tokens > MOST_FED_AHEAD)
+
+
+def feed_ahead(runtime: Runtime, slots: np.ndarray, prefixes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Feed fresh slots [R] all that stands before the last but one token of their prefixes, of at least two tokens.
+
+    Returns the log-probabilities of all but the last token of each, [m - 1] float32; the last but one is fed next.
+    Raises: EngineError, also where scores are not finite.
+    """
+    start_id = runtime.config.decoder_start_id
+    fed = [np.array([start_id, *prefix[:-2]], np.int32) for prefix in prefixes]
+    log_probs = [np.empty(len(ids), np.float32) for ids in fed]
+    row = place = 0
+    while row < len(fed):
+        pieces: list[tuple[int, slice]] = []  # of one row each
+        room = MOST_FED_AHEAD
+        while row < len(fed) and room:
+            piece = slice(place, min(len(fed[row]), place + room))
+            pieces.append((row, piece))
+            room -= piece.stop - piece.start
+            row, place = (row + 1, 0) if piece.stop == len(fed[row]) else (row, piece.stop)
+        forced = [token for number, piece in pieces for token in prefixes[number][piece]]
+        step = StepInput(
+            slots=slots[[number for number, _ in pieces]],
+            tokens=np.concatenate([fed[number][piece] for number, piece in pieces]),
+            lengths=np.array([piece.stop - piece.start for _, piece in pieces], np.int32),
+            edits={position: LogitEdits(forced_id=int(token)) for position, token in enumerate(forced)},
+            need=Need(all_positions=True),
+        )
+        output = runtime.step(step)
+        if not np.isfinite(output.log_sum_exp).all():
+            raise scores_not_finite(int(np.flatnonzero(~np.isfinite(output.log_sum_exp))[0]))
+        found = output.top_logits[:, 0] - output.log_sum_exp
+        for (number, piece), values in zip(pieces, np.split(found, np.cumsum(step.lengths)[:-1]), strict=True):
+            log_probs[number][piece] = values
+    return log_probs
 
 
 def step_with_prefixes(

@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Self
 
 import numpy as np
 
 import t5kit.errors
+from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions, answer_text
 from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.runtime import Runtime
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
+from t5kit.scheduling.memory import prompt_bytes
 from t5kit.text import Tokenizer
 
 Progress = Callable[[int], None]
@@ -159,11 +161,14 @@ def likelihoods_of(
     prompts: Sequence[np.ndarray | T5kitError],
     targets: Sequence[np.ndarray | T5kitError],
     progress: Progress,
+    *,
+    max_cache_bytes: int | None = None,
 ) -> list[Likelihood | T5kitError]:
     """Return how likely each target is after its prompt; equal prompts that are near each other are encoded once.
 
     Shapes: prompts[i] [S_i], targets[i] [T_i] int32, EOS in; an error stands for a text that cannot be taken, and
-    comes back in the pair's place.
+    comes back in the pair's place. max_cache_bytes: most bytes of attention caches at a time, None without limit; a
+    pair that alone takes more is such an error.
     Raises: EngineError if a likelihood is not finite, or for what the runtime itself cannot do.
     """
     results: list[Likelihood | T5kitError] = [Likelihood(0.0, 0)] * len(prompts)
@@ -174,12 +179,18 @@ def likelihoods_of(
         elif isinstance(target, T5kitError):
             results[place] = target
         else:
-            pairs.append((place, prompt, target))
+            needed_bytes = prompt_bytes(runtime.config, len(prompt)) + prompt_bytes(runtime.config, len(target))
+            if max_cache_bytes is not None and needed_bytes > max_cache_bytes:
+                results[place] = RequestError(
+                    f"A text of {len(prompt):,} tokens with an answer of {len(target):,} takes {needed_bytes:,} bytes "
+                    f"of caches, more than max_cache_bytes = {max_cache_bytes:,}. Shorten the texts, or raise it."
+                )
+            else:
+                pairs.append((place, prompt, target))
     progress(len(prompts) - len(pairs))
     handles: dict[bytes, int] = {}
     try:
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            chunk = pairs[start : start + PAIRS_AT_ONCE]
+        for chunk in _chunks(runtime.config, pairs, max_cache_bytes):
             needed = {prompt.tobytes(): prompt for _, prompt, _ in chunk}
             runtime.release([handles.pop(key) for key in [key for key in handles if key not in needed]])
             new = {key: prompt for key, prompt in needed.items() if key not in handles}
@@ -193,10 +204,49 @@ def likelihoods_of(
     return results
 
 
+def log_probabilities(
+    runtime: Runtime,
+    prompts: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    *,
+    max_cache_bytes: int | None = None,
+) -> list[float]:
+    """Return the log-probability of each target after its prompt, as `likelihoods_of` does, whose errors it raises."""
+    found = likelihoods_of(runtime, prompts, targets, lambda _: None, max_cache_bytes=max_cache_bytes)
+    for likelihood in found:
+        if isinstance(likelihood, T5kitError):
+            raise likelihood
+    return [each.log_probability for each in found if isinstance(each, Likelihood)]
+
+
+def _chunks(
+    config: T5Config, pairs: Sequence[tuple[int, np.ndarray, np.ndarray]], max_bytes: int | None
+) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
+    """Yield pairs that are scored together: PAIRS_AT_ONCE at most, whose caches take max_bytes at most."""
+    chunk: list[tuple[int, np.ndarray, np.ndarray]] = []
+    known: set[bytes] = set()
+    num_bytes = 0
+    for pair in pairs:
+        _, prompt, target = pair
+        own = prompt_bytes(config, len(target))  # a token's keys and values are as large in the decoder's own caches
+        new = 0 if prompt.tobytes() in known else prompt_bytes(config, len(prompt))
+        is_full = max_bytes is not None and num_bytes + own + new > max_bytes
+        if chunk and (is_full or len(chunk) == PAIRS_AT_ONCE):
+            yield chunk
+            chunk, known, num_bytes = [], set(), 0
+            new = prompt_bytes(config, len(prompt))
+        chunk.append(pair)
+        known.add(prompt.tobytes())
+        num_bytes += own + new
+    if chunk:
+        yield chunk
+
+
 def _finite(log_probability: float) -> float:
     if not np.isfinite(log_probability):
         raise EngineError(
-            "The model gave a likelihood that is not finite. Its weights are damaged, or overflow in this precision."
+            "The model produced NaN or infinite scores. Its weights are damaged, or overflow in this precision: try "
+            "weights=float32."
         )
     return log_probability
 

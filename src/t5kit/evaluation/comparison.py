@@ -22,8 +22,12 @@ class Comparison:
     num_examples: int
 
     def better(self, score: str) -> str:
-        """Return "A", "B", or "" where the interval of the difference holds zero, or is none."""
-        found = self.differences[score].difference
+        """Return "A", "B", or "" where the interval of the difference holds zero or is none, or equal systems are as
+        far apart too often.
+        """
+        found, p_value = self.differences[score].difference, self.differences[score].p_value
+        if p_value >= 1.0 - found.confidence:
+            return ""
         if not (found.low > 0.0 or found.high < 0.0):  # NaN is neither
             return ""
         return "A" if (found.value > 0.0) != is_lower_better(score) else "B"

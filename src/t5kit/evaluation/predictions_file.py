@@ -34,7 +34,9 @@ class MatchedPredictions:
     """Lines that could not be read."""
 
 
-def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | None = None) -> MatchedPredictions:
+def read_predictions(
+    path: Path, examples: EvaluationSet, *, format: Format | None = None, encoding: str | None = None
+) -> MatchedPredictions:
     """Return the predictions of a file for the examples.
 
     Of a prompt that stands in several lines the first counts, for all its examples; but where it has as many lines as
@@ -45,7 +47,7 @@ def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | No
     """
     records: list[Record] = []
     bad: list[BadRecord] = []
-    for record in read_records(path, format=format or format_of(path) or "text"):
+    for record in read_records(path, format=format or format_of(path) or "text", encoding=encoding):
         (records if isinstance(record, Record) else bad).append(record)  # type: ignore[arg-type]
     is_table = any("1" in record.fields for record in records)
     prompts = [_prompt(record, is_table=is_table) for record in records]
@@ -62,13 +64,15 @@ def read_predictions(path: Path, examples: EvaluationSet, *, format: Format | No
     return _by_place(path, records, bad, examples)
 
 
-def examples_of_predictions(path: Path, *, format: Format | None = None) -> Iterable[Mapping[str, object]]:
+def examples_of_predictions(
+    path: Path, *, format: Format | None = None, encoding: str | None = None
+) -> Iterable[Mapping[str, object]]:
     """Yield {"prompt", "references"} of each line of a predictions file that holds its own references, and its slices.
 
     A slice may have any name, such as "target": ask for "prompt" and "references" by theirs.
     Raises: DataError for a line that has none.
     """
-    for record in read_records(path, format=format):
+    for record in read_records(path, format=format, encoding=encoding):
         if isinstance(record, BadRecord):
             raise DataError(f"{record.error} Mend it, or name the data it belongs to.")
         if "references" not in record.fields or "prompt" not in record.fields:

@@ -1,6 +1,7 @@
 """What an evaluation found: scores with their intervals, counts of everything, and every example's answer."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -142,11 +143,15 @@ class EvaluationReport:
         return ", ".join(parts)
 
 
-def score_json(value: float, interval: Interval | None) -> dict[str, float]:
-    """Return a score as plain data: {"value"} or {"value", "low", "high", "confidence"}."""
-    if interval is None:
-        return {"value": value}
-    return {"value": value, "low": interval.low, "high": interval.high, "confidence": interval.confidence}
+def score_json(value: float, interval: Interval | None) -> dict[str, float | None]:
+    """Return a score as plain data: {"value"} or {"value", "low", "high", "confidence"}; None where it is not finite.
+
+    JSON has no infinities, and a resample without any likelihood has an infinite perplexity.
+    """
+    numbers = {"value": value}
+    if interval is not None:
+        numbers |= {"low": interval.low, "high": interval.high, "confidence": interval.confidence}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -130,12 +130,17 @@ def _quantile_names(values: Sequence[float]) -> list[str]:
     """Return the range of each value, of about equally many values each."""
     ordered = sorted(values)
     cuts = sorted({ordered[len(ordered) * part // NUM_QUANTILES] for part in range(NUM_QUANTILES)})
-    shown: Callable[[float], str] = _whole if all(value.is_integer() for value in values) else "{:.4g}".format
     members: list[list[float]] = [[] for _ in cuts]
     for value in ordered:
         members[bisect.bisect_right(cuts, value) - 1].append(value)
-    ends = [(shown(part[0]), shown(part[-1])) for part in members]
-    names = [low if low == high else f"{low} to {high}" for low, high in ends]
+    names: list[str] = []
+    for digits in range(4, 18):  # as few as tell the ranges apart; 17 tell any two numbers apart
+        is_whole = all(value.is_integer() for value in values)
+        shown: Callable[[float], str] = _whole if is_whole else f"{{:.{digits}g}}".format
+        ends = [(shown(part[0]), shown(part[-1])) for part in members]
+        names = [low if low == high else f"{low} to {high}" for low, high in ends]
+        if len(set(names)) == len(names):
+            break
     return [names[bisect.bisect_right(cuts, value) - 1] for value in values]
 
 

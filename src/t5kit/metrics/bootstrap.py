@@ -126,7 +126,9 @@ def paired_bootstrap_scores(
         scatter = np.subtract(drawn, difference, out=np.zeros_like(drawn), where=drawn != difference)
         extreme = int((np.abs(scatter) >= abs(difference)).sum())
         interval = _interval(difference, samples[name], confidence)
-        comparisons[name] = PairedComparison(interval, (extreme + 1) / (num_samples + 1))
+        # Few items cannot say more: equal systems are all apart in one direction once in 2 ** (items - 1).
+        least = 2.0 ** (1 - min(scores_a.num_items, 64))
+        comparisons[name] = PairedComparison(interval, max(least, (extreme + 1) / (num_samples + 1)))
     return comparisons
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from t5kit.checkpoint.adapters import Adapter, check_adapter
 from t5kit.checkpoint.quantized import all_parts, moved_off_the_grid
+from t5kit.checkpoint.source_files import WeightFile
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
 from t5kit.runtime.adapters import check_adapter_count
 from t5kit.runtime.edits import LogitEdits
-from t5kit.runtime.native_cache import PackedCache
+from t5kit.runtime.native_cache import PackedCache, say_once
 from t5kit.runtime.protocol import RuntimeDescription, StepInput, StepOutput
 from t5kit.runtime.validation import (
     CLOSED,
@@ -74,6 +75,11 @@ def unavailable_reason() -> str | None:
     return None if _IMPORT_ERROR is None else str(_IMPORT_ERROR)
 
 
+def default_threads() -> int:
+    """Return how many threads `threads=None` stands for: of the processors of this process what its quota allows."""
+    return _native.default_threads() if _IMPORT_ERROR is None else os.cpu_count() or 1
+
+
 class NativeRuntime:
     """The `Runtime` protocol over the C++ engine.
 
@@ -97,7 +103,7 @@ class NativeRuntime:
         weights: NativeWeights = "auto",
         threads: int | None = None,
         kernels: str | None = None,
-        weight_files: Sequence[Path] = (),
+        weight_files: Sequence[WeightFile] = (),
     ) -> None:
         if _native is None:
             raise EngineError(
@@ -145,6 +151,15 @@ class NativeRuntime:
         Raises: EngineError while another thread is in a call.
         """
         return self._open.cache_bytes
+
+    @property
+    def spare_cache_bytes(self) -> int:
+        """Bytes of caches that no slot stands on any more, kept for those to come.
+
+        Together with `cache_bytes` they are never more than the most that `cache_bytes` has been.
+        Raises: EngineError while another thread is in a call.
+        """
+        return self._open.spare_cache_bytes
 
     # Adapters
 
@@ -260,7 +275,7 @@ def _make_engine(
     weights: str,
     threads: int,
     kernels: str,
-    weight_files: Sequence[Path],
+    weight_files: Sequence[WeightFile],
 ) -> "_native.Engine":
     """Return an engine over the packed weights of the cache or, where there are none to use, over fresh ones."""
     values = _config_values(config)
@@ -269,11 +284,11 @@ def _make_engine(
         weight_files, tensors, config=values, weights=weights, kernels=kernels, core=Path(_native.__file__)
     )
     packed = cache.read() if cache is not None else None
-    if packed is not None:
+    if cache is not None and packed is not None:
         try:
             return _native.Engine(values, tuples, weights, threads, kernels, packed)
-        except EngineError:  # damaged; whatever else is wrong comes again below
-            pass
+        except EngineError as error:  # damaged; whatever else is wrong comes again below
+            say_once(f"t5kit: {cache.file} is packed anew: {error}")
     engine = _native.Engine(values, tuples, weights, threads, kernels, None)
     if cache is not None:
         cache.write(engine.packed(), engine.packed_digest())

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from t5kit.checkpoint.source_files import WeightFile
 from t5kit.checkpoint.tensors import TensorView
 
 CACHE_VARIABLE = "T5KIT_CACHE"
@@ -66,7 +67,7 @@ class PackedCache:
     @classmethod
     def locate(
         cls,
-        weight_files: Sequence[Path],
+        weight_files: Sequence[WeightFile],
         tensors: Sequence[TensorView],
         *,
         config: Mapping[str, object],
@@ -76,6 +77,7 @@ class PackedCache:
     ) -> "PackedCache | None":
         """Return the place of the model whose tensors lie in `weight_files`, or None where nothing is to be cached.
 
+        Files that were replaced or written to since they were opened are not cached: what is packed is not theirs.
         `core` is the engine's own file: another build may pack otherwise, and each installed one has its own place.
         """
         folder = cache_folder()
@@ -85,10 +87,13 @@ class PackedCache:
         for view in tensors:
             header.update(repr((view.name, view.dtype, view.shape)).encode())
         try:
-            files = [_identity(file) for file in weight_files]
-            model = weight_files[0].resolve().parent
+            if not all(file.is_as_read for file in weight_files):
+                return None
+            files = [(str(file.path.resolve()), file.identity) for file in weight_files]
+            model = weight_files[0].path.parent.resolve()
             core = core.resolve()
-            key = (_LAYOUT, files, header.hexdigest(), sorted(config.items()), weights, kernels, _identity(core))
+            build = (str(core), WeightFile.of(core, core.stat()).identity)
+            key = (_LAYOUT, files, header.hexdigest(), sorted(config.items()), weights, kernels, build)
         except OSError:  # a file went away while it was read; the engine will say so
             return None
         place = hashlib.blake2b(repr((str(model), weights, kernels, str(core))).encode(), digest_size=16).hexdigest()
@@ -129,7 +134,7 @@ class PackedCache:
             self._tidy()
             self._write(data.data, digest)
         except OSError as error:
-            _warn_once(f"t5kit: packed weights are not cached in {self.file.parent}: {error.strerror or error}.")
+            say_once(f"t5kit: packed weights are not cached in {self.file.parent}: {error.strerror or error}.")
 
     def _write(self, data: memoryview, digest: int) -> None:
         paths = b"\0".join(os.fsencode(path) for path in self._belongs_to)
@@ -171,23 +176,18 @@ def cache_folder() -> Path | None:
     stated = os.environ.get(CACHE_VARIABLE, "")
     if stated.strip().lower() == "off":
         return None
-    if stated:
-        return Path(stated).expanduser() / "packed"
     try:
+        if stated:
+            return Path(stated).expanduser() / "packed"
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "t5kit" / "packed"
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
         # The base directory specification: a relative path is to be ignored.
         return (base if base.is_absolute() else Path.home() / ".cache") / "t5kit" / "packed"
-    except RuntimeError:  # no home
+    except RuntimeError as error:  # no home
+        if stated:
+            say_once(f"t5kit: packed weights are not cached: {CACHE_VARIABLE}={stated!r}: {error}")
         return None
-
-
-def _identity(file: Path) -> tuple[object, ...]:
-    """Return what changes when a file's bytes do. Times may be copied along with a file; the inode's own is not."""
-    path = file.resolve()
-    status = path.stat()
-    return (str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _hash(header: bytes) -> bytes:
@@ -210,7 +210,8 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest[: 1 << 26]) :]
 
 
-def _warn_once(message: str) -> None:
+def say_once(message: str) -> None:
+    """Print a line on standard error, if nothing of the cache was said yet."""
     global _has_warned
     if not _has_warned:
         _has_warned = True

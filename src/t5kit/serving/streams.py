@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
+
+_log = logging.getLogger("t5kit.serving")
 
 Result = TypeVar("Result")
 
@@ -99,5 +102,9 @@ async def _ended(task: "asyncio.Future[Any]") -> None:
     """Cancel a task that still runs and wait until it has cleaned up."""
     if not task.done():
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
+        try:
             await task
+        except (asyncio.CancelledError, OSError):  # as asked; or the client left
+            pass
+        except Exception:
+            _log.exception("what a stream left behind failed to clean up")

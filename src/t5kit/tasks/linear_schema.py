@@ -17,6 +17,7 @@ STRING: Final = re.compile(rf"{CHARACTER}+(?: {CHARACTER}+)*")
 INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,12})?")
 _IGNORED_KEYWORDS: Final = ("$schema", "title", "description", "additionalProperties")
+_JSON_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _MAX_DEPTH: Final = 8
 
 
@@ -99,6 +100,8 @@ def read_schema(schema: object) -> Schema:
         if word in ("entities", "relations") and isinstance(names, list | tuple) and _are_words(names):
             checked = _checked_names(names, f"schema.{word}")
             return EntitiesSchema(checked) if word == "entities" else RelationsSchema(checked)
+    if isinstance(schema, Mapping) and set(schema) == {"entities", "relations"}:
+        raise RequestError("schema asks for entities and relations; ask for one of them at a time.")
     return _read(schema, "schema", 0)
 
 
@@ -108,7 +111,7 @@ def _read(schema: object, place: str, depth: int) -> Schema:
     match schema:
         case type():
             return _read_type(schema, place)
-        case Mapping() if isinstance(schema.get("type"), str) or "enum" in schema or "const" in schema:
+        case Mapping() if _is_json_schema(schema, depth):
             return _read_json_schema(dict(schema), place, depth)
         case Mapping():
             if not schema:
@@ -127,6 +130,28 @@ def _read(schema: object, place: str, depth: int) -> Schema:
     )
 
 
+def _is_json_schema(schema: Mapping[Any, Any], depth: int) -> bool:
+    """Say whether a mapping is a JSON schema, and no plain one whose fields have such names ("items", "required")."""
+    kind = schema.get("type")
+    if isinstance(kind, str) or "enum" in schema or "const" in schema:
+        return True
+    if isinstance(kind, list | tuple) and kind and all(word in _JSON_TYPES for word in kind):
+        return True
+    if any(isinstance(word, str) and word.startswith("$") for word in schema) or depth > _MAX_DEPTH:
+        return True
+    properties = schema.get("properties")
+    parts = [*properties.values()] if isinstance(properties, Mapping) else []
+    parts += [schema.get("items")]
+    if any(isinstance(part, Mapping) and (not part or _is_json_schema(part, depth + 1)) for part in parts):
+        return True
+    ways = [way for word in ("anyOf", "oneOf", "allOf") for way in _as_list(schema.get(word))]
+    return any(isinstance(way, Mapping) for way in ways)
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
 def _read_type(kind: type, place: str) -> Schema:
     known: dict[type, Schema] = {
         str: StringSchema(),
@@ -142,7 +167,8 @@ def _read_type(kind: type, place: str) -> Schema:
 def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
     for keyword in _IGNORED_KEYWORDS:
         schema.pop(keyword, None)
-    kind = schema.pop("type", "string")
+    inferred = "object" if "properties" in schema else "array" if "items" in schema else "string"
+    kind = schema.pop("type", inferred)
     match kind:
         case "string" if "enum" in schema or "const" in schema:
             words = [schema.pop("const")] if "const" in schema else schema.pop("enum")
@@ -165,13 +191,16 @@ def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
             found = ListSchema(_read(schema.pop("items"), f"{place}.items", depth + 1), least, most)
         case "object":
             found = _read_object(schema, place, depth)
-        case _:
+        case list() | tuple():
             raise RequestError(
-                f"{place}.type = {kind!r:.60} must be one of: object, array, string, integer, number, boolean."
+                f"{place}.type = {kind!r:.60} names several types, which a line of text does not tell apart. Name one; "
+                "a field that may be missing is one that `required` does not name."
             )
+        case _:
+            raise RequestError(f"{place}.type = {kind!r:.60} must be one of: {', '.join(_JSON_TYPES[:-1])}.")
     if schema:
         raise RequestError(
-            f"{place} holds {', '.join(map(repr, sorted(schema)))}, which cannot be asked of a line of text. "
+            f"{place} holds {', '.join(sorted(map(repr, schema)))}, which cannot be asked of a line of text. "
             "(Where the vocabulary has braces, generate(json_schema=…) takes more.)"
         )
     return found
@@ -182,7 +211,9 @@ def _read_object(schema: dict[str, Any], place: str, depth: int) -> ObjectSchema
     if not isinstance(properties, Mapping) or not properties:
         raise RequestError(f"{place} is an object without properties; name at least one.")
     names = _checked_names(tuple(properties), f"{place}.properties")
-    if not isinstance(required, list | tuple) or not all(name in properties for name in required):
+    if not isinstance(required, list | tuple) or not all(
+        isinstance(name, str) and name in properties for name in required
+    ):
         raise RequestError(f"{place}.required = {required!r:.100} must be a list of names among its properties.")
     return ObjectSchema(
         tuple((name, _read(properties[name], f"{place}.{name}", depth + 1), name in required) for name in names)

@@ -170,6 +170,8 @@ def _kind(targets: Sequence[str], counts: Mapping[str, int]) -> TargetKind:
     most_labels = max(2, min(MOST_LABELS, len(targets) // RECORDS_A_LABEL))
     if len(counts) <= most_labels and max(map(len, counts)) <= LONGEST_LABEL:
         return "labels"
+    if len(counts) > 2 and not any(math.isnan(number) for number in numbers):
+        return "numbers"
     lengths = sorted(len(target) for target in targets)
     num_words = statistics.median(len(target.split()) for target in targets)
     is_short = lengths[(9 * (len(lengths) - 1)) // 10] <= LONGEST_ANSWER and num_words <= 3

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from t5kit import Model
+from t5kit.errors import DataError
 from t5kit.tasks.linear_form import linearize
 
 SCHEMA: Any = {"name": str, "kind": ["cat", "dog"]}
@@ -25,6 +26,15 @@ def taught(tiny_folder: Path) -> Iterator[Model]:
         with pytest.warns(UserWarning, match="too few"):
             model.fit(pairs, lr=1e-2, batch_tokens=512, num_steps=60, threads=1, precision="float32", progress=False)
         yield model
+
+
+def test_a_text_without_words_has_no_optional_fields_and_names_itself_where_one_is_required(taught: Model) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "n": {"type": "integer"}}}
+    many = taught.extract(["...", "Ada has 2"], schema, method="fields", max_new_tokens=8)
+    assert many[0].value is not None and "a" not in many[0].value and "a" in (many[1].value or {"a": 1})
+    assert taught.extract("...", {**schema, "properties": {"a": {"type": "string"}}}, method="fields").value == {}
+    with pytest.raises(DataError, match="Text 2: The text holds no word to copy"):
+        taught.extract(["Ada", "..."], {**schema, "required": ["a"]}, method="fields", max_new_tokens=8)
 
 
 @pytest.mark.parametrize("is_copied", [True, False])

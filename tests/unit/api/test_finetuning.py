@@ -1,5 +1,6 @@
 """What stands around a run of `t5kit finetune`."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import evaluation_set
 from t5kit.evaluation.pair_form import pair_form
+from t5kit.model.config import AdaptationConfig
 from t5kit.sources.tables import table_of
 
 
@@ -126,10 +128,29 @@ def test_what_rounding_takes_back_is_told(tiny_folder: Path, tmp_path: Path, in_
     best = Best(step=1, metric="accuracy", value=in_training, metrics={})
     said = lost_to_rounding(plan, best, report, "native (avx2), int8")
     assert (said is not None) == is_told and lost_to_rounding(plan, best, report, "torch, float32") is None
+    part = dataclasses.replace(plan.config.evaluation, max_examples=20)
+    partly = dataclasses.replace(plan, config=dataclasses.replace(plan.config, evaluation=part))
+    assert lost_to_rounding(partly, best, report, "native (avx2), int8") is None  # training saw 20 of the 30
     if said is not None:
         assert (
             "accuracy 83.30 in training (float32), and 33.33 by the engine that answers (native (avx2), int8)" in said
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"rank": 16}, "rank = 16 has no effect without method = 'lora'"),
+        ({"alpha": 32.0, "method": "head"}, "alpha = 32.0 has no effect without method = 'lora'"),
+        ({"targets": ("q",), "method": "prompt"}, "has no effect without method = 'lora'"),
+        ({"num_prompt_tokens": 20, "method": "lora"}, "has no effect without method = 'prompt'"),
+    ],
+)
+def test_what_another_method_reads_is_refused_even_at_its_default(words: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        FitSettings(**words)
+    assert FitSettings(method="lora").adaptation == AdaptationConfig(method="lora")
+    assert FitSettings(method="prompt", num_prompt_tokens=7).num_vectors == 7 and FitSettings().num_vectors == 0
 
 
 NUMBERS = [(f"n{number}", f"{number / 2}") for number in range(60)]

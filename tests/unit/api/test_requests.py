@@ -12,6 +12,7 @@ import pytest
 from t5kit import Model
 from t5kit.api.arguments import check_folder_defaults, decoding_options, translate
 from t5kit.errors import CheckpointError, ConfigError, EngineError, RequestError, TokenizerError
+from t5kit.scheduling.memory import prompt_bytes
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.folders import write_tiny_folder
 
@@ -212,3 +213,44 @@ def test_caches_are_bounded_and_the_error_names_the_option(tmp_path: Path) -> No
     for wrong in (0, -5, 1.5):
         with pytest.raises(RequestError, match="max_cache_bytes"):
             Model.from_pretrained(folder, engine="reference", max_cache_bytes=wrong)  # type: ignore[arg-type]
+
+
+def test_scores_classes_and_ranks_keep_within_the_bound_of_caches(tmp_path: Path) -> None:
+    folder = write_tiny_folder(tmp_path / "m")
+    texts, words = [f"text {number} " * (1 + number % 7) for number in range(30)], ["a", "bb", "ccc"]
+
+    def asked(model: Model) -> list[Any]:
+        return [
+            model.score(texts, [word * 3 for word in words] * 10),
+            model.classify(texts, words),
+            model.rank("a query", texts, method="likelihood").scores,
+            model.evaluate(list(zip(texts, words * 10, strict=True)), ["perplexity"]).scores,
+        ]
+
+    with Model.from_pretrained(folder, engine="native", threads=1) as free:
+        expected = asked(free)
+    config = free.folder.config
+    limit = prompt_bytes(config, max(len(free.tokenizer.encode(text)) for text in texts) + 64) + prompt_bytes(
+        config, 32
+    )
+    with Model.from_pretrained(folder, engine="native", threads=1, max_cache_bytes=limit) as model:
+        most = 0
+        encode, score = model.runtime.encode, model.runtime.score
+
+        def watched(call: Any) -> Any:
+            def run(*arguments: Any) -> Any:
+                nonlocal most
+                result = call(*arguments)
+                most = max(most, model.runtime.cache_bytes)  # type: ignore[attr-defined]
+                return result
+
+            return run
+
+        model.runtime.encode, model.runtime.score = watched(encode), watched(score)  # type: ignore[method-assign]
+        assert asked(model) == expected
+        assert 0 < most <= limit
+    with Model.from_pretrained(folder, engine="native", threads=1, max_cache_bytes=1000) as model:
+        with pytest.raises(RequestError, match="more than max_cache_bytes = 1,000"):
+            model.score(texts[:1], ["a"])
+        with pytest.raises(RequestError, match="more than max_cache_bytes = 1,000"):
+            model.classify(texts, words)

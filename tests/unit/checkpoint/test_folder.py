@@ -91,7 +91,7 @@ def test_shards_are_cut_at_the_limit_and_read_back_whole(v1_1: T5Config, tmp_pat
     assert shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
     folder = open_folder(tmp_path / "m")
     assert folder.names() == tuple(tensor_shapes(v1_1))
-    assert [path.name for path in folder.weight_files] == shards
+    assert [file.path.name for file in folder.weight_files] == shards
     index = json.loads((tmp_path / "m" / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(view.size_bytes for view in folder.tensors())
 

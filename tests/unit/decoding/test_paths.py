@@ -109,6 +109,89 @@ def test_a_forced_prefix_counts_in_length_and_score(runtime: Runtime, prefix: tu
     assert runtime.num_steps <= 12 - len(prefix) + 1  # the prefix was fed in one step
 
 
+class SizedRuntime(CountingRuntime):
+    """Keeps how many tokens and how many rows of dense logits its steps had."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.num_tokens: list[int] = []
+        self.num_dense: list[int] = []
+
+    def step(self, step: StepInput) -> StepOutput:
+        output = super().step(step)
+        self.num_tokens.append(len(step.tokens))
+        self.num_dense.append(0 if output.logits is None else len(output.logits))
+        return output
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"num_beams": 3},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"does_sample": True, "seed": 1, "num_return_sequences": 3},
+        {"does_sample": True, "seed": 1, "num_return_sequences": 3, "top_k": 5},
+        {"does_sample": True, "seed": 1, "stop_strings": ("31><32",), "speculate": 4},
+    ],
+    ids=["greedy", "beam", "diverse", "sampling", "top_k", "stop"],
+)
+@pytest.mark.parametrize("length", [2, 3, 9])
+def test_prefixes_are_fed_in_pieces_where_a_step_would_be_large(
+    runtime: Runtime, more: dict[str, object], length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = tuple(range(25, 25 + length))
+    options = DecodingOptions(max_new_tokens=14, forced_prefix_ids=prefix, **more)  # type: ignore[arg-type]
+    prompts = random_prompts(runtime.config, LENGTHS)
+    plain, sized = SizedRuntime(runtime), SizedRuntime(runtime)
+    expected = answers(plain, prompts, options)
+    monkeypatch.setattr("t5kit.decoding.prefixes.MOST_FED_AHEAD", 5)
+    found = answers(sized, prompts, options)
+    num_rows = len(prompts) * options.num_beams * options.num_return_sequences
+    num_fed = min(length, 8) if options.stop_strings else length  # 31 and 32 end the answer there
+    assert max(sized.num_tokens) <= max(5, num_rows + 4 * len(prompts))
+    if options.does_sample and not options.top_k:  # not even where all of them would fit into one step
+        assert max(plain.num_dense) <= num_rows + 4 * len(prompts) and plain.num_tokens[0] == num_rows * (num_fed - 1)
+    for old, new in zip(expected, found, strict=True):
+        assert [h.token_ids.tolist() for h in old] == [h.token_ids.tolist() for h in new]
+        for one, other in zip(old, new, strict=True):
+            np.testing.assert_allclose(one.token_log_probs, other.token_log_probs, atol=1e-4)
+            assert one.score == pytest.approx(other.score, abs=1e-4) and one.finish_reason == other.finish_reason
+
+
+def test_a_fault_in_what_is_fed_ahead_refuses_the_admission(runtime: Runtime) -> None:
+    options = DecodingOptions(max_new_tokens=8, forced_prefix_ids=(5, 6, 7, 8, 9), does_sample=True, seed=1)
+    prompts = random_prompts(runtime.config, LENGTHS)
+    faulty = FaultyRuntime(runtime, {int(prompts[1][0])})
+    search = make_search(strategy_of(options), faulty)
+    handles = faulty.encode(prompts)
+    requests = [
+        SearchRequest(request_id=number, handle=handle, encoder_input_ids=prompt, options=options)
+        for number, (handle, prompt) in enumerate(zip(handles, prompts, strict=True))
+    ]
+    with pytest.raises(EngineError, match="NaN or infinite scores after"):
+        search.admit(requests)
+    assert search.rows() is None
+    search.admit([request for request in requests if request.request_id != 1])
+    faulty.release(handles)
+    assert {event.request_id for event in finish(search, faulty) if isinstance(event, Found)} == {0, 2, 3, 4}
+    assert faulty.has_nothing_open
+
+
+def test_drafts_are_few_where_a_step_gives_all_logits(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = DecodingOptions(
+        max_new_tokens=14, does_sample=True, temperature=0.1, seed=3, speculate=8, forced_prefix_ids=(9, 10, 11)
+    )
+    prompts = [np.array([9, 10, 11, 12] * 6 + [1], np.int32)] * 4
+    plain = SizedRuntime(runtime)
+    expected = answers(plain, prompts, options)
+    monkeypatch.setattr("t5kit.decoding.paths.MOST_DRAFTED_WITH_LOGITS", 3)
+    few = SizedRuntime(runtime)
+    found = answers(few, prompts, options)
+    assert [h.token_ids.tolist() for (h,) in expected] == [h.token_ids.tolist() for (h,) in found]
+    assert max(plain.num_dense) > len(prompts) + 3 >= max(few.num_dense)
+
+
 def test_a_prefix_may_be_all_there_is(runtime: Runtime) -> None:
     for hypothesis in greedy(runtime, forced_prefix_ids=(20, 21), max_new_tokens=2):
         assert (hypothesis.token_ids.tolist(), hypothesis.finish_reason) == ([20, 21], "length")

@@ -1,6 +1,7 @@
 """Two systems on the same examples."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 
@@ -28,6 +29,20 @@ def examples(size: int = SIZE) -> EvaluationSet:
 def report(num_right: int, *metrics: str) -> EvaluationReport:
     predictions = [f"a b {n}" if n < num_right else "a c" for n in range(SIZE)]
     return evaluate_predictions(examples(), predictions, scoring_of(metrics))
+
+
+def test_no_system_is_called_better_by_what_equal_ones_do_too_often() -> None:
+    examples = evaluation_set(pair_form(), table_of([{"input": str(n), "target": "a"} for n in range(100)]))
+    for num_examples, num_apart, better in ((100, 4, ""), (100, 12, "A")):
+        rights = ["a" if n % 2 else "b" for n in range(num_examples)]
+        a = ["a" if n % 2 == 0 and n < 2 * num_apart else right for n, right in enumerate(rights)]
+        report_a, report_b = (
+            evaluate_predictions(examples, made, scoring_of(["exact_match"]), bootstrap=Bootstrap())
+            for made in (a, rights)
+        )
+        found = compare(report_a, report_b, bootstrap=Bootstrap())
+        assert found.better("exact_match") == better, found
+        assert (found.differences["exact_match"].p_value < 0.05) == bool(better)
 
 
 def test_a_system_that_is_right_more_often_is_better_and_the_interval_says_so() -> None:
@@ -80,6 +95,8 @@ def half_silent(scoring: Scoring) -> EvaluationReport:
 def test_where_half_is_unanswered_a_system_is_not_better_than_itself() -> None:
     one, two = (half_silent(scoring_of(["perplexity"])) for _ in range(2))
     assert one.intervals["perplexity"].high == math.inf  # of some samples nothing was answered
+    assert one.to_json()["scores"]["perplexity"]["high"] is None  # which JSON cannot say
+    json.dumps(one.to_json(), allow_nan=False)
     found = compare(one, two, bootstrap=BOOTSTRAP)
     difference = found.differences["perplexity"]
     assert dataclasses.astuple(difference.difference)[:3] == (0.0, 0.0, 0.0) and difference.p_value == 1.0

@@ -129,6 +129,14 @@ def test_slices_are_the_scores_of_their_examples(report: EvaluationReport) -> No
     }
 
 
+def test_slices_of_numbers_that_are_close_have_names_of_their_own() -> None:
+    rows = [{"input": f"t{n}", "target": "a", "lat": f"{48.1 + n * 1e-5:.6f}"} for n in range(200)]
+    examples = evaluation_set(pair_form(), table_of(rows), slice_by=("lat",))
+    made = evaluate_predictions(examples, ["a"] * 200, scoring_of(["accuracy"]), bootstrap=Bootstrap())
+    (found,) = [slicing for slicing in slicings_of(made) if slicing.title == "By lat"]
+    assert [len(places) for places in found.places.values()] == [50] * 4
+
+
 def test_the_confusion_matrix_counts_right_labels_against_predictions(report: EvaluationReport) -> None:
     head, *rows = table_named(report.to_html(), "Confusion matrix")
     assert are_labels(report)

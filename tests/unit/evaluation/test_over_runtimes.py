@@ -80,7 +80,7 @@ def test_damaged_weights_are_an_error_and_no_score(runtime: ReferenceRuntime) ->
             return [np.array([np.nan], np.float32)] * len(targets)  # type: ignore[arg-type]
 
     answerer = RuntimeAnswerer(Broken(CONFIG, random_tensors(CONFIG)), ByteTokenizer())
-    with pytest.raises(EngineError, match="not finite"):
+    with pytest.raises(EngineError, match="NaN or infinite scores"):
         answerer.likelihoods(["a"], ["b"], ignore)
 
 

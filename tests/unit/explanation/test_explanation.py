@@ -58,6 +58,14 @@ def made_up(**changes: object) -> Explanation:
     return Explanation(**{**facts, **changes})  # type: ignore[arg-type]
 
 
+def test_a_long_text_is_cut_where_that_is_asked_for(model: Model) -> None:
+    with pytest.raises(RequestError, match=r"1,501 tokens; an explanation takes at most 1,024.*--truncate"):
+        model.explain("x" * 1500, "A", maps=["alignment"])
+    found = model.explain("x" * 1500, maps=["alignment"], truncate=True, max_new_tokens=3)
+    assert len(found.input_ids) == 1024 and found.input_ids[-1] == 1
+    assert found.answer == model.generate("x" * 1023, max_new_tokens=3) and model.max_input_tokens == 4096
+
+
 def test_words_add_up_what_their_tokens_got() -> None:
     found = made_up()
     assert found.attribution is not None

@@ -26,6 +26,14 @@ def test_paired_comparison_sees_a_small_steady_gain_that_single_intervals_hide()
     assert (same.difference.value, same.p_value) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(("num_items", "least"), [(1, 1.0), (3, 0.25), (6, 0.03125)])
+def test_few_items_prove_little_however_far_apart(num_items: int, least: float) -> None:
+    """Equal systems are all apart in one direction as often as that."""
+    all_right, all_wrong = mean_of([1.0] * num_items), mean_of([0.0] * num_items)
+    found = paired_bootstrap(all_right, all_wrong, num_items, rng=np.random.default_rng(0))
+    assert (found.difference.low, found.difference.high, found.p_value) == (1.0, 1.0, least)
+
+
 def test_a_corpus_metric_is_computed_anew_for_every_choice() -> None:
     references, predictions = [["a"]] * 10, ["a"] * 5 + ["b"] * 5
     statistic = score_of(exact_match, "exact_match", references, predictions)

@@ -118,8 +118,9 @@ def test_another_model_of_the_same_sizes_and_times_is_packed_anew(
     for seed in (0, 1):
         if path.exists():
             path.rename(tmp_path / "old")
-        folders.append(open_folder(write_tiny_folder(path, config=CONFIG, seed=seed)))
-        os.utime(folders[-1].weight_files[0], ns=(10**18, 10**18))  # as an unpacked archive has them
+        write_tiny_folder(path, config=CONFIG, seed=seed)
+        os.utime(path / "model.safetensors", ns=(10**18, 10**18))  # as an unpacked archive has them
+        folders.append(open_folder(path))
         if seed == 0:
             before = answer(load(folders[0]))
     is_read, after = was_read(monkeypatch, folders[1])
@@ -127,6 +128,45 @@ def test_another_model_of_the_same_sizes_and_times_is_packed_anew(
     load(folders[1])
     assert len(list(cache.iterdir())) == 1  # the new one took the old one's place
     np.testing.assert_array_equal(was_read(monkeypatch, folders[1])[1], after)
+
+
+@pytest.mark.parametrize("how", ["replaced", "written to"])
+def test_files_that_changed_since_they_were_opened_are_not_cached(cache: Path, tmp_path: Path, how: str) -> None:
+    """What was mapped would be kept as what the files hold now, and trusted ever after."""
+    path = tmp_path / "model"
+    opened = open_folder(write_tiny_folder(path, config=CONFIG, seed=0))
+    if how == "replaced":
+        path.rename(tmp_path / "old")
+        write_tiny_folder(path, config=CONFIG, seed=1)
+    else:
+        os.utime(path / "model.safetensors", ns=(10**18, 10**18))
+    old = answer(load(opened))
+    assert not cache.exists()
+    new = answer(load(open_folder(path)))
+    assert np.array_equal(old, new) == (how == "written to")
+    np.testing.assert_array_equal(answer(load(open_folder(path))), new)
+    assert only_file(cache)
+
+
+def test_two_revisions_of_a_model_keep_their_own_files(cache: Path, tmp_path: Path) -> None:
+    """In the Hugging Face cache both are links into one folder of blobs."""
+    (tmp_path / "blobs").mkdir()
+    for seed in (0, 1):
+        folder = write_tiny_folder(tmp_path / "snapshots" / str(seed), config=CONFIG, seed=seed)
+        blob = (folder / "model.safetensors").rename(tmp_path / "blobs" / str(seed))
+        (folder / "model.safetensors").symlink_to(blob)
+        load(open_folder(folder))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_folder_of_nobody_is_told_and_costs_nothing_else(
+    folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(native_cache, "_has_warned", False)
+    monkeypatch.setattr(native_cache, "MIN_CACHED_BYTES", 0)
+    monkeypatch.setenv(native_cache.CACHE_VARIABLE, "~no_such_user_here/x")
+    assert np.isfinite(answer(load(folder))).all()
+    assert "packed weights are not cached: T5KIT_CACHE='~no_such_user_here/x'" in capfd.readouterr().err
 
 
 def test_another_architecture_over_the_same_files_is_packed_anew(

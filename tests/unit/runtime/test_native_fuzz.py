@@ -82,7 +82,11 @@ def test_damaged_tensors_are_an_error_or_answer(data: st.DataObject, weights: st
 def test_hostile_sizes_are_an_error_or_answer(changes: dict[str, Any]) -> None:
     try:
         engine = _native.Engine({**_config_values(CONFIG), **changes}, TUPLES, "int8", 1, "", None)
-    except (EngineError, TypeError, RuntimeError):  # nanobind says RuntimeError for a value that does not convert
+    except (EngineError, TypeError):
+        return
+    except RuntimeError as error:  # nanobind's word for a value that does not convert
+        if "bad_cast" not in str(error):
+            raise
         return
     engine.encoder_states(PROMPT, np.array([3], np.int32), [])
 
@@ -117,11 +121,13 @@ def test_hostile_adapters_are_an_error_or_answer(
     name: str, a: tuple[int, int], b: tuple[int, int], times: int, value: float
 ) -> None:
     engine = _native.Engine(_config_values(CONFIG), TUPLES, "int8", 2, "", None)
+    is_right = name in ("encoder.block.0.layer.0.SelfAttention.q",) and a == (b[1], 32) and b[0] == 24 and times == 1
     try:
         adapter = engine.add_adapter([(name, np.full(a, value, np.float32), np.full(b, value, np.float32))] * times)
     except EngineError:
+        assert not is_right or b[1] == 0 or not np.isfinite(value)
         return
-    assert a == (b[1], 32) and b[0] == 24 and times == 1
+    assert is_right
     engine.encoder_states(PROMPT, np.array([3], np.int32), [adapter])
 
 

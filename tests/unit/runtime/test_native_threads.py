@@ -1,5 +1,6 @@
 """The engine's threads: processes that fork, systems that give none, callers from several threads, cgroups' quotas."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -40,6 +41,25 @@ def test_a_forked_child_can_let_go_of_the_model() -> None:
         os.kill(child, 9)
         os.waitpid(child, 0)
     assert found[0] == child and os.waitstatus_to_exitcode(found[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_model_of_one_thread_answers_in_a_forked_child() -> None:
+    """Servers that fork after loading share the weights so; a model of more threads leaves them behind and says so."""
+    prompt = [np.array([5, 9, 1], np.int32)]
+    alone, several = runtime_of(1), runtime_of(3)
+    (expected,) = alone.encoder_states(prompt)
+    child = os.fork()
+    if child == 0:
+        is_same = False
+        with contextlib.suppress(BaseException):
+            is_same = np.array_equal(alone.encoder_states(prompt)[0], expected)
+            try:
+                several.encoder_states(prompt)
+            except EngineError as error:
+                os._exit(0 if is_same and "loaded before the process was forked" in str(error) else 3)
+        os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 FEW_THREADS = """

@@ -215,6 +215,33 @@ def test_the_engine_holds_no_more_than_was_told_beforehand(family: str) -> None:
         assert most_held(scheduler(engine, max_cache_bytes=limit), engine, made) <= limit
 
 
+def test_spare_pages_give_way_to_prompts() -> None:
+    """Long answers and then long prompts: what the first left behind is not kept beside the second."""
+    pytest.importorskip("t5kit._native")
+    config = TINY_CONFIGS["t5_v1_1"]
+    engine = NativeRuntime(config, random_tensors(config), weights="float32", threads=1)
+    most = 0
+
+    def look() -> None:
+        nonlocal most
+        most = max(most, engine.cache_bytes)
+        assert engine.cache_bytes + engine.spare_cache_bytes <= most
+
+    short, long = random_prompts(config, [4] * 8), random_prompts(config, [200] * 4)
+    for _ in range(3):
+        slots = engine.open_slots(engine.encode(short))
+        for position in range(40):
+            engine.step(StepInput.one_token_each(slots, np.full(8, 3 + position, np.int32)))
+            look()
+        engine.close_slots(slots)
+        assert engine.spare_cache_bytes > 0
+        look()
+        handles = engine.encode(long)
+        look()
+        engine.release(handles)
+        look()
+
+
 def most_held(working: ContinuousScheduler, engine: Any, made: Sequence[GenerationRequest]) -> int:
     """Return the most bytes of caches between two steps, with all requests answered and nothing kept."""
     working.submit(made)

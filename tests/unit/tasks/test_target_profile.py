@@ -14,6 +14,8 @@ LABELS = ["positive"] * 60 + ["negative"] * 55
         (["no"] * 95 + ["yes"] * 5, "labels", "macro_f1"),
         (["1", "2", "3", "4", "5"] * 8, "labels", "accuracy"),
         (["0.0", "1.0"] * 20, "labels", "accuracy"),
+        ([str(20 + number % 18) for number in range(60)], "numbers", "pearson"),  # too many for labels
+        ([str(1 + number % 10) for number in range(39)], "numbers", "pearson"),
         (["3.8", "0.2", "4.4", "5.0"] * 9, "numbers", "pearson"),
         ([str(number * 7) for number in range(50)], "numbers", "pearson"),
         ([f"a whale {number}x" for number in range(40)], "answers", "exact_match"),
