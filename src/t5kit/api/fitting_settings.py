@@ -124,7 +124,7 @@ class FitSettings:
             case "full":
                 return None
             case "lora":
-                said = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
+                said: dict[str, Any] = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
                 said["targets"] = None if self.targets is None else tuple(self.targets)
                 return AdaptationConfig(method="lora", **_given(said))
             case "prompt":
