@@ -145,8 +145,8 @@ def _comparison(report: "EvaluationReport", other: "EvaluationReport | None", co
     )
     explained = note(
         "Both systems are scored on the same resampled examples, so that hard and easy ones cancel. p is the chance of "
-        "a difference this large between equal systems. One is called better only where the interval leaves zero out and "
-        "p is below what the confidence leaves."
+        "a difference this large between equal systems. One is called better only where the interval leaves zero out "
+        "and p is below what the confidence leaves."
     )
     return (
         explained + _beside(figure("Differences A - B", picture) if picture else "", numbers) + _changes(report, other)
