@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, encodings_told, named_field, records_of, texts_of
-from t5kit.cli.outputs import json_line, one_line, open_output, progress
+from t5kit.cli.each import asking
+from t5kit.cli.inputs import encodings_told, named_field, records_of, texts_of
+from t5kit.cli.outputs import json_line, one_line, open_output
 from t5kit.errors import DataError, RequestError
 from t5kit.sources import BadRecord, read_records
 from t5kit.sources.records import format_of, text_field
@@ -99,22 +99,16 @@ def classify(
     asked |= {"method": method, "calibration": used, "truncate": truncate}
     loaded.classify([], label_words, **asked)  # refuses a wrong option even if no text comes
     warned: set[str] = set()
-    num_failed = 0
-    with open_output(output) as out, progress("texts classified") as count:
-        for chunk in chunks(texts_of(records, field), batch_size):
-            results = asked_each(chunk, lambda some: loaded.classify(some, label_words, **asked))
-            for (_, text), result in zip(chunk, results, strict=True):
-                if isinstance(result, str):
-                    num_failed += 1
-                    print(f"t5kit: {result}", file=sys.stderr)
-                    out.write(json_line({"error": result}) if json else "\n")
-                elif json:
-                    out.write(json_line({"input": text, **dataclasses.asdict(result)}))
-                else:
-                    out.write(one_line(result.label, warned) + "\n")
-            count.advance(len(chunk))
-    if num_failed:
-        raise typer.Exit(1)
+    with asking("texts classified") as verb, open_output(output) as out:
+        for _, text, result in verb.each(
+            texts_of(records, field), lambda some: loaded.classify(some, label_words, **asked), batch_size=batch_size
+        ):
+            if isinstance(result, str):
+                out.write(json_line({"error": result}) if json else "\n")
+            elif json:
+                out.write(json_line({"input": text, **dataclasses.asdict(result)}))
+            else:
+                out.write(one_line(result.label, warned) + "\n")
 
 
 def _label_words(labels: list[str], pairs: list[str]) -> list[str] | dict[str, str]:

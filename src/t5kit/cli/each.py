@@ -1,9 +1,15 @@
-"""A chunk of texts asked at once; if one of it is refused, each alone, so that it takes no other down."""
+"""Texts asked in chunks; if one of a chunk is refused, each alone, so that it takes no other down."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from t5kit.cli.outputs import at_place
+import typer
+
+from t5kit.cli.inputs import chunks
+from t5kit.cli.outputs import ProgressCount, at_place, progress
 from t5kit.errors import T5kitError
 from t5kit.sources import BadRecord
 
@@ -12,7 +18,41 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def asked_each(
+@dataclasses.dataclass(slots=True)
+class Asking:
+    """Asks for texts, and keeps count of those that have no answer."""
+
+    count: ProgressCount
+    num_failed: int = 0
+
+    def each(
+        self,
+        items: Iterable[tuple[str, Item | BadRecord]],
+        ask: Callable[[list[Item]], Sequence[Answer]],
+        *,
+        batch_size: int,
+    ) -> Iterator[tuple[str, Item | BadRecord, Answer | str]]:
+        """Yield (place, item, its answer or why there is none), in order; the reasons are told on standard error."""
+        for chunk in chunks(items, batch_size):
+            for (place, item), answer in zip(chunk, _asked_each(chunk, ask), strict=True):
+                if isinstance(answer, str):
+                    self.num_failed += 1
+                    print(f"t5kit: {answer}", file=sys.stderr)
+                yield place, item, answer
+            self.count.advance(len(chunk))
+
+
+@contextlib.contextmanager
+def asking(what: str) -> Iterator[Asking]:
+    """Show progress ("texts classified") while a verb asks; exits with 1 if something has no answer."""
+    with progress(what) as count:
+        made = Asking(count)
+        yield made
+    if made.num_failed:
+        raise typer.Exit(1)
+
+
+def _asked_each(
     chunk: Sequence[tuple[str, Item | BadRecord]], ask: Callable[[list[Item]], Sequence[Answer]]
 ) -> list[Answer | str]:
     """Return for each (place, item or what is wrong) its answer, or why there is none.

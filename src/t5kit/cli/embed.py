@@ -1,7 +1,6 @@
 """`t5kit embed`: encoder vectors of texts."""
 
 import io
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +8,9 @@ import numpy as np
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, records_of, texts_of
-from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.cli.each import asking
+from t5kit.cli.inputs import records_of, texts_of
+from t5kit.cli.outputs import json_line, open_output
 from t5kit.errors import DataError, RequestError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -72,30 +71,27 @@ def embed(
     nothing = loaded.embed([], **asked)  # refuses a wrong option if no text comes
     as_array = form == ".npy"
     rows: list[np.ndarray] = []
-    num_failed = 0
-    with open_output(output, is_binary=as_array) as out, progress("texts embedded") as count:
-        for chunk in chunks(texts_of(records, field), batch_size):
-            for result in asked_each(chunk, lambda some: list(loaded.embed(some, truncate=truncate, **asked))):
-                if isinstance(result, str):
-                    num_failed += 1
-                    print(f"t5kit: {result}", file=sys.stderr)
-                    if form in (".npy", *SEPARATORS):
-                        raise DataError(
-                            f"{output} was not written: it has no place for a text that cannot be embedded. "
-                            "Write JSON lines instead."
-                        )
-                    out.write(json_line({"error": result}))
-                elif as_array:
-                    rows.append(result)
-                else:
-                    out.write(_row(result, SEPARATORS.get(form)))
-            count.advance(len(chunk))
+    with asking("texts embedded") as verb, open_output(output, is_binary=as_array) as out:
+        for _, _, result in verb.each(
+            texts_of(records, field),
+            lambda some: list(loaded.embed(some, truncate=truncate, **asked)),
+            batch_size=batch_size,
+        ):
+            if isinstance(result, str):
+                if form in (".npy", *SEPARATORS):
+                    raise DataError(
+                        f"{output} was not written: it has no place for a text that cannot be embedded. "
+                        "Write JSON lines instead."
+                    )
+                out.write(json_line({"error": result}))
+            elif as_array:
+                rows.append(result)
+            else:
+                out.write(_row(result, SEPARATORS.get(form)))
         if as_array:
             buffer = io.BytesIO()
             np.save(buffer, np.stack(rows) if rows else nothing)
             out.write(buffer.getvalue())
-    if num_failed:
-        raise typer.Exit(1)
 
 
 def _form_of(output: Path | None) -> str:

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, json_argument, records_of, texts_of
-from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.cli.each import asking
+from t5kit.cli.inputs import json_argument, records_of, texts_of
+from t5kit.cli.outputs import json_line, open_output
 from t5kit.errors import RequestError
-from t5kit.sources import BadRecord
 
 
 def extract(
@@ -81,30 +80,22 @@ def extract(
     }  # fmt: skip
     loaded.extract([], asked_schema, **asked)  # refuses a wrong option even if no text comes
     limit = DEFAULT_MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-    num_failed = 0
-    with open_output(output) as out, progress("texts read") as count:
-        for chunk in chunks(texts_of(records, field), batch_size):
-            results = asked_each(chunk, lambda some: loaded.extract(some, asked_schema, **asked))
-            for (place, text), found in zip(chunk, results, strict=True):
-                if isinstance(found, str):
-                    num_failed += 1
-                    print(f"t5kit: {found}", file=sys.stderr)
-                    out.write(json_line({"error": found}))
-                    continue
-                if not found.is_complete:
-                    num_failed += 1
-                    kept = "nothing of it is whole" if found.value is None else "its whole part is printed"
-                    print(
-                        f"t5kit: {place}: the answer was cut at --max-new-tokens {limit}; {kept}. Raise "
-                        "--max-new-tokens.",
-                        file=sys.stderr,
-                    )
-                assert not isinstance(text, BadRecord)
-                more = {"is_complete": found.is_complete, "line": found.line, "score": found.score}
-                out.write(json_line({"input": text, "value": found.value, **more} if details else found.value))
-            count.advance(len(chunk))
-    if num_failed:
-        raise typer.Exit(1)
+    with asking("texts read") as verb, open_output(output) as out:
+        for place, text, found in verb.each(
+            texts_of(records, field), lambda some: loaded.extract(some, asked_schema, **asked), batch_size=batch_size
+        ):
+            if isinstance(found, str):
+                out.write(json_line({"error": found}))
+                continue
+            if not found.is_complete:
+                verb.num_failed += 1
+                kept = "nothing of it is whole" if found.value is None else "its whole part is printed"
+                print(
+                    f"t5kit: {place}: the answer was cut at --max-new-tokens {limit}; {kept}. Raise --max-new-tokens.",
+                    file=sys.stderr,
+                )
+            more = {"is_complete": found.is_complete, "line": found.line, "score": found.score}
+            out.write(json_line({"input": text, "value": found.value, **more} if details else found.value))
 
 
 def _schema(entities: list[str], relations: list[str], schema: str | None) -> Any:

@@ -1,14 +1,13 @@
 """`t5kit rank`: documents in the order of their worth for a query."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, records_of, texts_of
-from t5kit.cli.outputs import json_line, one_line, open_output, progress
+from t5kit.cli.each import asking
+from t5kit.cli.inputs import records_of, texts_of
+from t5kit.cli.outputs import json_line, one_line, open_output
 
 
 def rank(
@@ -57,27 +56,18 @@ def rank(
     }  # fmt: skip
     loaded.rank(query, [], **asked)  # refuses a wrong option even if no document comes
     ranked: list[tuple[float, int, str]] = []
-    num_failed = num_read = 0
-    with progress("documents read") as count:
-        for chunk in chunks(texts_of(records, field), batch_size):
-            for number, ((_, text), score) in enumerate(
-                zip(chunk, asked_each(chunk, lambda some: loaded.rank(query, some, **asked).scores), strict=True),
-                start=num_read,
-            ):
-                if isinstance(score, str):
-                    num_failed += 1
-                    print(f"t5kit: {score}", file=sys.stderr)
+    with asking("documents read") as verb:
+        answered = verb.each(
+            texts_of(records, field), lambda some: loaded.rank(query, some, **asked).scores, batch_size=batch_size
+        )
+        for number, (_, text, score) in enumerate(answered):
+            if not isinstance(score, str):
+                ranked.append((score, number, str(text)))
+        ranked.sort(key=lambda each: (-each[0], each[1]))
+        warned: set[str] = set()
+        with open_output(output) as out:
+            for score, number, text in ranked[:top]:
+                if json:
+                    out.write(json_line({"index": number, "score": score, "document": text}))
                 else:
-                    ranked.append((score, number, str(text)))
-            num_read += len(chunk)
-            count.advance(len(chunk))
-    ranked.sort(key=lambda each: (-each[0], each[1]))
-    warned: set[str] = set()
-    with open_output(output) as out:
-        for score, number, text in ranked[:top]:
-            if json:
-                out.write(json_line({"index": number, "score": score, "document": text}))
-            else:
-                out.write(f"{score:.6f}\t{one_line(text, warned)}\n")
-    if num_failed:
-        raise typer.Exit(1)
+                    out.write(f"{score:.6f}\t{one_line(text, warned)}\n")

@@ -1,15 +1,14 @@
 """`t5kit score`: log-probabilities of given targets."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
 
 from t5kit.cli import options
-from t5kit.cli.each import asked_each
-from t5kit.cli.inputs import chunks, named_field, records_of, with_field
-from t5kit.cli.outputs import json_line, open_output, progress
+from t5kit.cli.each import asking
+from t5kit.cli.inputs import named_field, records_of, with_field
+from t5kit.cli.outputs import json_line, open_output
 from t5kit.errors import RequestError
 from t5kit.sources import BadRecord, Record
 
@@ -70,23 +69,16 @@ def score(
     def scored(some: list[tuple[str, str]]) -> list[float]:
         return loaded.score([source for source, _ in some], [target for _, target in some], truncate=truncate)
 
-    with open_output(output) as out, progress("pairs scored") as count:
+    with asking("pairs scored") as verb, open_output(output) as out:
         if records is None:
             value = loaded.score(pairs[0], pairs[1], truncate=truncate)
             out.write(json_line({"score": value}) if json else f"{value:.6f}\n")
             return
-        num_failed = 0
-        for chunk in chunks(_pairs_of(records, source_field, target_field), batch_size):
-            for result in asked_each(chunk, scored):
-                if isinstance(result, float):
-                    out.write(json_line({"score": result}) if json else f"{result:.6f}\n")
-                    continue
-                num_failed += 1
-                print(f"t5kit: {result}", file=sys.stderr)
+        for _, _, result in verb.each(_pairs_of(records, source_field, target_field), scored, batch_size=batch_size):
+            if isinstance(result, str):
                 out.write(json_line({"error": result}) if json else "\n")
-            count.advance(len(chunk))
-    if num_failed:
-        raise typer.Exit(1)
+            else:
+                out.write(json_line({"score": result}) if json else f"{result:.6f}\n")
 
 
 def _pairs_of(
