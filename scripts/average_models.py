@@ -2,8 +2,8 @@
 
     python scripts/average_models.py OUT FOLDER=WEIGHT FOLDER=WEIGHT … [--weights int8]
 
-Weights are shares of their sum. Means of trainings that began from the same model are often as good as either where it is
-good (Wortsman et al. 2022). Config, vocabulary and generation defaults are the last folder's.
+Weights are shares of their sum. Means of trainings that began from the same model are often as good as either where it
+is good (Wortsman et al. 2022). Config, vocabulary and generation defaults are the last folder's.
 """
 
 import argparse
