@@ -12,7 +12,6 @@ import pytest
 
 import t5kit
 from t5kit.checkpoint import open_folder, resolve, write_folder
-from t5kit.checkpoint.quantized import INT8_FILE
 from t5kit.text import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +38,10 @@ def test_the_wheel_carries_int8_that_stands_for_itself_in_the_shape_of_the_commi
     assert shipped.config == stage.config and shipped.dtype == "int8"
     write_folder(tmp_path / "whole", shipped.config, shipped.tensors(), dtype="float32")
     whole = open_folder(tmp_path / "whole")
-    write_folder(tmp_path / "int8", whole.config, whole.tensors(), weights="int8", generation=shipped.generation)
-    assert (tmp_path / "int8" / INT8_FILE).read_bytes() == (resolve("mini") / INT8_FILE).read_bytes()
+    write_folder(tmp_path / "int8", whole.config, whole.tensors(), weights="int8")
+    again = open_folder(tmp_path / "int8")
+    for name in shipped.names():
+        np.testing.assert_array_equal(again.tensor(name).to_float32(), shipped.tensor(name).to_float32(), name)
     name = "encoder.block.0.layer.0.SelfAttention.q.weight"
     ours, theirs = whole.tensor(name).to_float32().ravel(), stage.tensor(name).to_float32().ravel()
     assert not np.array_equal(ours, theirs) and np.corrcoef(ours, theirs)[0, 1] > 0.9  # it began there
