@@ -31,7 +31,6 @@ from t5kit.api.extraction import (
     FIELD_PROMPT,
     Extraction,
     ExtractionMethod,
-    Question,
     check_options,
     check_writable,
     default_prompt,
@@ -350,7 +349,7 @@ class Asking(Trainable, abc.ABC):
         repeats: collections.Counter[bytes] = collections.Counter()
         requests: list[GenerationRequest] = []
         numbers = [number for number, asked_of_one in enumerate(per_text, 1) for _ in asked_of_one]
-        kept: list[Question] = []
+        kept: list[int] = []
         for number, (question, fields, ids) in enumerate(zip(every, seen, prompts, strict=True)):
             source = fields["text"] if is_copied else None
             try:
@@ -359,17 +358,24 @@ class Asking(Trainable, abc.ABC):
                 if not question.is_required:
                     continue
                 raise DataError(f"Text {numbers[number]}: {error}" if len(per_text) > 1 else str(error)) from error
-            kept.append(question)
+            kept.append(number)
             requests += self._requests({number: ids}, with_grammar(asked, grammar, self.tokenizer), repeats=repeats)
-        answers = []
-        for question, answer in zip(kept, self._answered(requests), strict=True):
+        answers: dict[int, Extraction] = {}
+        for number, answer in zip(kept, self._answered(requests), strict=True):
+            schema_of_one = every[number].schema
             best = answer.hypotheses[0]
             line = answer_text(best.token_ids, self.tokenizer.detokenizer(), ())
-            found = read_line(line, question.schema, score=best.score, finish_reason=best.finish_reason)
-            answers.append((question, found))
-        found_of = {id(question): (question, found) for question, found in answers}
+            answers[number] = read_line(line, schema_of_one, score=best.score, finish_reason=best.finish_reason)
+        places = iter(range(len(every)))
         results = [
-            joined([found_of[id(question)] for question in asked_of_one if id(question) in found_of], checked)
+            joined(
+                [
+                    (question, answers[place])
+                    for question, place in zip(asked_of_one, places, strict=False)  # they go on with the next
+                    if place in answers
+                ],
+                checked,
+            )
             for asked_of_one in per_text
         ]
         return results[0] if isinstance(texts, str) else results

@@ -365,9 +365,7 @@ def _best_metric(task: TaskConfig, profile: TargetProfile | None) -> str:
 
 def cuts(lengths: DataLengths, config: RunConfig) -> list[str]:
     """Return what is to be said of examples that are longer than they may be."""
-    adaptation = config.adaptation
-    num_vectors = adaptation.num_prompt_tokens if adaptation is not None and adaptation.method == "prompt" else 0
-    room = config.data.encoder_length - num_vectors
+    room = config.data.encoder_length - (0 if config.adaptation is None else config.adaptation.num_vectors)
     if lengths.longest_encoder <= room and lengths.longest_target <= config.data.target_length:
         return []
     return [

@@ -114,8 +114,7 @@ class FitSettings:
     @property
     def num_vectors(self) -> int:
         """Vectors that a prompt method puts before every input; 0 for the others."""
-        adaptation = self.adaptation
-        return adaptation.num_prompt_tokens if adaptation is not None and self.method == "prompt" else 0
+        return 0 if self.adaptation is None else self.adaptation.num_vectors
 
     @property
     def adaptation(self) -> AdaptationConfig | None:

@@ -19,7 +19,6 @@ from t5kit.decoding.lanes import REASON_EOS, REASON_LENGTH, REASON_STOP, Lanes, 
 from t5kit.decoding.prefixes import (
     effective_prefix,
     feed_ahead,
-    is_fed_ahead,
     last_positions,
     prefix_log_probs,
     step_with_prefixes,
@@ -159,17 +158,11 @@ class BeamSearch:
         self._drop(np.array([owner.answers.request.request_id == request_id for owner in self._owners], bool))
 
     def _feed_ahead(self, lanes: Lanes, owners: Sequence[_Lane]) -> None:
-        """Feed what is to be fed before new lanes' first step (`is_fed_ahead`) to the one beam that each has then."""
-        num_tokens = sum(len(owner.prefix) for owner in owners)
-        ahead = [
-            lane
-            for lane, owner in enumerate(owners)
-            if is_fed_ahead(owner.prefix, owner.answers.request.options, num_tokens=num_tokens)
-        ]
-        prefixes = [owners[lane].prefix for lane in ahead]
-        log_probs = feed_ahead(self._runtime, lanes.slots[ahead, 0], prefixes)
-        for lane, prefix, found in zip(ahead, prefixes, log_probs, strict=True):
-            lanes.extend_first(lane, prefix[:-1], found)
+        """Feed what is to be fed before new lanes' first step to the one beam that each has then."""
+        asked = [(owner.prefix, owner.answers.request.options) for owner in owners]
+        for lane, log_probs in feed_ahead(self._runtime, lanes.slots[:, 0], asked).items():
+            prefix = owners[lane].prefix
+            lanes.extend_first(lane, prefix[:-1], log_probs)
             lanes.next_tokens[lane, 0] = prefix[-2]
             owners[lane].prefix = prefix[-1:]
 

@@ -17,7 +17,6 @@ from t5kit.decoding.grammar import ConstraintFactory
 from t5kit.decoding.prefixes import (
     effective_prefix,
     feed_ahead,
-    is_fed_ahead,
     last_positions,
     prefix_log_probs,
     step_with_prefixes,
@@ -197,17 +196,11 @@ class PathSearch:
         self._index_paths()
 
     def _feed_ahead(self, rows: _RowArrays, paths: Sequence[_Path]) -> None:
-        """Feed what is to be fed before new rows' first step (`is_fed_ahead`)."""
-        num_tokens = sum(len(path.prefix) for path in paths)
-        ahead = [
-            row
-            for row, path in enumerate(paths)
-            if is_fed_ahead(path.prefix, path.answers.request.options, num_tokens=num_tokens)
-        ]
-        prefixes = [paths[row].prefix for row in ahead]
-        log_probs = feed_ahead(self._runtime, rows.slots[ahead], prefixes)
-        for row, prefix, found in zip(ahead, prefixes, log_probs, strict=True):
-            rows.extend(row, prefix[:-1], found)
+        """Feed what is to be fed before new rows' first step."""
+        asked = [(path.prefix, path.answers.request.options) for path in paths]
+        for row, log_probs in feed_ahead(self._runtime, rows.slots, asked).items():
+            prefix = paths[row].prefix
+            rows.extend(row, prefix[:-1], log_probs)
             rows.next_tokens[row] = prefix[-2]
             paths[row].prefix = prefix[-1:]
 

@@ -30,7 +30,21 @@ def effective_prefix(options: DecodingOptions, detokenizer_factory: DetokenizerF
     return options.forced_prefix_ids if found is None else options.forced_prefix_ids[: found[0]]
 
 
-def is_fed_ahead(prefix: Sequence[int], options: DecodingOptions, *, num_tokens: int) -> bool:
+def feed_ahead(
+    runtime: Runtime, slots: np.ndarray, asked: Sequence[tuple[Sequence[int], DecodingOptions]]
+) -> dict[int, np.ndarray]:
+    """Feed what is to be fed before the first step of fresh slots [R], whose rows have these prefixes and options.
+
+    Returns row -> log-probabilities [m - 1] float32 of all but the last token of its prefix; what stands before the
+    last but one has been fed, which is fed next. Rows that are not there bring their prefix with their first step.
+    Raises: EngineError, also where scores are not finite.
+    """
+    num_tokens = sum(len(prefix) for prefix, _ in asked)
+    rows = [row for row, (prefix, options) in enumerate(asked) if _is_fed_ahead(prefix, options, num_tokens=num_tokens)]
+    return dict(zip(rows, _fed(runtime, slots[rows], [asked[row][0] for row in rows]), strict=True))
+
+
+def _is_fed_ahead(prefix: Sequence[int], options: DecodingOptions, *, num_tokens: int) -> bool:
     """Say whether a prefix is fed before its first step, if all that come with that step have `num_tokens` tokens.
 
     Which way it goes changes no bit of a runtime whose rows do not hang on their company: with dense logits it is
@@ -40,12 +54,8 @@ def is_fed_ahead(prefix: Sequence[int], options: DecodingOptions, *, num_tokens:
     return len(prefix) > 1 and (draws_from_all or num_tokens > MOST_FED_AHEAD)
 
 
-def feed_ahead(runtime: Runtime, slots: np.ndarray, prefixes: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """Feed fresh slots [R] all that stands before the last but one token of their prefixes, of at least two tokens.
-
-    Returns the log-probabilities of all but the last token of each, [m - 1] float32; the last but one is fed next.
-    Raises: EngineError, also where scores are not finite.
-    """
+def _fed(runtime: Runtime, slots: np.ndarray, prefixes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Return what `feed_ahead` says of each of these prefixes, all of which are fed, in pieces of MOST_FED_AHEAD."""
     start_id = runtime.config.decoder_start_id
     fed = [np.array([start_id, *prefix[:-2]], np.int32) for prefix in prefixes]
     log_probs = [np.empty(len(ids), np.float32) for ids in fed]
@@ -67,11 +77,12 @@ def feed_ahead(runtime: Runtime, slots: np.ndarray, prefixes: Sequence[Sequence[
             need=Need(all_positions=True),
         )
         output = runtime.step(step)
-        if not np.isfinite(output.log_sum_exp).all():
-            raise scores_not_finite(int(np.flatnonzero(~np.isfinite(output.log_sum_exp))[0]))
-        found = output.top_logits[:, 0] - output.log_sum_exp
+        is_sound = np.isfinite(output.log_sum_exp)
+        found = np.where(is_sound, output.top_logits[:, 0] - output.log_sum_exp, np.float32(np.nan))
         for (number, piece), values in zip(pieces, np.split(found, np.cumsum(step.lengths)[:-1]), strict=True):
             log_probs[number][piece] = values
+            if np.isnan(values).any():
+                raise scores_not_finite(piece.start + int(np.flatnonzero(np.isnan(values))[0]))
     return log_probs
 
 

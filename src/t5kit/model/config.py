@@ -123,6 +123,11 @@ class AdaptationConfig:
     num_prompt_tokens: int = 20
     """prompt: vectors before the input; >= 1."""
 
+    @property
+    def num_vectors(self) -> int:
+        """Vectors before every input: a prompt's; other methods have none."""
+        return self.num_prompt_tokens if self.method == "prompt" else 0
+
     def __post_init__(self) -> None:
         if self.method not in get_args(AdaptationMethod):
             raise ConfigError(
