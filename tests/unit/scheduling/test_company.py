@@ -97,7 +97,9 @@ def answers(scheduler: ContinuousScheduler, requests: Sequence[GenerationRequest
         pytest.param("int4", marks=pytest.mark.slow),
     ],
 )
-def test_a_thousand_mixed_requests_in_any_company_are_each_as_if_alone(weights: str) -> None:
+def test_a_thousand_mixed_requests_in_any_company_are_each_as_if_alone(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = TINY_CONFIGS["t5_v1_1"]
     native = NativeRuntime(config, tensors_that_end(config), weights=weights, threads=1)  # type: ignore[arg-type]
     runtime = CountingRuntime(native)
@@ -108,6 +110,7 @@ def test_a_thousand_mixed_requests_in_any_company_are_each_as_if_alone(weights: 
         plain = dataclasses.replace(request, options=dataclasses.replace(request.options, speculate=0))
         alone |= answers(ContinuousScheduler(runtime, detokenizer_factory=NumberDetokenizer), [plain])
     assert sum(isinstance(each, list) for each in alone.values()) > 0.9 * NUM_REQUESTS
+    monkeypatch.setattr("t5kit.decoding.prefixes.MOST_FED_AHEAD", 5)  # with others a prefix is fed ahead, in pieces
     generator = np.random.Generator(np.random.Philox(4))
     every_limits: tuple[dict[str, Any], ...] = (
         {},
