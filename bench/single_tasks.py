@@ -95,11 +95,12 @@ def overrides(single: Single, data: Path, threads: int) -> list[str]:
 
 
 def scores(model: Path, task: str, data: Path) -> list[dict[str, object]]:
-    """Return a model's rows of scripts/score_mini.py for a task, over the whole dev file."""
+    """Return a model's rows of scripts/score_mini.py for a task's free answers, over the whole dev file."""
     program = ROOT / "scripts" / "score_mini.py"
     command = [sys.executable, str(program), str(data), "--model", str(model), "--only", task]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return [row for row in rows if row["way"] == "generate"]
 
 
 if __name__ == "__main__":

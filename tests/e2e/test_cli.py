@@ -361,6 +361,18 @@ def test_every_text_has_as_many_lines_as_answers_were_asked(run: Run, tmp_path: 
     assert isinstance(as_json["outputs"], list)
 
 
+def test_what_is_forbidden_is_not_answered(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("say: yes\nsay: no\n", encoding="utf-8")
+    words = ["generate", "-i", source, "--allowed", "yes", "--allowed", "no"]
+    assert run(*words, "--forbid-copy").out == "no\nyes\n"
+    assert run(*words, "--forbidden", "no").out == "yes\nyes\n"
+    without_one = run(*words, "--forbid-copy", "--forbidden", "no")
+    assert without_one.code == 1 and without_one.out == "\nyes\n" and "forbidden_texts" in without_one.err
+    none_left = run(*words, "--forbidden", "no", "--forbidden", " yes")
+    assert (none_left.code, none_left.out) == (2, "") and "no answer left" in none_left.err
+
+
 def test_a_file_in_another_encoding_is_told_once_with_what_to_do(run: Run, tmp_path: Path) -> None:
     source = tmp_path / "la tin.txt"
     source.write_bytes("sch\u00f6n\n\u00fcbel\ngood\n".encode("latin-1"))

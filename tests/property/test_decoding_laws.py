@@ -320,6 +320,31 @@ def test_answers_from_a_set_are_in_it(
 
 
 @laws
+@given(runtime=runtimes, prompt=prompts, asked=options(), index=st.integers(0, 3))
+def test_a_forbidden_text_is_no_answer_and_is_all_that_is_lost(
+    runtime: Runtime, prompt: np.ndarray, asked: DecodingOptions, index: int
+) -> None:
+    asked = dataclasses.replace(asked, forced_eos=False)
+    before = [hypothesis for _, hypothesis in hypotheses(answer(runtime, requests([(prompt, asked)])))]
+    ended = [each for each in before if each.finish_reason == "eos"]
+    assume(ended)
+    unwanted = text_before_eos(ended[index % len(ended)])
+    forbidding = dataclasses.replace(asked, forbidden_texts=(f" {unwanted}\n",))
+    after = [hypothesis for _, hypothesis in hypotheses(answer(runtime, requests([(prompt, forbidding)])))]
+    assert all(text_before_eos(each) != unwanted for each in after if each.finish_reason == "eos")
+    if asked.num_beams == 1:
+        for first, second in zip(before, after, strict=True):
+            if first.finish_reason != "eos" or text_before_eos(first) != unwanted:
+                assert second.token_ids.tolist() == first.token_ids.tolist()
+            else:  # the same until it would have ended
+                assert second.token_ids.tolist()[: len(first.token_ids) - 1] == first.token_ids.tolist()[:-1]
+
+
+def text_before_eos(hypothesis: Hypothesis) -> str:
+    return answer_text(hypothesis.token_ids[:-1], NumberDetokenizer(), ())
+
+
+@laws
 @given(runtime=runtimes, prompt=prompts, asked=options())
 def test_hypotheses_are_distinct_and_best_first(runtime: Runtime, prompt: np.ndarray, asked: DecodingOptions) -> None:
     if asked.does_sample:

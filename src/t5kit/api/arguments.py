@@ -74,6 +74,12 @@ class GenerationArguments(TypedDict, total=False):
     """End in EOS even at max_new_tokens."""
     allowed_outputs: Sequence[str] | None
     """The answer is one of these texts, letter for letter. Each must be writable in the vocabulary."""
+    forbidden_outputs: Sequence[str] | None
+    """The answer is none of these texts, white space at the ends aside. With beams, so that the next best is found; a
+    greedy answer that has come to such a text can only go on."""
+    forbid_copy: bool | None
+    """The answer is not the prompt itself, nor what follows its first ": " (False). For corrections of what is known to
+    be wrong."""
     regex: str | None
     """The whole answer matches this expression, in the syntax of Rust's regex crate (no lookaround)."""
     json_schema: Mapping[str, Any] | str | None
@@ -104,6 +110,8 @@ class Asked:
     """Ids of an allowed output, EOS included -> the caller's text for it, which decoding the ids may not give back."""
     forced_prefix: str = ""
     """How the answer begins, as the caller wrote it."""
+    forbids_copy: bool = False
+    """Whether the answer may not be the prompt's own text."""
 
     @property
     def holds_answers(self) -> bool:
@@ -122,6 +130,15 @@ class Asked:
             begin = begin[: len(begin) - len(_prefix(self.forced_prefix, tokenizer, ""))]  # the folder's first id
             written["forced_prefix_ids"] = begin + _prefix(self.forced_prefix, tokenizer, prompt)
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **written), labels=labels)
+
+    def not_copying(self, prompt: str) -> Self:
+        """Return the same with the prompt's own text forbidden: the whole, and what follows its first ": "."""
+        copies = (prompt, *prompt.split(": ", 1)[1:])
+        changed: dict[str, Any] = {"forbidden_texts": tuple(dict.fromkeys((*self.options.forbidden_texts, *copies)))}
+        labels = _not_forbidden(self.labels, changed["forbidden_texts"])
+        if labels:  # without any, decoding says of this prompt that nothing is left
+            changed["allowed_outputs"] = tuple(labels)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **changed), labels=labels)
 
 
 def decoding_options(
@@ -157,7 +174,7 @@ def translate(
             hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(sorted(known))}."
             raise RequestError(f"generate has no option {word!r}.{hint}")
     said: dict[str, Any] = {word: _plain(value) for word, value in arguments.items() if value is not None}
-    for word in ("do_sample", "forced_eos"):
+    for word in ("do_sample", "forced_eos", "forbid_copy"):
         if not isinstance(said.get(word, False), bool):
             raise RequestError(f"{word} = {said[word]!r} must be True or False.")
     if said.get("temperature") == 0:
@@ -186,6 +203,12 @@ def translate(
     if "allowed_outputs" in asked:
         labels = _labels(_texts(asked["allowed_outputs"], "allowed_outputs"), tokenizer, "")
         options["allowed_outputs"] = tuple(labels)
+    options["forbidden_texts"] = tuple(_texts(asked.get("forbidden_outputs", ()), "forbidden_outputs"))
+    if labels and options["forbidden_texts"]:
+        labels = _not_forbidden(labels, options["forbidden_texts"])
+        options["allowed_outputs"] = tuple(labels)
+        if not labels:
+            raise RequestError("forbidden_outputs holds every one of allowed_outputs: there is no answer left.")
     grammar = _grammar(asked)
     if grammar is not None:
         GrammarCompiler(tokenizer, vocab_size=num_rows).check(grammar)
@@ -193,7 +216,10 @@ def translate(
     if "stop_strings" in asked:
         stops = asked["stop_strings"]
         options["stop_strings"] = tuple(_texts([stops] if isinstance(stops, str) else stops, "stop_strings"))
-    return Asked(options=DecodingOptions(**options), labels=labels, forced_prefix=prefix)
+    return Asked(
+        options=DecodingOptions(**options), labels=labels, forced_prefix=prefix,
+        forbids_copy=asked.get("forbid_copy", False),
+    )  # fmt: skip
 
 
 def check_folder_defaults(generation: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -261,6 +287,12 @@ def _labels(texts: list[str], tokenizer: Tokenizer, prompt: str) -> dict[tuple[i
                 "the model cannot tell them apart. Drop one."
             )
     return labels
+
+
+def _not_forbidden(labels: Mapping[tuple[int, ...], str], forbidden: Sequence[str]) -> dict[tuple[int, ...], str]:
+    """Return the labels without those that are forbidden: a greedy search that met one could not turn back."""
+    stripped = {text.strip() for text in forbidden}
+    return {ids: label for ids, label in labels.items() if label.strip() not in stripped}
 
 
 def _grammar(asked: Mapping[str, Any]) -> Grammar | None:

@@ -67,7 +67,8 @@ def answer_rule(prompt: str, tokenizer: Tokenizer) -> CharacterRule | None:
 def asked_after_each(asked: Asked, prompts: Iterable[str], tokenizer: Tokenizer) -> list[Asked]:
     """Return what is asked of each prompt: the same, texts of answers in it written as the prompt's answers are.
 
-    Speed: one object for all prompts of a rule, since decoding shares the outputs' tree by identity.
+    Where copies are forbidden, each prompt's own.
+    Speed: else one object for all prompts of a rule, since decoding shares the outputs' tree by identity.
     """
     by_rule: dict[CharacterRule | None, Asked] = {None: asked}
     each_asked = []
@@ -75,7 +76,7 @@ def asked_after_each(asked: Asked, prompts: Iterable[str], tokenizer: Tokenizer)
         rule = answer_rule(prompt, tokenizer) if asked.holds_answers else None
         if rule not in by_rule:
             by_rule[rule] = asked.written_after(prompt, tokenizer)
-        each_asked.append(by_rule[rule])
+        each_asked.append(by_rule[rule].not_copying(prompt) if asked.forbids_copy else by_rule[rule])
     return each_asked
 
 

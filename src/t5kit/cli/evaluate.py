@@ -83,6 +83,7 @@ def evaluate(
     length_penalty_formula: Annotated[
         str | None, typer.Option(help="power (n^a) or paper (((5+n)/6)^a).", show_default="power")
     ] = None,
+    forbid_copy: options.ForbidCopyOption = False,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every answer, a JSON line each.", show_default=False)
     ] = None,
@@ -148,7 +149,8 @@ def evaluate(
     if is_without_model:
         _refuse_for_predictions(
             choice=choice, length_normalized=length_normalized, num_beams=num_beams, max_new_tokens=max_new_tokens,
-            length_penalty=length_penalty, length_penalty_formula=length_penalty_formula, truncate=truncate,
+            length_penalty=length_penalty, length_penalty_formula=length_penalty_formula,
+            forbid_copy=forbid_copy, truncate=truncate,
         )  # fmt: skip
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
@@ -182,6 +184,7 @@ def evaluate(
         arguments={
             "num_beams": num_beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
             "length_penalty_formula": length_penalty_formula,  # type: ignore[typeddict-item]  # checked with the others
+            "forbid_copy": forbid_copy or None,
         },
         loading={
             "engine": engine, "weights": weights, "threads": threads, "device": device, "offline": offline,

@@ -120,6 +120,13 @@ def generate(
             "--allowed", "--allowed-outputs", help="The answer is one of these (repeat it).", show_default=False
         ),
     ] = None,
+    forbidden: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--forbidden", "--forbidden-outputs", help="The answer is not this (repeat it).", show_default=False
+        ),
+    ] = None,
+    forbid_copy: options.ForbidCopyOption = False,
     regex: Annotated[
         str | None, typer.Option(help="The whole answer matches this expression.", show_default=False)
     ] = None,
@@ -179,6 +186,7 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size, "forced_prefix": forced_prefix,
         "allowed_outputs": allowed or None, "stop_strings": stop or None,
+        "forbidden_outputs": forbidden or None, "forbid_copy": forbid_copy or None,
         "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size, "suppress_tokens": suppress_token or None,
         "regex": regex, "json_schema": None if json_schema is None else json_argument("--json-schema", json_schema),
         "forced_eos": forced_eos or None, "logit_bias": _logit_bias(logit_bias or []),

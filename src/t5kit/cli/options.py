@@ -41,6 +41,9 @@ MaxCacheBytesOption = Annotated[
     typer.Option("--max-cache-bytes", help="Most bytes of attention caches at a time.", show_default="no limit"),
 ]
 TruncateOption = Annotated[bool, typer.Option("--truncate", help="Cut longer texts instead of refusing them.")]
+ForbidCopyOption = Annotated[
+    bool, typer.Option("--forbid-copy", help='The answer is not the text itself, nor what follows its first ": ".')
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 InputOption = Annotated[
     Path | None,

@@ -70,7 +70,12 @@ class BeamSearch:
         # A group can lose at most as many candidates to the penalty as earlier groups chose tokens.
         self._num_candidates = 2 * self._width + (num_groups - 1) * self._width
         self._detokenizer_factory = detokenizer_factory
-        self._planner = EditPlanner(runtime.config, penalises_log_probs=True, constraint_factory=constraint_factory)
+        self._planner = EditPlanner(
+            runtime.config,
+            penalises_log_probs=True,
+            detokenizer_factory=detokenizer_factory,
+            constraint_factory=constraint_factory,
+        )
         self._owners: list[_Lane] = []
         no_slots = np.empty((0, self._width), np.int32)
         self._lanes = Lanes.fresh(no_slots, [], start_id=runtime.config.decoder_start_id)

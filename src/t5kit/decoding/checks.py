@@ -41,8 +41,9 @@ def check_options(
         )
     if options.allowed_outputs is not None:
         _check_outputs(options, options.allowed_outputs, config)
-    if options.stop_strings and not has_detokenizer:
-        raise RequestError("stop_strings need a detokenizer: they are found in text, and only ids are known here.")
+    for name in ("stop_strings", "forbidden_texts"):
+        if getattr(options, name) and not has_detokenizer:
+            raise RequestError(f"{name} need a detokenizer: they are found in text, and only ids are known here.")
     if options.grammar is not None and not has_constraints:
         raise RequestError("A grammar needs a constraint factory: it describes text, and only ids are known here.")
     if is_streamed and (options.num_beams > 1 or options.num_return_sequences > 1):

@@ -83,6 +83,9 @@ class DecodingOptions:
     grammar: Grammar | None = None
     """If given, the answer's text is of this form, whatever it is cut to tokens like; an answer that is cut at
     max_new_tokens is the beginning of such a text."""
+    forbidden_texts: tuple[str, ...] = ()
+    """Where the text so far is one of these, white space at the ends aside and whatever it is cut to tokens like, EOS
+    may not follow. An answer that ends otherwise (max_new_tokens, a stop string) may still be one."""
     stop_strings: tuple[str, ...] = ()
     """Generation ends where one of these appears in the text; it and what follows is cut from the text."""
 
@@ -147,9 +150,10 @@ class DecodingOptions:
         for output in given["allowed_outputs"] or ():
             if not isinstance(output, (tuple, list)):
                 raise RequestError(f"allowed_outputs holds {output!r}; expected tuples of ids.")
-        for stop in given["stop_strings"]:
-            if not isinstance(stop, str):
-                raise RequestError(f"stop_strings holds {stop!r}; expected texts.")
+        for name in ("forbidden_texts", "stop_strings"):
+            for text in given[name]:
+                if not isinstance(text, str):
+                    raise RequestError(f"{name} holds {text!r}; expected texts.")
 
     def _check_together(self) -> None:
         if self.min_new_tokens > self.max_new_tokens:
@@ -214,6 +218,7 @@ _SEQUENCES = {
     "logit_bias": "(id, delta) pairs",
     "forced_prefix_ids": "ids",
     "allowed_outputs": "tuples of ids",
+    "forbidden_texts": "texts",
     "stop_strings": "texts",
 }
 

@@ -150,7 +150,12 @@ class PathSearch:
         self._runtime = runtime
         self._chooser = chooser
         self._detokenizer_factory = detokenizer_factory
-        self._planner = EditPlanner(runtime.config, penalises_log_probs=False, constraint_factory=constraint_factory)
+        self._planner = EditPlanner(
+            runtime.config,
+            penalises_log_probs=False,
+            detokenizer_factory=detokenizer_factory,
+            constraint_factory=constraint_factory,
+        )
         self._paths: list[_Path] = []
         self._rows = _new_rows(np.empty(0, np.int32), np.empty(0, np.int64), start_id=0)
         self._edited: list[int] = []

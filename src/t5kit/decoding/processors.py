@@ -15,6 +15,7 @@ import numpy as np
 from t5kit.config import T5Config
 from t5kit.decoding.grammar import Constraint, ConstraintFactory, Grammar
 from t5kit.decoding.options import DecodingOptions
+from t5kit.decoding.stops import DetokenizerFactory, answer_text
 from t5kit.decoding.trie import Trie
 from t5kit.runtime import LogitEdits
 
@@ -52,6 +53,10 @@ class EditPlan:
     """True in beam search: Hugging Face penalises log-probabilities there, logits elsewhere."""
     trie: Trie | None
     constraint: Constraint | None
+    forbidden_texts: frozenset[str]
+    """Without white space at their ends."""
+    detokenizer_factory: DetokenizerFactory | None
+    """Given where texts are forbidden."""
     suppressed_ids: np.ndarray
     """[s] int32."""
     delta_ids: np.ndarray
@@ -65,7 +70,7 @@ class EditPlan:
         history = np.empty(num_tokens + 1, np.int32)
         history[0], history[1:] = self.start_id, tokens
         suppressed = [self.suppressed_ids]
-        if num_tokens < options.min_new_tokens:
+        if num_tokens < options.min_new_tokens or self._is_forbidden(tokens):
             suppressed.append(np.array([self.eos_id], np.int32))
         if options.no_repeat_ngram_size:
             suppressed.append(repeated_ngram_ids(history, options.no_repeat_ngram_size))
@@ -96,15 +101,28 @@ class EditPlan:
             forced_id=self.eos_id if is_forced_to_end else None,
         )
 
+    def _is_forbidden(self, tokens: np.ndarray) -> bool:
+        """Return whether the text of `tokens` [n] may not be the whole answer."""
+        if not self.forbidden_texts:
+            return False
+        assert self.detokenizer_factory is not None  # check_options saw to it
+        return answer_text(tokens, self.detokenizer_factory(), ()).strip() in self.forbidden_texts
+
 
 class EditPlanner:
     """Makes the plans of one search's requests; requests with the same outputs or grammar share its tree or states."""
 
     def __init__(
-        self, config: T5Config, *, penalises_log_probs: bool, constraint_factory: ConstraintFactory | None = None
+        self,
+        config: T5Config,
+        *,
+        penalises_log_probs: bool,
+        detokenizer_factory: DetokenizerFactory | None = None,
+        constraint_factory: ConstraintFactory | None = None,
     ) -> None:
         self._config = config
         self._penalises_log_probs = penalises_log_probs
+        self._detokenizer_factory = detokenizer_factory
         self._constraint_factory = constraint_factory
         # Both live as long as a plan that holds them: a busy server never comes to an end of its requests.
         self._constraints: weakref.WeakValueDictionary[Grammar, Constraint] = weakref.WeakValueDictionary()
@@ -122,6 +140,8 @@ class EditPlanner:
             penalises_log_probs=self._penalises_log_probs,
             trie=None if options.allowed_outputs is None else self._trie(options.allowed_outputs),
             constraint=None if options.grammar is None else self._constraint(options.grammar),
+            forbidden_texts=frozenset(text.strip() for text in options.forbidden_texts),
+            detokenizer_factory=self._detokenizer_factory,
             suppressed_ids=np.array(options.suppressed_ids, np.int32),
             delta_ids=np.array([token for token, _ in options.logit_bias], np.int32),
             deltas=np.array([delta for _, delta in options.logit_bias], np.float32),
@@ -154,5 +174,6 @@ def _edits_anything(options: DecodingOptions) -> bool:
         or options.logit_bias
         or options.allowed_outputs is not None
         or options.grammar is not None
+        or options.forbidden_texts
         or options.forced_eos
     )

@@ -99,6 +99,10 @@ class GenerationWords(Body):
     """End in EOS even at max_new_tokens."""
     allowed_outputs: Strings | None = None
     """The answer is one of these texts."""
+    forbidden_outputs: Strings | None = None
+    """The answer is none of these texts, white space at the ends aside (with beams the next best is found)."""
+    forbid_copy: bool | None = None
+    """The answer is not the prompt itself, nor what follows its first ": "."""
     regex: str | None = None
     """The whole answer matches this expression (Rust's syntax)."""
     json_schema: dict[str, Any] | None = None

@@ -346,7 +346,11 @@ class ServedModel:
 
 def _size(options: GenerationArguments) -> int:
     """Return how much a client wrote into the options that have no bound of their own: characters, and ids."""
-    texts = [options.get("forced_prefix") or "", *(options.get("allowed_outputs") or ())]
+    texts = [
+        options.get("forced_prefix") or "",
+        *(options.get("allowed_outputs") or ()),
+        *(options.get("forbidden_outputs") or ()),
+    ]
     return sum(map(len, texts)) + len(options.get("suppress_tokens") or ()) + len(options.get("logit_bias") or ())
 
 

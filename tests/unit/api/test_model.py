@@ -1,6 +1,7 @@
 """The face: what goes in and what comes out of t5kit.Model."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,31 @@ def test_an_answer_is_one_of_the_allowed_outputs(model: Model) -> None:
     assert all(answer in labels for answer in model.generate(TEXTS, allowed_outputs=labels))
     best = model.generate("hello", allowed_outputs=labels, num_beams=3)
     assert best == max(labels, key=lambda label: model.score("hello", label) / (len(label) + 1))
+
+
+def test_a_forbidden_output_gives_way_to_the_next_best(model: Model) -> None:
+    words: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 3}
+    for text in TEXTS:
+        best, *others = model.generate(text, num_return_sequences=4, details=True, **words)
+        found = model.generate(text, forbidden_outputs=[best.text], details=True, **words)
+        assert found.finish_reason == "length" or found.text.strip() != best.text.strip()
+        if best.finish_reason == "eos" and others[0].text.strip() != best.text.strip():
+            assert found.score >= others[0].score - 1e-4  # beams that were spent on the best are free for others
+
+
+def test_a_copy_of_the_prompt_is_forbidden_prompt_by_prompt(model: Model) -> None:
+    prompts = ["say: yes", "say: no", "no", "say: no: yes"]
+    labels = ["yes", "no", "no: yes", "say: no: yes"]
+    ranked = {prompt: sorted(labels, key=lambda label: -model.score(prompt, label)) for prompt in prompts}
+    words: dict[str, Any] = {"allowed_outputs": labels, "num_beams": 8, "length_penalty": 0.0}
+    for prompt, found in zip(prompts, model.generate(prompts, forbid_copy=True, **words), strict=True):
+        copies = {prompt, prompt.split(": ", 1)[-1]}
+        assert found == next(label for label in ranked[prompt] if label not in copies)
+
+
+def test_forbidding_all_that_is_allowed_says_so(model: Model) -> None:
+    with pytest.raises(RequestError, match="allowed_outputs, forbidden_texts"):
+        model.generate("say: yes", allowed_outputs=["yes"], forbid_copy=True)
 
 
 def test_a_forced_prefix_begins_the_answer(model: Model) -> None:

@@ -36,6 +36,8 @@ def test_a_wrong_option_is_named(config: T5Config, options: DecodingOptions, sai
 def test_what_the_caller_lacks_is_named(config: T5Config) -> None:
     with pytest.raises(RequestError, match="detokenizer"):
         check_options(DecodingOptions(stop_strings=("x",)), config, has_detokenizer=False)
+    with pytest.raises(RequestError, match="forbidden_texts need a detokenizer"):
+        check_options(DecodingOptions(forbidden_texts=("x",)), config, has_detokenizer=False)
     for more in ({"num_beams": 2}, {"does_sample": True, "num_return_sequences": 2}):
         with pytest.raises(RequestError, match="one path"):
             check_options(DecodingOptions(**more), config, is_streamed=True)  # type: ignore[arg-type]

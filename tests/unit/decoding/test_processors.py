@@ -59,6 +59,37 @@ def test_eos_is_suppressed_until_min_new_tokens_stand() -> None:
     assert made.edits(tokens(5, 6)) is None
 
 
+class SpellingDetokenizer:
+    """Two ids for each of "ab", so that a text can be written in several ways; id 9 writes nothing."""
+
+    def push(self, token_id: int) -> str:
+        return {5: "a", 6: "b", 7: "ab", 8: " a"}.get(token_id, "")
+
+    def finish(self) -> str:
+        return ""
+
+
+def test_eos_may_not_follow_a_forbidden_text_however_it_is_written() -> None:
+    options = DecodingOptions(forbidden_texts=("ab ", "b"))
+    made = EditPlanner(CONFIG, penalises_log_probs=False, detokenizer_factory=SpellingDetokenizer).plan(options, PROMPT)
+    assert made is not None
+    for standing in (tokens(5, 6), tokens(7), tokens(8, 6), tokens(9, 5, 9, 6), tokens(6)):
+        edits = made.edits(standing)
+        assert edits is not None
+        assert edits.suppressed_ids.tolist() == [1]
+    for standing in (tokens(), tokens(5), tokens(7, 5), tokens(6, 6)):
+        assert made.edits(standing) is None
+
+
+def test_an_empty_answer_can_be_forbidden() -> None:
+    options = DecodingOptions(forbidden_texts=("",))
+    made = EditPlanner(CONFIG, penalises_log_probs=True, detokenizer_factory=SpellingDetokenizer).plan(options, PROMPT)
+    assert made is not None
+    assert made.edits(tokens()) is not None
+    assert made.edits(tokens(9)) is not None
+    assert made.edits(tokens(5)) is None
+
+
 def test_history_begins_with_the_start_token() -> None:
     edits = plan(DecodingOptions(repetition_penalty=1.5)).edits(tokens(9, 9, 4))
     assert edits is not None

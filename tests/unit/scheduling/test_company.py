@@ -52,6 +52,8 @@ def random_options(generator: np.random.Generator) -> DecodingOptions:
         options |= {"allowed_outputs": tuple(outputs), "max_new_tokens": 4, "min_new_tokens": 0}
         options["no_repeat_ngram_size"] = 0
     if generator.random() < 0.1:
+        options["forbidden_texts"] = tuple(f"<{token}>" for token in range(2, 90, 3))
+    if generator.random() < 0.1:
         options["stop_strings"] = (f"{generator.integers(10)}><",)
     return DecodingOptions(**options)  # type: ignore[arg-type]
 

@@ -80,6 +80,15 @@ def test_allowed_outputs_follow_the_rule_of_each_text(ruled_server: ServerProces
         assert len(results) == len(NUM_TOKENS)
 
 
+def test_a_copy_is_forbidden_text_by_text(ruled_server: ServerProcess) -> None:
+    body = {"text": ["spell: cat", "say: it", "say: cat"], "allowed_outputs": ["cat", "it"], "forbid_copy": True}
+    results = ruled_server.post("/v1/generate", body).json["results"]
+    assert [result["outputs"][0]["text"] for result in results] == ["it", "cat", "it"]
+    body = {"text": "say: cat", "allowed_outputs": ["cat", "it"], "forbidden_outputs": [" it"]}
+    (result,) = ruled_server.post("/v1/generate", body).json["results"]
+    assert result["outputs"][0]["text"] == "cat"
+
+
 def test_a_forced_prefix_follows_the_rule_of_each_text(ruled_server: ServerProcess, ruled: Path) -> None:
     begins = {"spell: kat": ["\u2581", "c", "a", "t"], "say: kat": ["\u2581cat"]}
     with t5kit.Model.from_pretrained(ruled, weights="float32", threads=1) as model:
