@@ -158,12 +158,14 @@ def run_t5kit(question: Question, model: Path, out: Path, more: Sequence[str] = 
     taken = time.perf_counter() - began
     if done.returncode:
         sys.exit(f"{' '.join(command[3:])} failed:\n{done.stderr}")
-    with Model.from_pretrained(out / "model") as trained:
+    # Soft prompts leave an adapter alone, which the native engine cannot follow.
+    folder, engine = (out / "model", "auto") if (out / "model").is_dir() else (out / "adapter", "torch")
+    with Model.from_pretrained(folder, engine=engine) as trained:
         answers = trained.generate([example.prompt for example in question.test.examples])
-        engine = f"{trained.runtime.description.engine}, {trained.runtime.description.weights}"
+        used = f"{trained.runtime.description.engine}, {trained.runtime.description.weights}"
     told = [line.removeprefix("t5kit: ") for line in done.stderr.splitlines() if line.startswith("t5kit: ")]
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    facts = {"engine": engine, "told": told, "result": result}
+    facts = {"engine": used, "told": told, "result": result}
     return Result(system=" ".join(["t5kit", *more]), report=question.report(answers), seconds=taken, facts=facts)
 
 

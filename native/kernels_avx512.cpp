@@ -89,8 +89,12 @@ struct V {
         }
         float top = reduce_max(bounded);
         if (!is_fine) {
-            top *= static_cast<float>(kMaxInt16) / 127;
-            top = largest > top ? largest : top;
+            const float coarse = top * (static_cast<float>(kMaxInt16) / 127);
+            if (!(coarse < __builtin_inff())) {  // within a factor of 257 of the largest float32
+                *unit = top / 127;
+                return write_group(x, 127 / top, is_fine, at);
+            }
+            top = largest > coarse ? largest : coarse;
         }
         // Numerics: below 1e-30 the inverse would overflow; such a group is zero beside anything a norm lets through.
         *unit = top > 1e-30f ? top / static_cast<float>(kMaxInt16) : 0.0f;

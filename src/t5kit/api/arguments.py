@@ -273,6 +273,8 @@ def _writable(text: str, ids: np.ndarray, word: str, tokenizer: Tokenizer) -> tu
 
 def _prefix(text: str, tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     """Return the ids with which an answer to a prompt begins that begins with a text."""
+    if not text:
+        return ()
     (ids,) = tokenizer.encode_targets([text], [prompt])
     return _writable(text, ids[:-1], "forced_prefix", tokenizer)
 

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from t5kit.checkpoint.adapters import SoftPrompt, merged_tensors
 from t5kit.checkpoint.folder import CheckpointFolder
@@ -49,7 +49,7 @@ def open_runtime(
         raise RequestError(f"threads = {threads!r} must be an integer from 1 to 1024, or None for the engine's choice.")
     if not isinstance(device, str):
         raise RequestError(f"device = {device!r} must be auto, cpu or cuda.")
-    chosen = _automatic(weights, device) if engine == "auto" else engine
+    chosen = _automatic(weights, device, threads) if engine == "auto" else engine
     if weights not in _WEIGHTS_OF[chosen]:
         fitting = ", ".join(name for name, words in _WEIGHTS_OF.items() if weights in words)
         raise RequestError(
@@ -64,7 +64,7 @@ def open_runtime(
             folder.config, folder.tensors(), weights=weights, threads=threads, weight_files=folder.weight_files
         )
     if chosen == "reference":
-        if threads is not None:
+        if threads is not None and engine == "reference":
             raise RequestError(
                 "The reference engine leaves threads to NumPy; set OMP_NUM_THREADS, or use another engine."
             )
@@ -84,7 +84,9 @@ def open_adapted(
     adapter = folder.adapter(adapter_path)
     if isinstance(adapter, SoftPrompt):
         if engine == "auto":
-            return with_adapter(reopen(folder, engine="torch" if _has_torch() else "reference"), adapter, owns=True)
+            # The reference takes no threads=, which was meant for any engine.
+            words: dict[str, Any] = {"engine": "torch"} if _has_torch() else {"engine": "reference", "threads": None}
+            return with_adapter(reopen(folder, **words), adapter, owns=True)
         return with_adapter(reopen(folder), adapter, owns=True)
     runtime = reopen(folder)
     if isinstance(runtime, AdaptingRuntime):
@@ -103,7 +105,7 @@ def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _automatic(weights: str, device: str) -> Literal["native", "torch", "reference"]:
+def _automatic(weights: str, device: str, threads: int | None) -> Literal["native", "torch", "reference"]:
     """Return the fastest engine that can be had for these words."""
     if device not in ("auto", "cpu") or weights == "float16":
         return "torch"
@@ -117,7 +119,9 @@ def _automatic(weights: str, device: str) -> Literal["native", "torch", "referen
             f"weights = {weights!r} need the native engine, which cannot be loaded ({reason}). Leave weights= out, and "
             f"the {others[0]} engine takes its place."
         )
-    print(f"t5kit: the native engine cannot be loaded ({reason}); using the {substitute} engine.", file=sys.stderr)
+    ignored = ", which leaves threads to NumPy" if substitute == "reference" and threads is not None else ""
+    line = f"t5kit: the native engine cannot be loaded ({reason}); using the {substitute} engine{ignored}."
+    print(line, file=sys.stderr)
     return substitute
 
 

@@ -53,10 +53,9 @@ def asked_of(
     defaults = dict(folder.generation)
     if is_streamed:
         defaults.pop("num_return_sequences", None)
-    asked = translate(options, defaults, tokenizer, vocab_size=folder.config.vocab_size)
     if options.get("speculate") is None and engine.startswith("native"):
-        asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, speculate="auto"))
-    return asked
+        options = {**options, "speculate": "auto"}
+    return translate(options, defaults, tokenizer, vocab_size=folder.config.vocab_size)
 
 
 def answer_rule(prompt: str, tokenizer: Tokenizer) -> CharacterRule | None:

@@ -15,7 +15,7 @@ import numpy as np
 from t5kit.decoding.diverse import best_candidates, best_diverse_candidates
 from t5kit.decoding.faults import no_token_left, scores_not_finite
 from t5kit.decoding.grammar import ConstraintFactory
-from t5kit.decoding.lanes import REASON_EOS, REASON_LENGTH, REASON_STOP, Lanes, Picked, pick
+from t5kit.decoding.lanes import REASON_EOS, REASON_LENGTH, REASON_STOP, Lanes, Picked, pick, taken
 from t5kit.decoding.prefixes import (
     effective_prefix,
     feed_ahead,
@@ -121,10 +121,12 @@ class BeamSearch:
         if not self._owners:
             return None
         lanes = self._lanes
-        is_alive = ~np.isneginf(lanes.scores)
-        self._is_alive = None if is_alive.all() else is_alive
+        is_alive = lanes.scores != -np.inf
+        if is_alive.all():
+            self._is_alive, slots, tokens = None, lanes.slots.reshape(-1), lanes.next_tokens.reshape(-1)
+        else:
+            self._is_alive, slots, tokens = is_alive, lanes.slots[is_alive], lanes.next_tokens[is_alive]
         self._lengths, self._prefixes = None, {}
-        slots, tokens = lanes.slots[is_alive], lanes.next_tokens[is_alive]
         edits: dict[int, LogitEdits] = {}
         if self._edited:
             first_rows = np.cumsum(is_alive.sum(axis=1)) - is_alive.sum(axis=1)
@@ -146,15 +148,23 @@ class BeamSearch:
         if not self._owners:
             return events
         picked = self._pick(ids, log_probs)
-        reasons = self._reasons(picked)
+        exists = picked.scores != -np.inf
+        reasons = self._reasons(picked, exists)
         ends = reasons >= 0
         width = self._width
-        exists = ~np.isneginf(picked.scores)
-        is_finishing = (ends & exists)[:, :width]
-        if is_finishing.any():
-            self._lanes.collect(is_finishing, picked, reasons[:, :width])
-        going_on = np.argsort(ends, axis=1, kind="stable")[:, :width]  # those that end last, otherwise as they stand
-        is_done = self._continue(going_on, picked, ends)
+        if ends.any():
+            is_finishing = (ends & exists)[:, :width]
+            if is_finishing.any():
+                self._lanes.collect(is_finishing, picked, reasons[:, :width])
+            going_on = np.argsort(ends, axis=1, kind="stable")[
+                :, :width
+            ]  # those that end last, otherwise as they stand
+            ending = taken(ends, going_on)
+            picked = picked.at(going_on)
+            picked.scores[ending] = -np.inf
+        else:
+            picked = picked.first(width)
+        is_done = self._continue(picked)
         if is_done.any():
             self._finish(is_done, events)
         return events
@@ -204,8 +214,11 @@ class BeamSearch:
         Requests with scores that are not finite are dropped first, and reported.
         """
         shape = (len(self._lanes), self._width, output.top_ids.shape[1])
-        is_broken = ~np.isfinite(output.log_sum_exp)
-        log_sum_exp = np.where(is_broken, np.float32(np.nan), output.log_sum_exp)
+        log_sum_exp = output.log_sum_exp
+        is_finite = np.isfinite(log_sum_exp)
+        is_broken = not is_finite.all()
+        if is_broken:
+            log_sum_exp = np.where(is_finite, log_sum_exp, np.float32(np.nan))
         ids, log_probs = output.top_ids, output.top_logits - log_sum_exp[:, None]
         if self._is_alive is not None:
             alive_ids, alive_log_probs = ids, log_probs
@@ -213,7 +226,7 @@ class BeamSearch:
             log_probs = np.full(shape, -np.inf, np.float32)
             ids[self._is_alive], log_probs[self._is_alive] = alive_ids, alive_log_probs
         ids, log_probs = ids.reshape(shape), log_probs.reshape(shape)
-        if not is_broken.any():
+        if not is_broken:
             return ids, log_probs
         errors: dict[int, T5kitError] = {}
         for lane in np.flatnonzero(np.isnan(log_probs).any(axis=(1, 2))):
@@ -241,12 +254,11 @@ class BeamSearch:
             )
         return pick(scores, ids, log_probs, order)
 
-    def _reasons(self, picked: Picked) -> np.ndarray:
-        """Return why each picked continuation ends, [A, 2 M] int64, or -1 where it does not."""
+    def _reasons(self, picked: Picked, exists: np.ndarray) -> np.ndarray:
+        """Return why each picked continuation [A, 2 M] ends, int64, or -1 where it does not, or is none."""
         lanes = self._lanes
         is_longest = lanes.num_tokens + 1 >= lanes.max_new_tokens
-        reasons = np.where(is_longest[:, None], REASON_LENGTH, -1)
-        reasons = np.where(np.isneginf(picked.scores), -1, reasons)
+        reasons = np.where(is_longest[:, None] & exists, REASON_LENGTH, -1)
         reasons[picked.ids == self._runtime.config.eos_id] = REASON_EOS
         for lane in self._watched:
             self._watch(lane, picked, reasons[lane])
@@ -279,19 +291,18 @@ class BeamSearch:
                 running.append(matcher)
         owner.matchers = running + [None] * (self._width - len(running))
 
-    def _continue(self, going_on: np.ndarray, picked: Picked, ends: np.ndarray) -> np.ndarray:
-        """Let the continuations at the places `going_on` [A, M] be the beams, dead where they end.
+    def _continue(self, picked: Picked) -> np.ndarray:
+        """Let continuations [A, M] be the beams, dead where their score is -inf.
 
         Returns a mask [A] of the lanes that are done.
         """
-        rows = np.arange(len(going_on))[:, None]
-        beams, ids = picked.beams[rows, going_on], picked.ids[rows, going_on]
-        scores = np.where(ends[rows, going_on], np.float32(-np.inf), picked.scores[rows, going_on])
-        self._lanes.continue_beams(beams, ids, picked.log_probs[rows, going_on], scores)
+        is_moved = picked.beams != np.arange(self._width)
+        has_moved = is_moved.any()
+        self._lanes.continue_beams(picked, has_moved=bool(has_moved))
         is_done, slots = self._lanes.are_done(), self._lanes.slots
-        is_moved = (beams != np.arange(self._width)) & ~np.isneginf(scores) & ~is_done[:, None]
-        if is_moved.any():
-            self._runtime.reorder_slots(slots[is_moved], slots[rows, beams][is_moved])
+        if has_moved:
+            is_moved &= (picked.scores != -np.inf) & ~is_done[:, None]
+            self._runtime.reorder_slots(slots[is_moved], taken(slots, picked.beams)[is_moved])
         return is_done
 
     def _finish(self, is_done: np.ndarray, events: list[NewTokens | Found | Failed]) -> None:

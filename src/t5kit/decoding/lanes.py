@@ -146,16 +146,20 @@ class Lanes:
         ):
             mine[lanes] = np.concatenate([mine[lanes], new], axis=1)[rows, best]
 
-    def continue_beams(self, beams: np.ndarray, ids: np.ndarray, log_probs: np.ndarray, scores: np.ndarray) -> None:
-        """Make beam j of every lane continue its beam `beams[:, j]` with one more token; all [A, M]."""
-        rows, columns = np.arange(len(self))[:, None], np.arange(beams.shape[1])
+    def continue_beams(self, picked: "Picked", *, has_moved: bool) -> None:
+        """Make beam j of every lane continue its beam `picked.beams[:, j]` with one more token; all [A, M].
+
+        has_moved: whether any continues another one's.
+        """
+        rows = np.arange(len(self))[:, None]
         most = int(self.num_tokens.max())
         self.make_room(most + 1)
-        self.tokens[:, :, :most] = self.tokens[rows, beams, :most]
-        self.log_probs[:, :, :most] = self.log_probs[rows, beams, :most]
-        ends = (rows, columns, self.num_tokens[:, None])
-        self.tokens[ends], self.log_probs[ends] = ids, log_probs
-        self.next_tokens, self.scores = ids, scores
+        if has_moved:
+            self.tokens[:, :, :most] = self.tokens[rows, picked.beams, :most]
+            self.log_probs[:, :, :most] = self.log_probs[rows, picked.beams, :most]
+        ends = (rows, np.arange(picked.beams.shape[1]), self.num_tokens[:, None])
+        self.tokens[ends], self.log_probs[ends] = picked.ids, picked.log_probs
+        self.next_tokens, self.scores = picked.ids, picked.scores
         self.num_tokens = self.num_tokens + 1
 
     def are_done(self) -> np.ndarray:
@@ -165,17 +169,20 @@ class Lanes:
         (early_stopping=True) or the best beam cannot beat the worst of them: at its present length (False), or, where
         longer is better, at the greatest length ("never"). Source: Hugging Face generation/utils.py, `_beam_search`.
         """
-        lengths = np.where(self.judges_by_longest, self.max_new_tokens, self.num_tokens)
         best = self.scores.max(axis=1)  # not always the first: diversity puts beams in another order
-        hoped_for = best / length_penalties(lengths, self.exponent, self.is_paper)
         is_full = (self.finished_lengths > 0).all(axis=1)
+        if not is_full.any():
+            return best == -np.inf
+        lengths = np.where(self.judges_by_longest, self.max_new_tokens, self.num_tokens)
+        hoped_for = best / length_penalties(lengths, self.exponent, self.is_paper)
         cannot_improve = ~(hoped_for > self.finished_scores[:, -1])
-        return np.isneginf(best) | (is_full & (self.stops_when_full | cannot_improve))
+        return (best == -np.inf) | (is_full & (self.stops_when_full | cannot_improve))
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Picked:
-    """The 2 M best continuations of every lane, best first (diverse groups: under the penalty), each [A, 2 M]."""
+    """The N = 2 M best continuations of every lane, best first (diverse groups: under the penalty), or M of them, each
+    [A, N]."""
 
     scores: np.ndarray
     """float32: sum of log-probabilities, -inf where fewer are left."""
@@ -186,14 +193,30 @@ class Picked:
     log_probs: np.ndarray
     """float32: that token's own."""
 
+    def at(self, places: np.ndarray) -> "Picked":
+        """Return those at places [A, M] of their lanes."""
+        return Picked(*(taken(getattr(self, f.name), places) for f in dataclasses.fields(self)))
+
+    def first(self, count: int) -> "Picked":
+        """Return each lane's first ones."""
+        return Picked(*(getattr(self, f.name)[:, :count] for f in dataclasses.fields(self)))
+
+
+def taken(values_AN: np.ndarray, places_AM: np.ndarray) -> np.ndarray:
+    """Return what stands at places [A, M] of each row of values [A, N].
+
+    Speed: one flat index is half of what two indices take.
+    """
+    starts = np.arange(0, values_AN.size, values_AN.shape[1])
+    return values_AN.reshape(-1).take(places_AM + starts[:, None])
+
 
 def pick(scores_ANK: np.ndarray, ids_ANK: np.ndarray, log_probs_ANK: np.ndarray, order: np.ndarray) -> Picked:
     """Return the candidates that `order` [A, 2 M] names; candidates [A, N beams, K a beam]."""
     num_lanes, _, num_candidates = ids_ANK.shape
-    rows = np.arange(num_lanes)[:, None]
     return Picked(
-        scores=scores_ANK.reshape(num_lanes, -1)[rows, order],
+        scores=taken(scores_ANK.reshape(num_lanes, -1), order),
         beams=order // num_candidates,
-        ids=ids_ANK.reshape(num_lanes, -1)[rows, order],
-        log_probs=log_probs_ANK.reshape(num_lanes, -1)[rows, order],
+        ids=taken(ids_ANK.reshape(num_lanes, -1), order),
+        log_probs=taken(log_probs_ANK.reshape(num_lanes, -1), order),
     )

@@ -13,7 +13,7 @@ search's answer depends on its own request only.
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -395,7 +395,7 @@ class ContinuousScheduler:
         config = self._runtime.config
         new = {job.key: job for job in jobs if job.key not in self._encoded}
         num_tokens = sum(len(job.prompt) for job in new.values())
-        self._make_room(jobs, num_tokens)
+        self._make_room(jobs, new.values())
         started_s = self._clock()
         try:
             prompts, adapters = [job.prompt for job in new.values()], [job.request.adapter for job in new.values()]
@@ -468,20 +468,37 @@ class ContinuousScheduler:
                 excess -= self._encoded[key].num_bytes
         self._drop_unused(released)
 
-    def _make_room(self, jobs: Sequence[_Job], num_new_tokens: int) -> None:
-        """Let unused prompts that are not the jobs' own give way to them, as far as the limits demand."""
+    def makes_room_for(self, num_bytes: int) -> bool:
+        """Return whether caches of so many bytes have room beside all that is alive; unused prompts give way to them."""
+        most = self._room.max_cache_bytes
+        if most is None:
+            return True
+        if self._used.cache_bytes + num_bytes > most:
+            return False
+        self._release_for(0, self._used.cache_bytes + self._kept.cache_bytes + num_bytes - most, except_for=set())
+        return True
+
+    def _make_room(self, jobs: Sequence[_Job], new: Iterable[_Job]) -> None:
+        """Let unused prompts that are not the jobs' own give way to them, as far as the limits demand.
+
+        new: those of the jobs whose prompts are to be encoded.
+        """
         if not self._unused:
             return
         config = self._runtime.config
-        own = {job.key for job in jobs}
-        new_bytes = sum(job.answer_bytes for job in jobs) + prompt_bytes(config, num_new_tokens)
-        tokens = self._used.prompt_tokens + self._kept.prompt_tokens + num_new_tokens - self._room.max_prompt_tokens
+        lengths = [len(job.prompt) for job in new]
+        new_bytes = sum(job.answer_bytes for job in jobs) + sum(prompt_bytes(config, length) for length in lengths)
+        tokens = self._used.prompt_tokens + self._kept.prompt_tokens + sum(lengths) - self._room.max_prompt_tokens
         num_bytes = self._used.cache_bytes + self._kept.cache_bytes + new_bytes - (self._room.max_cache_bytes or 2**62)
+        self._release_for(tokens, num_bytes, except_for={job.key for job in jobs})
+
+    def _release_for(self, num_tokens: int, num_bytes: int, *, except_for: Set[bytes]) -> None:
+        """Release unused prompts, the least recently used first, until so many tokens and bytes are free."""
         released = []
         for key in self._unused:
-            if (tokens > 0 or num_bytes > 0) and key not in own:
+            if (num_tokens > 0 or num_bytes > 0) and key not in except_for:
                 released.append(key)
-                tokens -= self._encoded[key].num_tokens
+                num_tokens -= self._encoded[key].num_tokens
                 num_bytes -= self._encoded[key].num_bytes
         self._drop_unused(released)
 

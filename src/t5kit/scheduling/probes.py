@@ -114,22 +114,34 @@ def num_probe_tokens(probe: Probe) -> int:
             return len(probe.encoder_input_ids) + 2 * len(probe.target_ids)
 
 
+def probe_bytes(probe: Probe, config: T5Config) -> int:
+    """Return the most bytes of caches that a probe can take."""
+    if isinstance(probe, EmbedRequest):
+        return 0
+    lengths = (len(probe.encoder_input_ids), *_target_lengths(probe))
+    return sum(prompt_bytes(config, length) for length in lengths)
+
+
 def check_probe_bytes(probe: Probe, config: T5Config, max_cache_bytes: int) -> None:
     """Raise RequestError for a probe whose caches can take more than all answers together may."""
-    match probe:
-        case ScoreRequest():
-            lengths = [len(target) for target in probe.targets]
-        case TraceRequest():
-            lengths = [len(probe.target_ids)]
-        case EmbedRequest():
-            return
-    num_tokens = len(probe.encoder_input_ids)
-    needed = sum(prompt_bytes(config, length) for length in (num_tokens, *lengths))
+    needed = probe_bytes(probe, config)
     if needed > max_cache_bytes:
         raise RequestError(
-            f"A prompt of {num_tokens:,} tokens with given answers of {sum(lengths):,} can take {needed:,} bytes of "
-            f"caches, more than max_cache_bytes = {max_cache_bytes:,}. Shorten the texts, or raise max_cache_bytes."
+            f"A prompt of {len(probe.encoder_input_ids):,} tokens with given answers of "
+            f"{sum(_target_lengths(probe)):,} can take {needed:,} bytes of caches, more than max_cache_bytes = "
+            f"{max_cache_bytes:,}. Shorten the texts, or raise max_cache_bytes."
         )
+
+
+def _target_lengths(probe: Probe) -> list[int]:
+    """Return how many tokens each answer given in a probe has."""
+    match probe:
+        case ScoreRequest():
+            return [len(target) for target in probe.targets]
+        case TraceRequest():
+            return [len(probe.target_ids)]
+        case EmbedRequest():
+            return []
 
 
 def run_probes(runtime: Runtime, probes: Sequence[Probe]) -> list[ProbeEvent]:

@@ -21,7 +21,7 @@ from t5kit.scheduling.continuous import (
     ContinuousScheduler,
 )
 from t5kit.scheduling.fair_queue import FairQueue
-from t5kit.scheduling.probes import Probe, ProbeEvent, check_probe_bytes, num_probe_tokens, run_probes
+from t5kit.scheduling.probes import Probe, ProbeEvent, check_probe_bytes, num_probe_tokens, probe_bytes, run_probes
 from t5kit.scheduling.requests import (
     Event,
     GenerationRequest,
@@ -136,6 +136,8 @@ class SchedulingService:
         self._deadlines: list[tuple[float, int]] = []
         """A heap of (time, request id); ids that are done are passed over."""
         self._refused: list[RequestFailed] = []
+        self._probe_lacks_room = False
+        """The next probe found no room for its caches beside the answers alive."""
         self._num_generated_tokens = self._num_expired = 0
 
     @property
@@ -273,8 +275,11 @@ class SchedulingService:
         """Give the scheduler prompts for its next encoder run, in fair order.
 
         While long prompts let others pass it is given one of them; a second one waits here, since those that pass it
-        are yet to come. So do those of clients that have some held back there.
+        are yet to come. So do those of clients that have some held back there, and all while a probe waits for answers to
+        end, whose caches leave it no room.
         """
+        if self._probe_lacks_room:
+            return
         held_back = self._scheduler.clients_held_back
 
         def is_passed(flow: tuple[str, Priority]) -> bool:
@@ -321,11 +326,15 @@ class SchedulingService:
         )
 
     def _run_probes(self) -> list[ProbeEvent]:
-        room = self._max_encoder_tokens
+        room, num_bytes = self._max_encoder_tokens, 0
         chosen: list[Probe] = []
-        while self._probes and room > 0:
+        while room > 0 and (upcoming := self._probes.peek()) is not None:
+            num_bytes += probe_bytes(upcoming, self._runtime.config)
+            if not self._scheduler.makes_room_for(num_bytes):
+                break
             chosen.append(self._probes.pop())
-            room -= num_probe_tokens(chosen[-1])
+            room -= num_probe_tokens(upcoming)
+        self._probe_lacks_room = not chosen and bool(self._probes)
         if not chosen:
             return []
         for probe in chosen:

@@ -223,6 +223,16 @@ def test_extreme_values_stay_visible(weights: str) -> None:
 
 
 @pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("weights", ["bfloat16", "float32", "int8", "int4"])
+@pytest.mark.parametrize("size", [1e-25, 1e30, 1.2e36, 1.4e36, 1e37, 3e38])
+def test_large_and_small_finite_values_stay_what_they_are(kernels: str, weights: str, size: float) -> None:
+    x = np.full((2, 64), size, np.float32)
+    x[1] *= np.linspace(-1, 1, 64, dtype=np.float32)
+    y = _native.linear(kernels, weights, np.eye(64, dtype=np.float32), x)
+    np.testing.assert_allclose(y, x, rtol=1e-5, atol=size / 250)
+
+
+@pytest.mark.parametrize("kernels", SETS)
 def test_int8_sums_do_not_overflow(kernels: str) -> None:
     weight = np.full((16, 512), -3.0, np.float32)
     x = np.full((4, 512), 1e6, np.float32)

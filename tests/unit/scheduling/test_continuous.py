@@ -21,6 +21,7 @@ from t5kit.scheduling import (
     TokensGenerated,
     request_bytes,
 )
+from t5kit.scheduling.memory import prompt_bytes
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, run
 from t5kit.testing.counting_runtime import CountingRuntime
@@ -213,6 +214,22 @@ def test_the_engine_holds_no_more_than_was_told_beforehand(family: str) -> None:
     assert most_held(scheduler(engine), engine, made[:1]) == request_bytes(config, *rows), "a greedy text takes it all"
     for limit in (max(told), 2 * max(told)):
         assert most_held(scheduler(engine, max_cache_bytes=limit), engine, made) <= limit
+
+
+def test_kept_prompts_give_way_to_many_short_ones_page_by_page() -> None:
+    pytest.importorskip("t5kit._native")
+    config = TINY_CONFIGS["t5_v1_1"]
+    engine = NativeRuntime(config, random_tensors(config), weights="float32", threads=1)
+    long, short = random_prompts(config, [160] * 3), random_prompts(config, [2] * 30)
+    limit = prompt_bytes(config, 16) * 36
+    working = scheduler(engine, max_cache_bytes=limit, max_kept_bytes=limit)
+    options = [DecodingOptions(max_new_tokens=3, min_new_tokens=3)]
+    run(working, requests(long, options))
+    assert engine.cache_bytes == 3 * prompt_bytes(config, 160)
+    working.submit([dataclasses.replace(each, request_id=100 + each.request_id) for each in requests(short, options)])
+    while working.has_work:
+        working.step()
+        assert 0 < engine.cache_bytes <= limit
 
 
 def test_spare_pages_give_way_to_prompts() -> None:

@@ -14,6 +14,7 @@ from t5kit.config import T5Config
 from t5kit.decoding import Constraint, DecodingOptions, Grammar
 from t5kit.errors import ConfigError, EngineError, RequestError
 from t5kit.runtime import ReferenceRuntime, Runtime, StepInput, StepOutput
+from t5kit.runtime.native import NativeRuntime
 from t5kit.runtime.pooling import pool
 from t5kit.scheduling import (
     ContinuousScheduler,
@@ -32,10 +33,12 @@ from t5kit.scheduling import (
     TraceRequest,
     probes,
 )
+from t5kit.scheduling.memory import prompt_bytes
 from t5kit.scheduling.probes import run_probes
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, tensors_that_end
 from t5kit.testing.counting_runtime import CountingRuntime
+from t5kit.testing.tiny import random_tensors
 
 OPTIONS = DecodingOptions(max_new_tokens=6)
 
@@ -430,6 +433,38 @@ def test_probes_with_more_caches_than_all_answers_may_take_are_refused(
     refused = failures(drained(service))
     assert [(each.request_id, each.error_type) for each in refused] == [(0, "RequestError"), (2, "RequestError")]
     assert f"33 can take {4 * page:,} bytes of caches, more than max_cache_bytes = {3 * page:,}" in refused[0].error
+
+
+def test_a_probe_waits_until_its_caches_have_room_beside_the_answers() -> None:
+    pytest.importorskip("t5kit._native")
+    config = TINY_CONFIGS["t5_v1_1"]
+    engine = NativeRuntime(config, random_tensors(config), weights="float32", threads=1)
+    most_held = 0
+
+    class Watched(CountingRuntime):
+        def score(self, handles: Sequence[int], targets: Sequence[np.ndarray]) -> list[np.ndarray]:
+            nonlocal most_held
+            most_held = max(most_held, engine.cache_bytes + sum(prompt_bytes(config, len(ids)) for ids in targets))
+            return super().score(handles, targets)
+
+    page = prompt_bytes(config, 16)
+    service = SchedulingService(Watched(engine), limits=ServiceLimits(max_cache_bytes=10 * page, max_kept_bytes=page))
+    options = DecodingOptions(max_new_tokens=48, min_new_tokens=48)
+    prompts = random_prompts(config, [16] * 9)
+    service.submit([ServiceRequest(work=generation(number, prompt, options)) for number, prompt in enumerate(prompts)])
+    events = service.step()
+    target = random_prompts(config, [100])[0]
+    small = [
+        ScoreRequest(request_id=20 + i, encoder_input_ids=each[-1:], targets=(each[-1:],))
+        for i, each in enumerate(prompts)
+    ]
+    large = ScoreRequest(request_id=10, encoder_input_ids=prompts[0], targets=(target,))
+    service.submit([ServiceRequest(work=work) for work in (large, *small)])
+    events += drained(service)
+    assert not failures(events) and len(events) == 9 + 1 + 9
+    assert 8 * page <= most_held <= 10 * page
+    order = [event.request_id for event in events]
+    assert order.index(10) < order.index(8), "answers that came before the probe do not pass it for ever"
 
 
 def test_the_trace_of_a_greedy_answer_has_the_answer_as_its_likeliest(
