@@ -8,7 +8,8 @@ Size `base` has T5-base's shapes and random weights: right for time, and its ans
 
     one_greedy, one_beam4   one text at a time          all_greedy, all_beam4   64 together
     encoder                 64 texts through the encoder alone (CTranslate2 has no call for that: encoder and one step)
-    start                   a new process, files in the page cache, to its first token; peak memory after 64 texts
+    start                   a new process, files in the page cache, to its first token; the peak memory of another one
+                            that answers the 64 texts together with 4 beams
 
 The engines run by turns in one process (`start`: each in its own), so that whatever else the machine does meets all of
 them; medians of wall-clock time and of processor time count (the second is nearly blind to other processes). Answers
@@ -19,14 +20,17 @@ look drafts up in the prompt (`speculate="auto"`), as Model.generate does by def
 
 Beside each of our figures stands the limit: for encoder and steps each the longer of bytes over the bandwidth and
 operations over the peak that were measured in this run, and `share`, the limit as a part of the time it took. The peak
-is that of PyTorch's best matrix product in float32, bfloat16 and int8 (16-bit activations are two int8 products), or
-where it has no instructions for a format, what vectors of floats would give: four bytes or one bfloat16 a lane. The
+is that of PyTorch's best matrix product in float32, bfloat16 and int8 (16-bit activations are two int8 products; the
+encoder of the kernel set avx512, whose activations are bytes and four 16-bit quads of sixteen, spends one and a
+quarter), or where it has no instructions for a format, what vectors of floats would give: four bytes or one bfloat16 a
+lane. The
 limit takes a pass over the weights for each token of the longest answer; where drafts were right a share can exceed 1.
 
 One JSON line a result on stdout; tables at the end on stderr.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -35,7 +39,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +69,8 @@ EVERY_SCENARIO = (*SCENARIOS, "encoder", "start")
 MAX_NEW_TOKENS = 32
 BYTES_A_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / 64}
 """int8: and one float32 scale for each 64 inputs."""
-PRODUCTS_A_WEIGHT = {"float32": 1, "bfloat16": 1, "int8": 2}
-"""int8: 16-bit activations are two int8 products."""
+PAUSE_S = 0.3
+"""Between two turns: threads of the engine before may still spin, waiting for more (OpenMP's do for 0.2 s)."""
 
 Result = dict[str, object]
 
@@ -251,6 +255,7 @@ def measure(
         timed(answer, prompts[:4], together, num_beams)
     for _ in range(rounds):
         for name, answer in engines.items():
+            time.sleep(PAUSE_S)
             answers[name], wall, processor = timed(answer, prompts, together, num_beams)
             runs[name].append((wall, processor))
     right = texts.golden[num_beams] if texts.golden else answers.get("native:float32")
@@ -298,7 +303,7 @@ def measure_encoder(
         result = times(plan, "encoder", name, prompts, wall, processor)
         weights = EngineName.parse(name).weights
         if name.startswith("native") and weights in machine.reading_rate:
-            limit = phase_s(machine, weights, *encoder_work(config, prompts, with_cross=False))
+            limit = phase_s(machine, weights, encoder_work(config, prompts, with_cross=False), in_encoder=True)
             result |= {"limit_ms_a_text": round(limit / len(prompts) * 1e3, 3), "share": round(limit / wall, 3)}
         results.append(result)
         emit(**result)
@@ -336,14 +341,20 @@ def encoder_of(name: EngineName, folder: Path, plan: Plan) -> Callable[[Sequence
 
 
 def measure_start(plan: Plan, names: Sequence[EngineName], folder: Path, texts: Texts, rounds: int) -> list[Result]:
-    """Start every engine in a new process, time it to its first token, and ask for its peak memory after 64 texts."""
+    """Start every engine in new processes: to its first token, and to its peak memory over 64 texts."""
     results: list[Result] = []
     runs: dict[str, list[float]] = {str(name): [] for name in names}
     peaks: dict[str, int] = {}
     for _ in range(rounds + 1):  # the first fills the page cache, and a cache of packed weights
         for name in runs:
-            seconds, peaks[name] = started(name, folder, plan, texts)
-            runs[name].append(seconds)
+            start = time.perf_counter()
+            with worker(name, folder, plan, max_new_tokens=1) as ask:
+                ask({"prompts": texts.prompts[:1], "together": 1, "num_beams": 1})
+                runs[name].append(time.perf_counter() - start)
+    for name in runs:
+        with worker(name, folder, plan, max_new_tokens=MAX_NEW_TOKENS) as ask:
+            ask({"prompts": texts.prompts, "together": 64, "num_beams": 4})
+            peaks[name] = int(ask({"memory": True})["peak_bytes"])
     for name, seconds_of in runs.items():
         result: Result = {
             "plan": str(plan),
@@ -357,16 +368,11 @@ def measure_start(plan: Plan, names: Sequence[EngineName], folder: Path, texts: 
     return results
 
 
-def started(name: str, folder: Path, plan: Plan, texts: Texts) -> tuple[float, int]:
-    """Return the seconds from the start of a process to an engine's first token, and its peak bytes at the end."""
-    opening = {
-        "open": name,
-        "folder": str(folder),
-        "threads": plan.threads,
-        "max_new_tokens": 1,
-        "scratch": str(scratch_of(plan.size)),
-    }
-    start = time.perf_counter()
+@contextlib.contextmanager
+def worker(
+    name: str, folder: Path, plan: Plan, *, max_new_tokens: int
+) -> Iterator[Callable[[Result], dict[str, float]]]:
+    """Give what asks a new process that has the engine open."""
     with subprocess.Popen(
         [sys.executable, "-m", "t5kit.testing.engine_worker"],
         stdin=subprocess.PIPE,
@@ -374,9 +380,8 @@ def started(name: str, folder: Path, plan: Plan, texts: Texts) -> tuple[float, i
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        assert process.stdin and process.stdout
 
-        def ask(command: dict[str, object]) -> dict[str, float]:
+        def ask(command: Result) -> dict[str, float]:
             assert process.stdin and process.stdout
             process.stdin.write(json.dumps(command) + "\n")
             process.stdin.flush()
@@ -384,13 +389,18 @@ def started(name: str, folder: Path, plan: Plan, texts: Texts) -> tuple[float, i
             assert "error" not in reply, reply
             return reply
 
-        ask(opening)
-        ask({"prompts": texts.prompts[:1], "together": 1, "num_beams": 1})
-        seconds = time.perf_counter() - start
-        ask({"prompts": texts.prompts, "together": 64, "num_beams": 4})
-        peak = int(ask({"memory": True})["peak_bytes"])
+        ask(
+            {
+                "open": name,
+                "folder": str(folder),
+                "threads": plan.threads,
+                "max_new_tokens": max_new_tokens,
+                "scratch": str(scratch_of(plan.size)),
+            }
+        )
+        yield ask
+        assert process.stdin
         process.stdin.close()
-    return seconds, peak
 
 
 def times(plan: Plan, scenario: str, name: str, prompts: Sequence[Ids], wall: float, processor: float) -> Result:
@@ -477,12 +487,26 @@ def steps_work(
     return num_steps * decoder_weights(config), rows * decoder_weights(config), attention
 
 
-def phase_s(machine: Machine, weights: str, num_read: int, num_products: int, num_attention: int) -> float:
-    """Return the least seconds of a phase; attention is float32 whatever the weights are."""
+def products_a_weight(weights: str, *, in_encoder: bool) -> float:
+    """Return how many multiply-adds of the format one of a weight takes: see the top. Cross-attention's keys and values
+    are the encoder's work."""
+    if weights != "int8":
+        return 1
+    return 1.25 if in_encoder and kernel_set() == "avx512" else 2
+
+
+def kernel_set() -> str:
+    """Return the kernels that native engines take here."""
+    return os.environ.get("T5KIT_KERNELS") or _native.available_kernels()[0]
+
+
+def phase_s(machine: Machine, weights: str, work: tuple[int, int, int], *, in_encoder: bool) -> float:
+    """Return the least seconds of a phase's work; attention is float32 whatever the weights are."""
+    num_read, num_products, num_attention = work
     reading = num_read * BYTES_A_WEIGHT[weights] / machine.reading_rate[weights]
     if not machine.peak:
         return reading
-    computing = num_products * PRODUCTS_A_WEIGHT[weights] / machine.peak[weights]
+    computing = num_products * products_a_weight(weights, in_encoder=in_encoder) / machine.peak[weights]
     return max(reading, computing + num_attention / machine.peak["float32"])
 
 
@@ -499,8 +523,8 @@ def limit_s(
     total = 0.0
     for first in range(0, len(prompts), together):
         some, found = prompts[first : first + together], answers[first : first + together]
-        total += phase_s(machine, weights, *encoder_work(config, some, with_cross=True))
-        total += phase_s(machine, weights, *steps_work(config, some, found, num_beams))
+        total += phase_s(machine, weights, encoder_work(config, some, with_cross=True), in_encoder=True)
+        total += phase_s(machine, weights, steps_work(config, some, found, num_beams), in_encoder=False)
     return total
 
 
@@ -517,7 +541,7 @@ def machine_of(threads: int) -> Result:
         "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "kernels": _native.available_kernels()[0],
+        "kernels": kernel_set(),
         "load_average": os.getloadavg()[0],
     }
 

@@ -368,7 +368,7 @@ def test_what_is_forbidden_is_not_answered(run: Run, tmp_path: Path) -> None:
     assert run(*words, "--forbid-copy").out == "no\nyes\n"
     assert run(*words, "--forbidden", "no").out == "yes\nyes\n"
     without_one = run(*words, "--forbid-copy", "--forbidden", "no")
-    assert without_one.code == 1 and without_one.out == "\nyes\n" and "forbidden_texts" in without_one.err
+    assert without_one.code == 1 and without_one.out == "\nyes\n" and "forbid_copy" in without_one.err
     none_left = run(*words, "--forbidden", "no", "--forbidden", " yes")
     assert (none_left.code, none_left.out) == (2, "") and "no answer left" in none_left.err
 

@@ -13,6 +13,7 @@ import numpy as np
 from t5kit.api.folder_defaults import SAMPLING_WORDS, folder_words, merged
 from t5kit.decoding import DecodingOptions, Grammar, GrammarCompiler
 from t5kit.decoding.options import EarlyStopping, LengthPenaltyFormula, Speculate
+from t5kit.decoding.processors import as_compared
 from t5kit.errors import CheckpointError, RequestError
 from t5kit.scheduling.continuous import DEFAULT_MAX_BATCH_ROWS
 from t5kit.text import Tokenizer
@@ -75,8 +76,8 @@ class GenerationArguments(TypedDict, total=False):
     allowed_outputs: Sequence[str] | None
     """The answer is one of these texts, letter for letter. Each must be writable in the vocabulary."""
     forbidden_outputs: Sequence[str] | None
-    """The answer is none of these texts, white space at the ends aside. With beams, so that the next best is found; a
-    greedy answer that has come to such a text can only go on."""
+    """The answer is none of these texts, however it is spaced. With beams, so that the next best is found: a greedy
+    answer that has come to such a text can only go on. One that max_new_tokens or a stop string ends may be one."""
     forbid_copy: bool | None
     """The answer is not the prompt itself, nor what follows its first ": " (False). For corrections of what is known to
     be wrong."""
@@ -209,6 +210,10 @@ def translate(
         options["allowed_outputs"] = tuple(labels)
         if not labels:
             raise RequestError("forbidden_outputs holds every one of allowed_outputs: there is no answer left.")
+    for word in ("forbidden_outputs", "forbid_copy"):
+        for other in ("regex", "json_schema", "forced_eos"):
+            if asked.get(word) and asked.get(other):
+                raise RequestError(f"{word} and {other} can leave no way to end an answer: drop one of the two.")
     grammar = _grammar(asked)
     if grammar is not None:
         GrammarCompiler(tokenizer, vocab_size=num_rows).check(grammar)
@@ -293,8 +298,8 @@ def _labels(texts: list[str], tokenizer: Tokenizer, prompt: str) -> dict[tuple[i
 
 def _not_forbidden(labels: Mapping[tuple[int, ...], str], forbidden: Sequence[str]) -> dict[tuple[int, ...], str]:
     """Return the labels without those that are forbidden: a greedy search that met one could not turn back."""
-    stripped = {text.strip() for text in forbidden}
-    return {ids: label for ids, label in labels.items() if label.strip() not in stripped}
+    compared = set(map(as_compared, forbidden))
+    return {ids: label for ids, label in labels.items() if as_compared(label) not in compared}
 
 
 def _grammar(asked: Mapping[str, Any]) -> Grammar | None:

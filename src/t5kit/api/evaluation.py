@@ -105,6 +105,10 @@ def evaluate_model(
     options: GenerationArguments,
 ) -> EvaluationReport:
     """Return a model's report on prepared examples. Raises: RequestError for a wrong option, before any work."""
+    unused = [word for word, value in options.items() if value is not None and word != "adapter"]
+    if unused and (scoring.choices or not scoring.metrics):
+        why = "choices are compared" if scoring.choices else "perplexity compares given texts"
+        raise RequestError(f"{', '.join(unused)}: {why}, nothing is generated. Drop these options.")
     answerer = ModelAnswerer(model, truncate=truncate, options=options)
     return evaluate(examples, answerer, scoring, bootstrap=bootstrap, progress=progress)
 

@@ -17,7 +17,16 @@ ExtractionMethod = Literal["line", "fields"]
 
 DEFAULT_MAX_NEW_TOKENS: Final = 256
 FIELD_PROMPT: Final = "Read the text and answer the question. Text: {text} Question: What is the {field}?"
-_OWN_WORDS: Final = ("regex", "json_schema", "allowed_outputs", "stop_strings", "forced_prefix", "forced_eos")
+_OWN_WORDS: Final = (
+    "regex",
+    "json_schema",
+    "allowed_outputs",
+    "forbidden_outputs",
+    "forbid_copy",
+    "stop_strings",
+    "forced_prefix",
+    "forced_eos",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from t5kit.tasks.configured import DEV, TEST, TRAIN, JoinedTable, SelectedTable
 from t5kit.tasks.target_profile import TargetProfile
 from t5kit.tasks.templates import Template
 from t5kit.text import Tokenizer
+from t5kit.text.tokenizer import check_text
 
 FitData = str | Path | Sequence[str | Path] | Iterable[Mapping[str, object]] | Iterable[tuple[str, str]]
 """Files, globs and folders, or rows: mappings of fields, or pairs of input and target."""
@@ -191,7 +192,8 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
             for name, word, text in (("input", columns.input, prompt), ("target", columns.target, target)):
                 if is_empty(word, record.fields, text):
                     raise DataError(f"its {name} is empty.")
-        except DataError as error:
+                check_text(text)
+        except (DataError, RequestError) as error:
             bad.append(BadRecord(place=record.place, error=f"{record.place}: {error}"))
             continue
         records.append(dataclasses.replace(record, fields={"input": prompt, "target": target}))
@@ -268,7 +270,22 @@ def read_rows(
     """
     if isinstance(data, str | Path):
         return _read_files(data, format, encoding, columns)
+    if isinstance(data, Mapping) or hasattr(data, "to_dict") or not isinstance(data, Iterable):
+        hint = ""
+        if hasattr(data, "to_dict"):
+            hint = ' Of a data frame, give data.to_dict("records").'
+        elif isinstance(data, Mapping):
+            hint = " Of columns, give [dict(zip(data, row)) for row in zip(*data.values())]."
+        raise RequestError(
+            f"The data are of the type {type(data).__name__}; expected a file's name, or a list of names, of mappings "
+            f"of fields or of (input, target) pairs.{hint}"
+        )
     rows: list[Any] = list(data)
+    if format is None and rows and all(isinstance(row, str) and not Path(row[:200]).suffix for row in rows):
+        raise RequestError(
+            f"row 0 of the data is {rows[0]!r:.60}, which is a text alone or a file without an ending; expected "
+            "mappings of fields, pairs of an input and a target, or files whose format= is said."
+        )
     if rows and all(isinstance(row, str | Path) for row in rows):
         return _read_files(rows, format, encoding, columns)
     if columns:

@@ -104,6 +104,8 @@ def merged(said: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
     if "allowed_outputs" in said:  # they say how an answer begins and how long it is
         for word in ("forced_bos_id", "min_new_tokens"):
             kept.pop(word, None)
+    if said.get("forbidden_outputs") or said.get("forbid_copy"):
+        kept.pop("forced_eos", None)
     _drop_unfit_lengths(said, kept)
     return kept | dict(said) | {"do_sample": is_sampled}
 

@@ -25,6 +25,6 @@ def no_token_left(num_tokens: int) -> RequestError:
     """Return the error for a row in which every token is forbidden after `num_tokens` generated tokens."""
     return RequestError(
         f"After {num_tokens} new tokens no token may follow: this request's suppressed ids, n-gram rules, "
-        "min_new_tokens, allowed_outputs, forbidden_texts and grammar together exclude every one (a grammar also where "
-        "this vocabulary cannot write what must come next). Loosen one of them."
+        "min_new_tokens, allowed_outputs, forbidden_outputs (or forbid_copy) and grammar together exclude every one (a "
+        "grammar also where this vocabulary cannot write what must come next). Loosen one of them."
     )

@@ -84,8 +84,9 @@ class DecodingOptions:
     """If given, the answer's text is of this form, whatever it is cut to tokens like; an answer that is cut at
     max_new_tokens is the beginning of such a text."""
     forbidden_texts: tuple[str, ...] = ()
-    """Where the text so far is one of these, white space at the ends aside and whatever it is cut to tokens like, EOS
-    may not follow. An answer that ends otherwise (max_new_tokens, a stop string) may still be one."""
+    """Where the text so far is one of these, whatever it is cut to tokens like, EOS may not follow. White space and
+    Unicode's compatible forms (NFKC) make no difference. An answer that ends otherwise (max_new_tokens, a stop string)
+    may still be one."""
     stop_strings: tuple[str, ...] = ()
     """Generation ends where one of these appears in the text; it and what follows is cut from the text."""
 
@@ -185,6 +186,13 @@ class DecodingOptions:
         if self.grammar is not None and (self.allowed_outputs is not None or self.forced_eos):
             other = "forced_eos" if self.forced_eos else "allowed_outputs"
             raise RequestError(f"A grammar and {other} both say how the answer ends: drop one of the two.")
+        if self.forbidden_texts and self.forced_eos:
+            raise RequestError("forced_eos ends an answer whatever forbidden_texts say: drop one of the two.")
+        if self.forbidden_texts and self.grammar is not None:
+            raise RequestError(
+                "Both forbidden_texts and a grammar say what an answer may be, and together they can leave no way to "
+                "end one. Leave out of the grammar what is not wanted, and drop forbidden_texts."
+            )
         if any(not stop for stop in self.stop_strings):
             raise RequestError("A stop string is empty; it would end every answer at once.")
         if self.allowed_outputs is not None and (not self.allowed_outputs or not all(self.allowed_outputs)):

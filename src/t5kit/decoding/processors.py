@@ -7,6 +7,7 @@ does; Hugging Face counts it with 0, so its beams may rank answers that are cut 
 """
 
 import dataclasses
+import unicodedata
 import weakref
 from collections.abc import Sequence
 
@@ -40,6 +41,14 @@ def completions(text: np.ndarray, history: np.ndarray, size: int) -> np.ndarray:
     return np.unique(windows[matches, -1]).astype(np.int32)
 
 
+def as_compared(text: str) -> str:
+    """Return a text as forbidden ones are compared: NFKC, runs of white space a space, none at the ends.
+
+    Vocabularies read texts like that, or nearly, so a model gives "fish" back where "\ufb01sh" stood in its prompt.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EditPlan:
     """What one request's options change, position by position."""
@@ -54,7 +63,7 @@ class EditPlan:
     trie: Trie | None
     constraint: Constraint | None
     forbidden_texts: frozenset[str]
-    """Without white space at their ends."""
+    """As `as_compared` gives them."""
     detokenizer_factory: DetokenizerFactory | None
     """Given where texts are forbidden."""
     suppressed_ids: np.ndarray
@@ -106,7 +115,7 @@ class EditPlan:
         if not self.forbidden_texts:
             return False
         assert self.detokenizer_factory is not None  # check_options saw to it
-        return answer_text(tokens, self.detokenizer_factory(), ()).strip() in self.forbidden_texts
+        return as_compared(answer_text(tokens, self.detokenizer_factory(), ())) in self.forbidden_texts
 
 
 class EditPlanner:
@@ -140,7 +149,7 @@ class EditPlanner:
             penalises_log_probs=self._penalises_log_probs,
             trie=None if options.allowed_outputs is None else self._trie(options.allowed_outputs),
             constraint=None if options.grammar is None else self._constraint(options.grammar),
-            forbidden_texts=frozenset(text.strip() for text in options.forbidden_texts),
+            forbidden_texts=frozenset(map(as_compared, options.forbidden_texts)),
             detokenizer_factory=self._detokenizer_factory,
             suppressed_ids=np.array(options.suppressed_ids, np.int32),
             delta_ids=np.array([token for token, _ in options.logit_bias], np.int32),

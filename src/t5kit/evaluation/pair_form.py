@@ -5,7 +5,7 @@ import math
 import string
 from typing import ClassVar
 
-from t5kit.errors import DataError
+from t5kit.errors import ConfigError, DataError
 from t5kit.tasks import TaskForm, Template
 from t5kit.tasks.templates import Fields
 
@@ -46,9 +46,12 @@ def pair_form(input: str = "", target: str = "") -> TaskForm:
 
     Raises: ConfigError for a template that is none.
     """
-    for word in (input, target):
-        if "{" in word:
-            Template(word)
+    for name, word in (("input", input), ("target", target)):
+        try:
+            if "{" in word:
+                Template(word)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {str(error).removeprefix('task.template.prompt = ')}") from error
     return TaskForm(
         (Template("{prompt}", "{target}"),), prepare=PairColumns(input, target), references_field="references"
     )

@@ -469,7 +469,7 @@ class ContinuousScheduler:
         self._drop_unused(released)
 
     def makes_room_for(self, num_bytes: int) -> bool:
-        """Return whether caches of so many bytes have room beside all that is alive; unused prompts give way to them."""
+        """Return whether caches of so many bytes have room beside all that is alive; unused prompts give way."""
         most = self._room.max_cache_bytes
         if most is None:
             return True

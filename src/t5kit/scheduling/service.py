@@ -275,8 +275,8 @@ class SchedulingService:
         """Give the scheduler prompts for its next encoder run, in fair order.
 
         While long prompts let others pass it is given one of them; a second one waits here, since those that pass it
-        are yet to come. So do those of clients that have some held back there, and all while a probe waits for answers to
-        end, whose caches leave it no room.
+        are yet to come. So do those of clients that have some held back there, and all while a probe waits for answers
+        to end, whose caches leave it no room.
         """
         if self._probe_lacks_room:
             return

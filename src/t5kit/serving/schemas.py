@@ -100,7 +100,7 @@ class GenerationWords(Body):
     allowed_outputs: Strings | None = None
     """The answer is one of these texts."""
     forbidden_outputs: Strings | None = None
-    """The answer is none of these texts, white space at the ends aside (with beams the next best is found)."""
+    """The answer is none of these texts (with beams the next best is found), if it ends by itself."""
     forbid_copy: bool | None = None
     """The answer is not the prompt itself, nor what follows its first ": "."""
     regex: str | None = None

@@ -27,6 +27,8 @@ IMBALANCE: Final = 10.0
 """The most frequent label beside the least frequent one, from which on it is said."""
 MAJORITY: Final = 0.8
 """Share of one label from which on accuracy says little, and macro F1 chooses the best weights."""
+MOST_STRAY: Final = 0.02
+"""Share of the targets up to which those that alone keep the rest from being numbers or labels are told."""
 RARE: Final = 0.1
 """A label at most so frequent as one that is written nearly alike may be a mistyped one."""
 
@@ -41,6 +43,8 @@ class TargetProfile:
     """Label -> how often it comes, the most frequent first; empty for other kinds."""
     is_latin: bool
     """Whether the letters are ASCII's for the most part: the only ones that ROUGE's words are made of."""
+    stray: str = ""
+    """What is to be said of few targets without which the others would be numbers, or labels; empty: there are none."""
 
     @classmethod
     def of(cls, targets: Sequence[str]) -> Self:
@@ -53,7 +57,7 @@ class TargetProfile:
         is_latin = sum(letter.isascii() for letter in letters) * 2 >= len(letters)
         kind = _kind(targets, counts)
         labels = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))) if kind == "labels" else {}
-        return cls(kind, len(targets), labels, is_latin)
+        return cls(kind, len(targets), labels, is_latin, _stray(targets, kind))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -98,7 +102,7 @@ class TargetProfile:
     def findings(self) -> list[str]:
         """Return, in a sentence each, what a person should know of labels before training on them."""
         if self.kind != "labels":
-            return []
+            return [self.stray] if self.stray else []
         if len(self.labels) == 1:
             (label,) = self.labels
             return [
@@ -176,6 +180,28 @@ def _kind(targets: Sequence[str], counts: Mapping[str, int]) -> TargetKind:
     num_words = statistics.median(len(target.split()) for target in targets)
     is_short = lengths[(9 * (len(lengths) - 1)) // 10] <= LONGEST_ANSWER and num_words <= 3
     return "answers" if is_short else "texts"
+
+
+def _stray(targets: Sequence[str], kind: TargetKind) -> str:
+    """Return what is to be said of few targets that decide the kind of all; empty where none does."""
+    if kind in ("labels", "numbers"):
+        return ""
+    for fits, others in (
+        (lambda target: not math.isnan(_number(target)), "numbers"),
+        (lambda target: len(target) <= LONGEST_LABEL, "labels"),
+    ):
+        kept = [target for target in targets if fits(target)]
+        stray = [target for target in targets if not fits(target)]
+        if not stray or len(stray) > MOST_STRAY * len(targets) or _kind(kept, collections.Counter(kept)) != others:
+            continue
+        shown = ", ".join(f"{target!r:.60}" for target in list(dict.fromkeys(stray))[:3])
+        words = {"answers": "answers of a few words", "texts": "free text"}[kind]
+        verb = "is" if len(stray) == 1 else "are"
+        return (
+            f"{len(kept):,} of {len(targets):,} targets are {others}, and {len(stray):,} {verb} not ({shown}): so all "
+            f"count as {words} and are scored as such. If it is a mistake, mend or remove them."
+        )
+    return ""
 
 
 def _number(target: str) -> float:

@@ -239,6 +239,16 @@ def test_instructions_are_scored_by_how_likely_the_right_label_is(torch_model: M
     assert score.nats == pytest.approx(expected, rel=1e-4)
     assert score.accuracy == 100 * np.mean(odds.argmax(1) == [0, 1])
 
+    several = {
+        template: table_of([{"input": template.format(text=source[3:]), "target": target} for source, target in rows])
+        for template in ("p: {text}", "{text}", "tell me: {text}", "{text}?")
+    }
+    alone = {name: score_instructions(torch_model.folder.path, {name: table}, profile, threads=1, seed=0)[0].nats
+             for name, table in several.items()}  # fmt: skip
+    assert len(set(alone.values())) == len(alone)
+    ranked = score_instructions(torch_model.folder.path, several, profile, threads=1, seed=0)
+    assert [each.instruction for each in ranked] == sorted(alone, key=lambda name: alone[name])
+
     strange = [*rows, ("p: c", "a label that train never shows")]
     tables = {"p: {text}": table_of([{"input": source, "target": target} for source, target in strange])}
     assert score_instructions(torch_model.folder.path, tables, profile, threads=1, seed=0) == [score]

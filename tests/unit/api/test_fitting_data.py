@@ -230,3 +230,31 @@ def test_records_without_a_text_are_counted_with_their_places() -> None:
 def test_a_broken_template_is_a_sentence(word: str) -> None:
     with pytest.raises(ConfigError, match=r"is no template|expected field names alone"):
         read_pairs(read_rows([{"text": "a", "label": "b"}], None), PairColumns(input=word, target="label"))
+
+
+@pytest.mark.parametrize("bad", [("half \ud800 of a pair", "good"), ("fine", "half \ud800 of a pair")])
+def test_half_a_surrogate_pair_is_a_bad_record_with_its_place(bad: tuple[str, str]) -> None:
+    table = read_pairs(read_rows([*REVIEWS, bad], None), PairColumns())
+    assert len(table) == len(REVIEWS) and table.report.num_bad == 1
+    assert f"row:{len(REVIEWS) + 1}" in table.report.bad[0].error and "lone surrogate" in table.report.bad[0].error
+
+
+class Frame:
+    """As much of a data frame as counts."""
+
+    def to_dict(self, kind: str) -> object:
+        return [kind]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (5, "of the type int; expected a file's name, or a list"),
+        ({"text": ["a"], "label": ["b"]}, "of the type dict.*Of columns, give"),
+        (Frame(), r"Of a data frame, give data.to_dict\(\"records\"\)"),
+        (["a fine film", "a dull one"], "row 0 of the data is 'a fine film', which is a text alone"),
+    ],
+)
+def test_data_of_another_kind_are_told_what_is_expected(data: Any, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        read_rows(data, None)

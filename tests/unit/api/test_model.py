@@ -1,5 +1,6 @@
 """The face: what goes in and what comes out of t5kit.Model."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 
 from t5kit import Model
 from t5kit.api import Completion
+from t5kit.checkpoint import write_folder
 from t5kit.errors import ModelNotFoundError, RequestError, TokenizerError
 from t5kit.testing import TINY_CONFIGS
+from t5kit.testing.answers import tensors_that_end
 from t5kit.testing.folders import write_tiny_folder
+from t5kit.text import ByteTokenizer
 
 TEXTS = ["a", "the quick brown fox", "", "ünïcödé 🙂", "the quick brown fox", "x" * 70]
 
@@ -168,14 +172,24 @@ def test_an_answer_is_one_of_the_allowed_outputs(model: Model) -> None:
     assert best == max(labels, key=lambda label: model.score("hello", label) / (len(label) + 1))
 
 
-def test_a_forbidden_output_gives_way_to_the_next_best(model: Model) -> None:
-    words: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 3}
-    for text in TEXTS:
-        best, *others = model.generate(text, num_return_sequences=4, details=True, **words)
-        found = model.generate(text, forbidden_outputs=[best.text], details=True, **words)
-        assert found.finish_reason == "length" or found.text.strip() != best.text.strip()
-        if best.finish_reason == "eos" and others[0].text.strip() != best.text.strip():
-            assert found.score >= others[0].score - 1e-4  # beams that were spent on the best are free for others
+def test_a_forbidden_output_gives_way_to_the_next_best(tmp_path: Path) -> None:
+    config = TINY_CONFIGS["byt5"]
+    tensors = tensors_that_end(config, seed=2, eos_gain=5.0)
+    write_folder(tmp_path / "ends", config, tensors, generation={}, save_tokenizer=ByteTokenizer().save)
+    words: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 6, "details": True, "length_penalty": 0.0}
+    num_ended = 0
+    with Model.from_pretrained(tmp_path / "ends", weights="float32") as model:
+        for text in TEXTS:
+            best, *others = model.generate(text, num_return_sequences=4, **words)
+            found = model.generate(text, forbidden_outputs=[f" {best.text}"], **words)
+            if best.finish_reason != "eos":
+                assert found == dataclasses.replace(best, timings=found.timings)
+                continue
+            num_ended += 1
+            assert found.finish_reason == "length" or found.text.split() != best.text.split()
+            next_best = next(each for each in others if each.text.split() != best.text.split())
+            assert found.score >= next_best.score - 1e-4  # beams that were spent on the best are free for others
+    assert num_ended >= 2
 
 
 def test_a_copy_of_the_prompt_is_forbidden_prompt_by_prompt(model: Model) -> None:
@@ -188,8 +202,15 @@ def test_a_copy_of_the_prompt_is_forbidden_prompt_by_prompt(model: Model) -> Non
         assert found == next(label for label in ranked[prompt] if label not in copies)
 
 
+@pytest.mark.parametrize("word", [{"forbidden_outputs": ["no"]}, {"forbid_copy": True}])
+@pytest.mark.parametrize("other", [{"regex": "yes|no"}, {"json_schema": {"type": "string"}}, {"forced_eos": True}])
+def test_what_can_leave_no_end_is_refused(model: Model, word: dict[str, Any], other: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=f"{next(iter(word))} and {next(iter(other))} can leave no way"):
+        model.generate("say: no", **word, **other)
+
+
 def test_forbidding_all_that_is_allowed_says_so(model: Model) -> None:
-    with pytest.raises(RequestError, match="allowed_outputs, forbidden_texts"):
+    with pytest.raises(RequestError, match="allowed_outputs, forbidden_outputs"):
         model.generate("say: yes", allowed_outputs=["yes"], forbid_copy=True)
 
 

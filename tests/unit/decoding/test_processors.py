@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions, Grammar
-from t5kit.decoding.processors import EditPlan, EditPlanner, completions, repeated_ngram_ids
+from t5kit.decoding.processors import EditPlan, EditPlanner, as_compared, completions, repeated_ngram_ids
 from t5kit.testing import TINY_CONFIGS
 
 CONFIG: T5Config = TINY_CONFIGS["t5_v1_1"]
@@ -73,6 +73,7 @@ def test_eos_may_not_follow_a_forbidden_text_however_it_is_written() -> None:
     options = DecodingOptions(forbidden_texts=("ab ", "b"))
     made = EditPlanner(CONFIG, penalises_log_probs=False, detokenizer_factory=SpellingDetokenizer).plan(options, PROMPT)
     assert made is not None
+    assert as_compared(" \ufb01sh\u3000 a\tb ") == "fish a b"
     for standing in (tokens(5, 6), tokens(7), tokens(8, 6), tokens(9, 5, 9, 6), tokens(6)):
         edits = made.edits(standing)
         assert edits is not None

@@ -67,3 +67,18 @@ def test_findings_name_one_class_imbalance_and_labels_seen_once() -> None:
     assert any("unbalanced: 'no' comes 200 times and" in words and "96.2%" in words for words in found)
     assert any("2 label(s) come once only ('maybe', 'nox')" in words for words in found)
     assert TargetProfile.of(LABELS).findings() == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([*(f"{n / 7:.2f}" for n in range(500)), "n/a"], "500 of 501 targets are numbers, and 1 is not ('n/a')"),
+        (["good", "bad"] * 250 + ["x" * 100], "500 of 501 targets are labels, and 1 is not ('xxx"),
+        ([*(f"{n / 7:.2f}" for n in range(500)), *["none"] * 40], ""),
+        ([f"a text of some words, the {n}th" for n in range(100)], ""),
+        (["good", "bad"] * 250, ""),
+    ],
+)
+def test_few_targets_that_decide_the_kind_of_all_are_told(targets: list[str], said: str) -> None:
+    findings = " ".join(TargetProfile.of(targets).findings())
+    assert said in findings if said else "targets are" not in findings
