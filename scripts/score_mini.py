@@ -6,9 +6,9 @@
 DATA_FOLDER holds the tables of build_tasks.py, build_debian_tasks.py and build_translations.py. Choose on dev; test is
 scored once for a recipe that will not change any more.
 
-Most tasks are scored by what the model answers. Two have a second row, by what t5kit offers beside that: spelling with
-the prompt's own word forbidden (every word of the file is misspelled, and SymSpell never gives one back either), and
-sections by `classify` over all of train's labels, calibrated by labelled records of dev (dev itself by its other half).
+Tasks are scored by what the model answers freely. Two have a second row, by what t5kit offers beside that: spelling
+with the prompt's own word forbidden (every word of the file is misspelled), and sections by `classify` over all of
+train's labels, calibrated by labelled records of dev (dev itself by its other half).
 """
 
 import argparse

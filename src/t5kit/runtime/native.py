@@ -84,7 +84,8 @@ class NativeRuntime:
     """The `Runtime` protocol over the C++ engine.
 
     weights: "float32" computes as the reference does; "bfloat16" halves the bytes of all linear maps; "int8" stores
-    them in groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations, and scores the best
+    them in groups of 64 inputs with one float32 scale, multiplies exactly by 16-bit activations (in encoders
+    coarser ones with the kernel set avx512), and scores the best
     candidates of the output head again in bfloat16; "int4" stores those of the stacks in groups of 32 (the head stays
     int8), which takes fewer bytes and changes most answers (docs/how-to/quantize.md). "auto" is "int8", or "bfloat16"
     where int8 would undo what was learned from an int8 folder (`moved_off_the_grid`). threads: None for all processors

@@ -63,6 +63,8 @@ def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], st
             reason = str(error)
             if reason == "unexpected end of data":
                 reason = f"a quoted cell begins here and never ends; lines lost after it: {len(places) - 1}"
+            elif reason.startswith("new-line character seen in unquoted"):
+                reason = "its lines end in CR alone; save it with line ends of LF or CR LF"
             row = BadRecord(place=places[0], error=f"{places[0]}: not valid CSV ({reason}).")
         yield from unread
         unread.clear()

@@ -26,6 +26,17 @@ FORMATS_BY_SUFFIX: dict[str, Format] = {
 }
 
 
+_SPREADSHEET = "a spreadsheet is not read. Save it as CSV (UTF-8), and name that."
+_NOT_READ = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SPREADSHEET),
+    ".json": (
+        "one JSON document is not read as records. Write its objects one a line and call the file .jsonl (jq -c '.[]' "
+        "does), or say --format jsonl if they stand so already."
+    ),
+}
+"""Ending of a file that people bring -> what to do with it."""
+
+
 def format_of(path: Path) -> Format | None:
     """Return the format a file's name tells, compression aside: a.tsv.gz is tsv; None where it tells none."""
     if path.suffix.lower() in COMPRESSIONS:
@@ -75,6 +86,8 @@ def read_records(
     path = Path(path)
     _check_is_file(path)  # before its name is found wanting
     chosen = format or format_of(path)
+    if chosen is None and path.suffix.lower() in _NOT_READ:
+        raise DataError(f"{path}: {_NOT_READ[path.suffix.lower()]}")
     if chosen is None:
         raise DataError(
             f"{path}: cannot tell its format from the name; expected one of {', '.join(FORMATS_BY_SUFFIX)}, "
@@ -148,6 +161,5 @@ def _parse_json(line: str, place: str) -> Record | BadRecord:
         return Record(fields={"text": value}, place=place)
     if isinstance(value, dict):
         return Record(fields=value, place=place)
-    return BadRecord(
-        place=place, error=f"{place}: expected a JSON object or string on each line, got {type(value).__name__}."
-    )
+    kind = "an array, whose elements belong on lines of their own" if isinstance(value, list) else type(value).__name__
+    return BadRecord(place=place, error=f"{place}: expected a JSON object or string on each line, got {kind}.")

@@ -42,6 +42,24 @@ def test_an_unknown_ending_says_what_to_do(tmp_path: Path) -> None:
     assert len(read(tmp_path / "a.bin", b"x\n", format="text")) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.xlsx", "a spreadsheet is not read. Save it as CSV"), ("a.ods", "Save it as CSV"), ("a.json", "one a line")],
+)
+def test_files_that_people_bring_are_told_what_to_become(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_text('[{"a": 1}]', encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        list(read_records(tmp_path / name))
+    (array,) = read_records(tmp_path / name, format="jsonl")
+    assert isinstance(array, BadRecord) and "an array, whose elements belong on lines of their own" in array.error
+
+
+def test_csv_with_the_line_ends_of_old_macs_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,label\rfine,yes\rdull,no\r")
+    bad = [record for record in read_records(tmp_path / "a.csv") if isinstance(record, BadRecord)]
+    assert bad and "its lines end in CR alone" in bad[0].error
+
+
 def test_a_missing_file_and_a_folder_are_clear(tmp_path: Path) -> None:
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
