@@ -267,6 +267,9 @@ def test_bad_records_and_unanswerable_prompts_are_named_counted_and_fail(
     assert "without an answer" not in cut.out
 
 
+CHOICES = ("--choice", "x", "--choice", "y")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -278,6 +281,16 @@ def test_bad_records_and_unanswerable_prompts_are_named_counted_and_fail(
         (("M", "--data", "D", "--metrics", "bleu", "--repeated-prompts", "x"), "must be one of: each, group"),
         (("M", "--data", "D", "--metrics", "bleu", "--choice", "x"), "at least two different"),
         (("M", "--data", "D", "--metrics", "bleu", "--length-normalized"), "no effect without choices"),
+        (
+            ("M", "--data", "D", "--metrics", "accuracy", *CHOICES, "--num-beams", "2"),
+            "num_beams: choices are",
+        ),
+        (("M", "--data", "D", "--metrics", "accuracy", *CHOICES, "--forbid-copy"), "forbid_copy: choices are"),
+        (
+            ("M", "--data", "D", "--metrics", "perplexity", "--max-new-tokens", "3"),
+            "max_new_tokens: perplexity",
+        ),
+        (("M", "--data", "D", "--metrics", "bleu", "--input", "{a"), "input: '{a' is no template"),
         (("M", "--data", "D", "--metrics", "bleu", "--format", "xml"), "--format 'xml' must be one of"),
         (("M", "--data", "D", "--metrics", "bleu", "--confidence", "95"), "between 0 and 1"),
         (("M", "--data", "D", "--metrics", "bleu", "--num-beams", "0"), "num_beams"),

@@ -64,9 +64,10 @@ def tune(
 ) -> None:
     """Fine-tune with many settings and keep the best model; print its folder.
 
-    Searched are learning rate, passes and batch, with LoRA its rank and dropout too; the first run is what
-    `t5kit finetune` would do. All runs are judged by the same dev records. A search that was stopped goes on by the
-    same command, and with a higher --num-trials. OUT/tuning.html has its plots. Needs the extra "tune".
+    Searched are learning rate, passes and batch, with LoRA its rank and dropout too, with prompts their number of
+    vectors; the first run is what `t5kit finetune` would do. All runs are judged by the same dev records. A search that
+    was stopped goes on by the same command, and with a higher --num-trials. OUT/tuning.html has its plots. Needs the
+    extra "tune".
     """
     from t5kit.api.finetuning import plan_finetuning
     from t5kit.api.fitting import FitPlan

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from t5kit import Model
-from t5kit.errors import DataError
+from t5kit.errors import DataError, RequestError
 from t5kit.tasks.linear_form import linearize
 
 SCHEMA: Any = {"name": str, "kind": ["cat", "dog"]}
@@ -46,6 +46,15 @@ def test_a_line_that_is_valid_already_is_not_changed(taught: Model, is_copied: b
     assert [each.line for each in found] == [answer.text for answer in free]  # of bytes, so the ids are equal too
     assert [each.value for each in found] == list(FACTS.values())
     assert [each.score for each in found] == pytest.approx([answer.score for answer in free], abs=1e-4)
+
+
+@pytest.mark.parametrize("words", [{"forbid_copy": True}, {"forbidden_outputs": ["name: a"]}, {"regex": "a"}])
+def test_what_the_schema_says_is_no_option(tiny_folder: Path, words: dict[str, Any]) -> None:
+    with (
+        Model.from_pretrained(tiny_folder) as model,
+        pytest.raises(RequestError, match=f"extract takes no {next(iter(words))}"),
+    ):
+        model.extract("a text", {"name": str}, **words)
 
 
 def test_words_that_truncate_leaves_out_are_not_copied(tiny_folder: Path) -> None:

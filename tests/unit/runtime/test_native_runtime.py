@@ -14,7 +14,7 @@ from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import T5Config
 from t5kit.errors import EngineError
 from t5kit.runtime import LogitEdits, Need, ReferenceRuntime, Runtime, StepInput
-from t5kit.runtime.native import INT8_LOG_SUM_EXP_BOUND, NativeRuntime
+from t5kit.runtime.native import INT8_LOG_SUM_EXP_BOUND, NativeRuntime, NativeWeights
 from t5kit.testing.runtime_conformance import RuntimeConformance
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 
@@ -340,3 +340,19 @@ def test_heads_of_any_width_equal_the_references(weights: str, width: int) -> No
     tolerance = 1e-5 if weights == "float32" else 5e-3
     for actual, expected in zip(logits(native), logits(reference), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.skipif("avx512" not in _native.available_kernels(), reason="this processor has no AVX-512 VNNI")
+@pytest.mark.parametrize("family", sorted(TINY_CONFIGS))
+def test_coarser_encoder_activations_lose_less_than_8_bit_weights_do(family: str) -> None:
+    config = TINY_CONFIGS[family]
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(2, 90, length).astype(np.int32) for length in (3, 17, 40)]
+
+    def states(weights: NativeWeights, kernels: str) -> np.ndarray:
+        engine = NativeRuntime(config, random_tensors(config), weights=weights, threads=1, kernels=kernels)
+        return np.concatenate(engine.encoder_states(prompts))
+
+    exact, fine, coarse = states("float32", "avx512"), states("int8", "avx512_fine"), states("int8", "avx512")
+    lost = np.linalg.norm(coarse - fine)
+    assert 0 < lost < 0.8 * np.linalg.norm(fine - exact)
