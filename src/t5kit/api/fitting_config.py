@@ -46,7 +46,7 @@ BATCHES_A_PASS = 50
 OPTIMIZERS: Mapping[Method, tuple[OptimizerConfig, float]] = {
     "full": (OptimizerConfig(name="adafactor"), 3e-3),
     "lora": (OptimizerConfig(name="adamw", max_gradient_norm=1.0), 1e-3),
-    "prompt": (OptimizerConfig(name="adamw_rms"), 3e-2),
+    "prompt": (OptimizerConfig(name="adamw_rms"), 1e-1),
     "head": (OptimizerConfig(name="adafactor"), 1e-2),
 }
 """Method -> optimizer and highest learning rate. full, head and prompt step by a share of each weight's size, so that

@@ -113,7 +113,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     ("method", "kept", "searched"),
     [
         ("lora", {"model", "adapter"}, {"lr": 1e-3, "rank": 16, "dropout": 0.0}),
-        ("prompt", {"adapter"}, {"lr": 3e-2, "num_prompt_tokens": 20}),
+        ("prompt", {"adapter"}, {"lr": 1e-1, "num_prompt_tokens": 20}),
     ],
 )
 def test_a_search_over_additions_keeps_the_best_adapter(
