@@ -46,7 +46,7 @@ from t5kit.scheduling.requests import (
     Timings,
     TokensGenerated,
 )
-from t5kit.scheduling.room import Room, Used, check_limit
+from t5kit.scheduling.room import EncodedPrompt, Room, Used, check_limit
 
 DEFAULT_MAX_BATCH_ROWS = 256
 """64 texts of 4 beams."""
@@ -74,17 +74,6 @@ class _Job:
     encode_started_s: float = 0.0
     encode_s: float = 0.0
     first_token_s: float | None = None
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Encoded:
-    """A prompt that has been through the encoder."""
-
-    handle: int
-    num_tokens: int
-    num_bytes: int
-    num_users: int = 0
-    """Jobs alive that decode from it."""
 
 
 class ContinuousScheduler:
@@ -139,7 +128,7 @@ class ContinuousScheduler:
         self._without_token: list[_Job] = []
         """Alive, and not stepped yet."""
         self._searches: dict[Strategy, Search] = {}
-        self._encoded: dict[bytes, _Encoded] = {}
+        self._encoded: dict[bytes, EncodedPrompt] = {}
         """Prompts that jobs alive use, and the unused ones."""
         self._unused: collections.OrderedDict[bytes, None] = collections.OrderedDict()
         """Encoded prompts without a user, the least recently used first; beside what max_kept_bytes allows, only that
@@ -409,7 +398,7 @@ class ContinuousScheduler:
         self._num_encoded_tokens += num_tokens
         self._num_shared_prompts += len(jobs) - len(new)
         for (key, job), handle in zip(new.items(), handles, strict=True):
-            self._encoded[key] = _Encoded(handle, len(job.prompt), prompt_bytes(config, len(job.prompt)))
+            self._encoded[key] = EncodedPrompt(handle, len(job.prompt), prompt_bytes(config, len(job.prompt)))
             self._set_unused(key)
         by_strategy: dict[Strategy, list[SearchRequest]] = {}
         for job in jobs:
@@ -435,8 +424,8 @@ class ContinuousScheduler:
         encoded.num_users += 1
         if encoded.num_users == 1:
             del self._unused[job.key]
-            _count(self._kept, encoded, -1)
-            _count(self._used, encoded, 1)
+            self._kept.add(encoded, -1)
+            self._used.add(encoded, 1)
 
     def _end(self, job: _Job) -> None:
         """Forget a job that was alive; its prompt may be unused then."""
@@ -446,13 +435,13 @@ class ContinuousScheduler:
         encoded = self._encoded[job.key]
         encoded.num_users -= 1
         if not encoded.num_users:
-            _count(self._used, encoded, -1)
+            self._used.add(encoded, -1)
             self._set_unused(job.key)
 
     def _set_unused(self, key: bytes) -> None:
         """Note that nobody uses an encoded prompt now; it is the most recently used of these."""
         self._unused[key] = None
-        _count(self._kept, self._encoded[key], 1)
+        self._kept.add(self._encoded[key], 1)
 
     def _release_unused(self) -> None:
         """Release the encoded prompts that no job alive uses beyond max_kept_bytes, but not that of the next waiting
@@ -507,7 +496,7 @@ class ContinuousScheduler:
         for key in list(keys):
             del self._unused[key]
             gone.append(self._encoded.pop(key))
-            _count(self._kept, gone[-1], -1)
+            self._kept.add(gone[-1], -1)
         if gone:
             self._runtime.release([each.handle for each in gone])
 
@@ -587,11 +576,6 @@ class ContinuousScheduler:
                 total_s=self._clock() - job.submitted_s,
             ),
         )
-
-
-def _count(used: Used, encoded: _Encoded, sign: int) -> None:
-    used.prompt_tokens += sign * encoded.num_tokens
-    used.cache_bytes += sign * encoded.num_bytes
 
 
 def _search_request(job: _Job, handle: int) -> SearchRequest:

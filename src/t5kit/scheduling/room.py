@@ -10,12 +10,28 @@ _RESERVE = 8
 
 
 @dataclasses.dataclass(slots=True)
+class EncodedPrompt:
+    """A prompt that has been through the encoder."""
+
+    handle: int
+    num_tokens: int
+    num_bytes: int
+    num_users: int = 0
+    """Jobs alive that decode from it."""
+
+
+@dataclasses.dataclass(slots=True)
 class Used:
     """What is taken of each limit."""
 
     rows: int = 0
     prompt_tokens: int = 0
     cache_bytes: int = 0
+
+    def add(self, prompt: EncodedPrompt, times: int) -> None:
+        """Count what a prompt takes so many times more; -1 takes it off."""
+        self.prompt_tokens += times * prompt.num_tokens
+        self.cache_bytes += times * prompt.num_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
