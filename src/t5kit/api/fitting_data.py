@@ -270,9 +270,12 @@ def read_rows(
     """
     if isinstance(data, str | Path):
         return _read_files(data, format, encoding, columns)
-    if isinstance(data, Mapping) or hasattr(data, "to_dict") or not isinstance(data, Iterable):
+    rows: list[Any] = [] if isinstance(data, Mapping) or not isinstance(data, Iterable) else list(data)
+    # A data frame gives the names of its columns, a data set of Hugging Face its records; both have to_dict.
+    is_frame = hasattr(data, "to_dict") and not all(isinstance(row, Mapping) for row in rows)
+    if isinstance(data, Mapping) or not isinstance(data, Iterable) or is_frame:
         hint = ""
-        if hasattr(data, "to_dict"):
+        if is_frame:
             hint = ' Of a data frame, give data.to_dict("records").'
         elif isinstance(data, Mapping):
             hint = " Of columns, give [dict(zip(data, row)) for row in zip(*data.values())]."
@@ -280,7 +283,6 @@ def read_rows(
             f"The data are of the type {type(data).__name__}; expected a file's name, or a list of names, of mappings "
             f"of fields or of (input, target) pairs.{hint}"
         )
-    rows: list[Any] = list(data)
     if format is None and rows and all(isinstance(row, str) and not Path(row[:200]).suffix for row in rows):
         raise RequestError(
             f"row 0 of the data is {rows[0]!r:.60}, which is a text alone or a file without an ending; expected "

@@ -1,5 +1,6 @@
 """What a person brings to train on: every odd thing is a sentence, and nothing is lost."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,10 +241,20 @@ def test_half_a_surrogate_pair_is_a_bad_record_with_its_place(bad: tuple[str, st
 
 
 class Frame:
-    """As much of a data frame as counts."""
+    """As much of a data frame, or of a data set of Hugging Face, as counts."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
 
     def to_dict(self, kind: str) -> object:
         return [kind]
+
+
+def test_a_data_set_that_gives_its_records_is_read() -> None:
+    assert len(read_rows(Frame([{"text": "a", "label": "b"}]), None)) == 1
 
 
 @pytest.mark.parametrize(
@@ -251,7 +262,7 @@ class Frame:
     [
         (5, "of the type int; expected a file's name, or a list"),
         ({"text": ["a"], "label": ["b"]}, "of the type dict.*Of columns, give"),
-        (Frame(), r"Of a data frame, give data.to_dict\(\"records\"\)"),
+        (Frame(["text", "label"]), r"Of a data frame, give data.to_dict\(\"records\"\)"),
         (["a fine film", "a dull one"], "row 0 of the data is 'a fine film', which is a text alone"),
     ],
 )
