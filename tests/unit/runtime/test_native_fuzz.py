@@ -46,7 +46,7 @@ def damage(draw: Callable[[Any], Any], tensor: tuple[Any, ...]) -> tuple[Any, ..
 
 
 @settings(max_examples=150)
-@given(data=st.data(), weights=st.sampled_from(["float32", "bfloat16", "int8"]))
+@given(data=st.data(), weights=st.sampled_from(["float32", "bfloat16", "int8", "int4"]))
 def test_damaged_tensors_are_an_error_or_answer(data: st.DataObject, weights: str) -> None:
     tuples = list(TUPLES)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -164,7 +164,7 @@ def test_steps_on_damaged_models_stay_in_their_arrays() -> None:
             dataclasses.replace(view, data=np.full(view.num_elements, value, np.float32).view(np.uint8).data)
             for view in random_tensors(CONFIG)
         ]
-        for weights in ("float32", "bfloat16", "int8"):
+        for weights in ("float32", "bfloat16", "int8", "int4"):
             try:
                 runtime = NativeRuntime(CONFIG, views, weights=weights, threads=2)
             except T5kitError:
