@@ -19,12 +19,12 @@ one thread for each (`ctranslate2_workers`); a plan of one thread shows what a t
 look drafts up in the prompt (`speculate="auto"`), as Model.generate does by default.
 
 Beside each of our figures stands the limit: for encoder and steps each the longer of bytes over the bandwidth and
-operations over the peak that were measured in this run, and `share`, the limit as a part of the time it took. The peak
-is that of PyTorch's best matrix product in float32, bfloat16 and int8 (16-bit activations are two int8 products; the
-encoder of the kernel set avx512, whose activations are bytes and four 16-bit quads of sixteen, spends one and a
-quarter), or where it has no instructions for a format, what vectors of floats would give: four bytes or one bfloat16 a
-lane. The
-limit takes a pass over the weights for each token of the longest answer; where drafts were right a share can exceed 1.
+operations over the peak that were measured in this run, and `share`, the limit as a part of the time it took. The
+peak is that of PyTorch's best matrix product in float32, bfloat16 and int8 (16-bit activations are two int8 products;
+the encoder of the kernel set avx512, whose activations are bytes and four 16-bit quads of sixteen, spends one and a
+quarter), or where it has no instructions for a format, what vectors of floats would give: four bytes or one bfloat16
+a lane. The limit takes a pass over the weights for each token of the longest answer; where drafts were right a share
+can exceed 1.
 
 One JSON line a result on stdout; tables at the end on stderr.
 """

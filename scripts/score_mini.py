@@ -165,7 +165,7 @@ def classified(
     model: t5kit.Model, labels: Sequence[str], *, learn_from: EvaluationSet, answer: EvaluationSet
 ) -> list[str]:
     """Return the likeliest of the labels for each example, calibrated by other examples whose targets are known."""
-    known = [example for example in learn_from.examples if example.references[0] in set(labels)]
+    known = [example for example in learn_from.examples if example.references[0] in labels]
     calibration = model.calibrate(
         labels,
         texts=[example.prompt for example in known],

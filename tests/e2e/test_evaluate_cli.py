@@ -290,7 +290,7 @@ CHOICES = ("--choice", "x", "--choice", "y")
             ("M", "--data", "D", "--metrics", "perplexity", "--max-new-tokens", "3"),
             "max_new_tokens: perplexity",
         ),
-        (("M", "--data", "D", "--metrics", "bleu", "--input", "{a"), "input: '{a' is no template"),
+        (("M", "--data", "D", "--metrics", "bleu", "--input", "{a"), "input = '{a' is no template"),
         (("M", "--data", "D", "--metrics", "bleu", "--format", "xml"), "--format 'xml' must be one of"),
         (("M", "--data", "D", "--metrics", "bleu", "--confidence", "95"), "between 0 and 1"),
         (("M", "--data", "D", "--metrics", "bleu", "--num-beams", "0"), "num_beams"),

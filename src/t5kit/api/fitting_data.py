@@ -270,10 +270,11 @@ def read_rows(
     """
     if isinstance(data, str | Path):
         return _read_files(data, format, encoding, columns)
-    rows: list[Any] = [] if isinstance(data, Mapping) or not isinstance(data, Iterable) else list(data)
+    is_rows = isinstance(data, Iterable) and not isinstance(data, Mapping)
+    rows: list[Any] = list(data) if is_rows else []
     # A data frame gives the names of its columns, a data set of Hugging Face its records; both have to_dict.
     is_frame = hasattr(data, "to_dict") and not all(isinstance(row, Mapping) for row in rows)
-    if isinstance(data, Mapping) or not isinstance(data, Iterable) or is_frame:
+    if is_frame or not is_rows:
         hint = ""
         if is_frame:
             hint = ' Of a data frame, give data.to_dict("records").'

@@ -156,9 +156,8 @@ class BeamSearch:
             is_finishing = (ends & exists)[:, :width]
             if is_finishing.any():
                 self._lanes.collect(is_finishing, picked, reasons[:, :width])
-            going_on = np.argsort(ends, axis=1, kind="stable")[
-                :, :width
-            ]  # those that end last, otherwise as they stand
+            # Those that end last, otherwise as they stand.
+            going_on = np.argsort(ends, axis=1, kind="stable")[:, :width]
             ending = taken(ends, going_on)
             picked = picked.at(going_on)
             picked.scores[ending] = -np.inf
@@ -297,8 +296,8 @@ class BeamSearch:
         Returns a mask [A] of the lanes that are done.
         """
         is_moved = picked.beams != np.arange(self._width)
-        has_moved = is_moved.any()
-        self._lanes.continue_beams(picked, has_moved=bool(has_moved))
+        has_moved = bool(is_moved.any())
+        self._lanes.continue_beams(picked, has_moved=has_moved)
         is_done, slots = self._lanes.are_done(), self._lanes.slots
         if has_moved:
             is_moved &= (picked.scores != -np.inf) & ~is_done[:, None]

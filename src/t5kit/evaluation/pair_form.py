@@ -5,9 +5,9 @@ import math
 import string
 from typing import ClassVar
 
-from t5kit.errors import ConfigError, DataError
+from t5kit.errors import DataError
 from t5kit.tasks import TaskForm, Template
-from t5kit.tasks.templates import Fields
+from t5kit.tasks.templates import Fields, check_template
 
 INPUT_COLUMNS = ("input", "source", "prompt")
 """Where the prompt is looked for if nothing is said; the first that a record has."""
@@ -47,11 +47,8 @@ def pair_form(input: str = "", target: str = "") -> TaskForm:
     Raises: ConfigError for a template that is none.
     """
     for name, word in (("input", input), ("target", target)):
-        try:
-            if "{" in word:
-                Template(word)
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {str(error).removeprefix('task.template.prompt = ')}") from error
+        if "{" in word:
+            check_template(name, word)
     return TaskForm(
         (Template("{prompt}", "{target}"),), prepare=PairColumns(input, target), references_field="references"
     )

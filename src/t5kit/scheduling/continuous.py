@@ -457,8 +457,9 @@ class ContinuousScheduler:
                 excess -= self._encoded[key].num_bytes
         self._drop_unused(released)
 
-    def makes_room_for(self, num_bytes: int) -> bool:
-        """Return whether caches of so many bytes have room beside all that is alive; unused prompts give way."""
+    def try_to_make_room(self, num_bytes: int) -> bool:
+        """Return whether caches of so many bytes have room beside all that is alive; unused prompts are released for
+        them."""
         most = self._room.max_cache_bytes
         if most is None:
             return True

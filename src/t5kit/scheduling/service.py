@@ -330,7 +330,7 @@ class SchedulingService:
         chosen: list[Probe] = []
         while room > 0 and (upcoming := self._probes.peek()) is not None:
             num_bytes += probe_bytes(upcoming, self._runtime.config)
-            if not self._scheduler.makes_room_for(num_bytes):
+            if not self._scheduler.try_to_make_room(num_bytes):
                 break
             chosen.append(self._probes.pop())
             room -= num_probe_tokens(upcoming)

@@ -20,6 +20,17 @@ class TextPair:
     place: str
 
 
+def check_template(word: str, text: str) -> None:
+    """Raise ConfigError, naming what `word` the template is called by, unless its braces hold plain field names."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise ConfigError(f"{word} = {text!r} is no template ({error}).") from error
+    for _, field, format, conversion in parts:
+        if field is not None and (not field or not field.isidentifier() or format or conversion):
+            raise ConfigError(f"{word} = {text!r} holds {{{field}}}; expected field names alone, such as {{source}}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Template:
     """A prompt and a target with fields in braces; {{ and }} stand for braces.
@@ -35,17 +46,8 @@ class Template:
     values count as their text ("0", "True"). A value that has no words makes a bad record."""
 
     def __post_init__(self) -> None:
-        for name, text in (("prompt", self.prompt), ("target", self.target)):
-            try:
-                parts = list(string.Formatter().parse(text))
-            except ValueError as error:
-                raise ConfigError(f"task.template.{name} = {text!r} is no template ({error}).") from error
-            for _, field, format, conversion in parts:
-                if field is not None and (not field or not field.isidentifier() or format or conversion):
-                    raise ConfigError(
-                        f"task.template.{name} = {text!r} holds {{{field}}}; expected field names alone, such as "
-                        "{source}."
-                    )
+        check_template("task.template.prompt", self.prompt)
+        check_template("task.template.target", self.target)
 
     def render(self, fields: Fields) -> tuple[str, str]:
         """Return prompt and target. Raises: DataError naming the field that is missing, no text, or without words."""
