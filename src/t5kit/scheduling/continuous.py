@@ -35,6 +35,7 @@ from t5kit.errors import RequestError, T5kitError
 from t5kit.runtime import Runtime, StepInput
 from t5kit.runtime.adapters import encode_adapted
 from t5kit.runtime.validation import check_ids
+from t5kit.scheduling.interrupts import interrupts_wait
 from t5kit.scheduling.memory import answer_bytes, prompt_bytes
 from t5kit.scheduling.merging import merge_steps, split_output
 from t5kit.scheduling.requests import (
@@ -215,6 +216,7 @@ class ContinuousScheduler:
         jobs.sort(key=lambda job: (-len(job.prompt), first_places[job.key]))
         self._waiting.update((job.request.request_id, job) for job in jobs)
 
+    @interrupts_wait()
     def step(self) -> list[Event]:
         events: list[Event] = list(self._refused)
         self._refused.clear()
@@ -225,6 +227,7 @@ class ContinuousScheduler:
             self._advance(events)
         return events
 
+    @interrupts_wait()
     def cancel(self, request_id: int) -> None:
         job = self._alive.get(request_id)
         if job is not None:
@@ -234,6 +237,7 @@ class ContinuousScheduler:
             return
         self._release_unused()
 
+    @interrupts_wait()
     def close(self) -> None:
         for request_id in [*self._waiting, *self._alive]:
             self.cancel(request_id)

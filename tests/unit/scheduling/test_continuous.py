@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -490,3 +493,39 @@ def test_no_work_gives_no_events(runtime: CountingRuntime) -> None:
     idle.submit([])
     assert not idle.has_work
     assert idle.step() == []
+
+
+@pytest.mark.parametrize("share", [number / 40 for number in range(40)])
+def test_an_interrupt_between_any_two_lines_leaves_nothing_open(runtime: CountingRuntime, share: float) -> None:
+    prompts = random_prompts(runtime.config, [3, 18, 7, 1, 9, 4, 12])
+    asked = requests(prompts, MIXED)
+    num_lines = count_lines(lambda: run(scheduler(runtime, max_batch_rows=8), asked))
+    answering = scheduler(runtime, max_batch_rows=8)
+    with pytest.raises(KeyboardInterrupt):
+        count_lines(lambda: run(answering, asked), interrupted_at=int(share * num_lines))
+    answering.close()
+    assert runtime.has_nothing_open
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def count_lines(work: Callable[[], object], interrupted_at: int = -1) -> int:
+    """Return how many lines of searches, schedulers and runtimes are run by `work`; send SIGINT before one of them."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        nonlocal count
+        if "t5kit" not in frame.f_code.co_filename or frame.f_code.co_filename.endswith("interrupts.py"):
+            return None
+        if event == "line":
+            count += 1
+            if count == interrupted_at + 1:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
