@@ -116,8 +116,9 @@ const float* Engine::load_norm(const TensorMap& tensors, const std::string& name
 void Engine::load_position_bias(const TensorMap& tensors, const std::string& stack, int num_layers, std::vector<PositionBias>& biases) {
     for (int i = 0; i < (config_.has_bias_per_layer ? num_layers : 1); ++i) {
         const std::string name = stack + ".block." + std::to_string(i) + ".layer.0.SelfAttention.relative_attention_bias.weight";
+        const Tensor& source = tensors.get(name, {config_.num_buckets, config_.num_heads});
         std::vector<float> table(static_cast<size_t>(config_.num_buckets) * config_.num_heads);
-        const float* values = read_vector(tensors.get(name, {config_.num_buckets, config_.num_heads}), table.size(), arena_);
+        const float* values = read_vector(source, table.size(), arena_);
         if (values) std::copy_n(values, table.size(), table.begin());
         biases.emplace_back(std::move(table), config_.num_heads, config_.num_buckets, config_.max_distance, stack == "encoder");
     }

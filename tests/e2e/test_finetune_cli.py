@@ -167,7 +167,7 @@ def test_back_translations_are_asked_for_in_the_given_words_and_learned(
         asked.append((models, there, back))
         return lambda texts: [text.upper() for text in texts]
 
-    monkeypatch.setattr("t5kit.api.finetuning.back_translation", louder)
+    monkeypatch.setattr("t5kit.api.paraphrasing.BackTranslation", louder)
     words = ["-d", reviews, "--input", "review: {text}", "--target", "label", "-m", tiny, "--precision", "float32"]
     words += ["-o", tmp_path / "out", "--dry-run", "--back-translate", "to", "--back-translate", "home"]
     exit_code, _, stderr = run(*words, "--there", "into German: {text}", "--back", "out of it: {text}")

@@ -7,7 +7,6 @@ is told after: scores of the finished folder on dev and test, by the engine that
 import dataclasses
 import json
 import shlex
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.training import require_torch, run_hooks
 from t5kit.checkpoint import open_folder, resolve
 from t5kit.checkpoint.atomic import write_file
-from t5kit.errors import RequestError, T5kitError
+from t5kit.errors import T5kitError
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.sources import RecordTable
 from t5kit.sources.records import Format
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 """Of the run folder: what the finished model scored."""
-CUT, REFUSED = "a translation was cut at the length limit", "a model could not take the text"
-"""Why back-translation leaves a text as it is."""
 SHOWN_LABELS = 12
 """Labels whose scores are printed; the report has all."""
 
@@ -227,57 +224,3 @@ def lost_to_rounding(plan: FitPlan, best: "Best | None", dev: EvaluationReport |
 def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 100 else line[:99] + "…"
-
-
-def back_translation(
-    models: Sequence[str], there: str, back: str, *, threads: int | None = None, offline: bool | None = None
-) -> Paraphrase:
-    """Return a callable that puts texts into another language and back, by one model or one for each way.
-
-    models: one or two folders or Hub ids, opened when it is called. there, back: templates with {text} in them, such as
-    "translate English to German: {text}". Texts that a model cannot take, and those whose translation is cut at the
-    length limit on either way, come back as they are; of them a UserWarning tells.
-    Raises: RequestError for another number of models, or a template without {text}.
-    """
-    if not 1 <= len(models) <= 2:
-        raise RequestError(f"back-translation takes one or two models, got {len(models)}.")
-    for template in (there, back):
-        if "{text}" not in template:
-            raise RequestError(f"the back-translation template {template!r} has no {{text}} in it.")
-
-    def translated(name: str, template: str, texts: list[str], left: dict[str, int]) -> list[str | None]:
-        """Return each text's translation, or None and one more of those left for that reason."""
-        from t5kit.api.model import Model
-
-        with Model.from_pretrained(name, threads=threads, offline=offline) as model:
-            answers = model.try_generate([template.replace("{text}", text) for text in texts])
-        found: list[str | None] = []
-        for answer in answers:
-            if isinstance(answer, T5kitError):
-                left[REFUSED] += 1
-                found.append(None)
-            elif answer[0].finish_reason == "length":
-                left[CUT] += 1
-                found.append(None)
-            else:
-                found.append(answer[0].text)
-        return found
-
-    def paraphrase(texts: list[str]) -> list[str]:
-        left = {CUT: 0, REFUSED: 0}
-        halfway = {n: text for n, text in enumerate(translated(models[0], there, texts, left)) if text is not None}
-        returned = translated(models[-1], back, list(halfway.values()), left) if halfway else []
-        found = list(texts)
-        for n, text in zip(halfway, returned, strict=True):
-            if text is not None:
-                found[n] = text
-        if any(left.values()):
-            reasons = " and ".join(f"of {number:,} {why}" for why, number in left.items() if number)
-            warnings.warn(
-                f"back-translation leaves {sum(left.values()):,} of {len(texts):,} inputs out: {reasons}.",
-                UserWarning,
-                stacklevel=2,
-            )
-        return found
-
-    return paraphrase

@@ -27,6 +27,7 @@ from t5kit.api.fitting_data import (
 )
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import score_instructions, template_prefix, template_suffix
+from t5kit.api.paraphrasing import KeptParaphrases
 from t5kit.api.training import GivenRecords, settled_precision, train_config
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
@@ -50,6 +51,8 @@ CorpusData = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str,
 
 SYNONYMS = "synonyms.txt"
 """The word list, in the run's data."""
+PARAPHRASES = "paraphrases.json"
+"""What a paraphrasing callable made, in the run's data."""
 HELD_OUT_SHARE = 0.05
 """Of running text."""
 
@@ -125,9 +128,12 @@ def plan_fit(
     found = found_under(input)
     tables = {split: table for split, table in found.tables.items() if split != TEST}
     prefix, suffix = template_prefix(input), template_suffix(input)
+    files: dict[str, str] = {}
     if paraphrase is not None:
         num_before = len(tables[TRAIN])
-        tables[TRAIN] = with_paraphrases(tables[TRAIN], paraphrase, kept_prefix=prefix, kept_suffix=suffix)
+        kept = KeptParaphrases(paraphrase, run_folder / GivenRecords.FOLDER / PARAPHRASES)
+        tables[TRAIN] = with_paraphrases(tables[TRAIN], kept, kept_prefix=prefix, kept_suffix=suffix)
+        files[PARAPHRASES] = kept.content
         first.append(Choice("paraphrases", f"{len(tables[TRAIN]) - num_before:,} train inputs in other words", ""))
     profile = found.profile
     chosen = tuple(dict.fromkeys(metrics)) or profile.metrics
@@ -136,7 +142,7 @@ def plan_fit(
     task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
     plan = _plan(
         start, tokenizer, tables, found.reports, task, run_folder, settings, profile,
-        findings=found.findings, kept=(prefix, suffix),
+        findings=found.findings, kept=(prefix, suffix), files=files,
     )  # fmt: skip
     if DEV in tables:
         num_dev, num_train = len(tables[DEV]), len(tables[TRAIN])
@@ -236,16 +242,18 @@ def _plan(
     *,
     findings: tuple[str, ...] = (),
     kept: tuple[str, str] = ("", ""),
+    files: Mapping[str, str] | None = None,
 ) -> FitPlan:
     """Return the plan of any run: its lengths measured, its config made, its records as they will lie in its folder.
 
-    kept: what stands before and behind the fields of every input, and is not changed.
+    kept: what stands before and behind the fields of every input, and is not changed. files: name -> content of what
+    else the run's data keep.
     """
     told = {split: report for split, report in reports.items() if split in tables}
     task, augmenter, words = _augmented(task, settings, kept)
     opened = OpenedTask(Task(TASK, make_form(task), tables), task.objective, task, reports=told, augmenter=augmenter)
     lengths = measure(opened, tokenizer, settings)
-    records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words
+    records = {f"{split}.jsonl": _json_lines(table) for split, table in tables.items()} | words | dict(files or {})
     if settings.precision is None:
         settings = dataclasses.replace(settings, precision=settled_precision(run_folder, ComputeConfig()))
     data_folder = run_folder.absolute() / GivenRecords.FOLDER

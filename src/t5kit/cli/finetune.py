@@ -122,10 +122,11 @@ def finetune(
     data is held out to stop early and keep the best weights, unless --dev is given. A run that was stopped goes on by
     the same command. DIR/report.html has curves, scores, samples and what was found in the data.
     """
-    from t5kit.api.finetuning import back_translation, plan_finetuning
     from t5kit.api.finetuning import finetune as train_plan
+    from t5kit.api.finetuning import plan_finetuning
     from t5kit.api.fitting_settings import FitSettings
     from t5kit.api.instructions import read_instructions
+    from t5kit.api.paraphrasing import BackTranslation
 
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
@@ -142,7 +143,7 @@ def finetune(
     )  # fmt: skip
     paraphrase = None
     if back_translate:
-        paraphrase = back_translation(
+        paraphrase = BackTranslation(
             back_translate,
             there or "translate English to German: {text}",
             back or "translate German to English: {text}",

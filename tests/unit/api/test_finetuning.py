@@ -9,9 +9,10 @@ import pytest
 
 from t5kit import Model
 from t5kit.api.completion import Completion
-from t5kit.api.finetuning import back_translation, finetune, lost_to_rounding, plan_finetuning
+from t5kit.api.finetuning import finetune, lost_to_rounding, plan_finetuning
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import read_instructions, template_prefix, template_suffix
+from t5kit.api.paraphrasing import BackTranslation
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import evaluation_set
@@ -53,7 +54,7 @@ def _completion(text: str) -> Completion:
 def test_back_translation_goes_there_and_back(monkeypatch: pytest.MonkeyPatch, models: list[str], names: str) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Model, "from_pretrained", lambda name, **_: Translator(name, asked))
-    paraphrase = back_translation(models, "to German: {text}", "to English: {text}")
+    paraphrase = BackTranslation(models, "to German: {text}", "to English: {text}")
     assert asked == []  # no model is opened before it is needed
     there, back = names
     first = f"{there}(to German: one)"
@@ -65,7 +66,7 @@ def test_back_translation_goes_there_and_back(monkeypatch: pytest.MonkeyPatch, m
 def test_a_translation_that_was_cut_on_either_way_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Model, "from_pretrained", lambda name, **_: Translator(name, asked))
-    paraphrase = back_translation(["a", "b"], "to German: {text}", "to English: {text}")
+    paraphrase = BackTranslation(["a", "b"], "to German: {text}", "to English: {text}")
     with pytest.warns(UserWarning, match="leaves 2 of 3 inputs out: of 2 a translation was cut at the length limit"):
         found = paraphrase(["one", "a long review", "two"])
     assert found == ["b(to English: a(to German: one))", "a long review", "two"]
@@ -74,9 +75,9 @@ def test_a_translation_that_was_cut_on_either_way_is_not_learned(monkeypatch: py
 
 def test_back_translation_says_what_it_cannot_use() -> None:
     with pytest.raises(RequestError, match="takes one or two models, got 3"):
-        back_translation(["a", "b", "c"], "{text}", "{text}")
+        BackTranslation(["a", "b", "c"], "{text}", "{text}")
     with pytest.raises(RequestError, match=r"'to German' has no \{text\} in it"):
-        back_translation(["a"], "to German", "{text}")
+        BackTranslation(["a"], "to German", "{text}")
 
 
 def test_instructions_are_lines_and_two_at_least(tmp_path: Path) -> None:

@@ -208,6 +208,38 @@ def test_paraphrases_synonyms_and_noise_are_learned_too(torch_model: Model, tmp_
     train_config(read_recipe(tmp_path / "run" / "resolved.toml"), tmp_path / "again")  # the word list is in the run
 
 
+def test_a_run_that_goes_on_does_not_ask_again_for_other_words(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"film {n}", "label": "good" if n % 2 else "bad"} for n in range(10)]
+
+    def go_on(paraphrase: Louder) -> None:
+        with (
+            Model.from_pretrained(tiny_folder, engine="torch") as model,
+            pytest.warns(UserWarning, match="in train too"),
+        ):
+            model.fit(
+                rows, rows[:2], input="review: {text}", target="label", run_folder=tmp_path / "run",
+                paraphrase=paraphrase, **QUICK,
+            )  # fmt: skip
+
+    louder = Louder("up")
+    go_on(louder)
+    go_on(louder)
+    assert louder.num_asked == 10
+    with pytest.raises(ConfigError, match=r"other data .*paraphrases.json differs"):
+        go_on(Louder("elsewhere"))
+
+
+class Louder:
+    """Puts texts in capital letters and counts them."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity, self.num_asked = identity, 0
+
+    def __call__(self, texts: list[str]) -> list[str]:
+        self.num_asked += len(texts)
+        return [text.upper() for text in texts]
+
+
 def test_the_instruction_that_the_model_knows_best_is_taken(torch_model: Model, tmp_path: Path) -> None:
     rows = [{"text": f"f{n}", "label": "w" if n % 2 else "x"} for n in range(6)]
     tried = ["a: {text}", "{text}", "tell me: {text}"]
