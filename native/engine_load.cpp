@@ -80,7 +80,7 @@ void Engine::load(const TensorMap& tensors) {
     const Tensor& head = config_.is_tied ? shared : tensors.get("lm_head.weight", {config_.vocab_size, D});
     // Numerics: the head screens in int8 beside int4 layers too: its candidates are scored exactly, so nothing hangs on it.
     const Format head_format = format_ == Format::int4 ? Format::int8 : format_;
-    head_ = pack_head(head, config_.vocab_size, D, head_format, arena_, pool_);
+    head_ = pack_head(head, config_.vocab_size, D, head_format, config_.is_tied, embedding_bfloat16_, arena_, pool_);
 }
 
 Linear Engine::load_linear(const TensorMap& tensors, const std::vector<std::string>& names, int rows, int inputs) {

@@ -363,16 +363,18 @@ Linear pack_linear(const std::vector<BlockSource>& blocks, int inputs, Format fo
     return linear;
 }
 
-Head pack_head(const Tensor& source, int vocab_size, int inputs, Format format, Arena& arena, ThreadPool& pool) {
+Head pack_head(const Tensor& source, int vocab_size, int inputs, Format format, bool has_rows, const uint16_t* rows, Arena& arena,
+               ThreadPool& pool) {
     std::vector<BlockSource> blocks;
     append_blocks(source, blocks);
     Head head;
     head.screen = pack_linear(blocks, inputs, format, arena, pool);
     if (format != Format::int8) return head;
     head.exact_words = (inputs + 1) / 2;
-    uint32_t* exact = arena.take<uint32_t>(static_cast<size_t>(vocab_size) * head.exact_words);
+    const bool are_pairs = has_rows && inputs % 2 == 0;  // rows of odd length do not begin with a pair
+    uint32_t* exact = are_pairs ? nullptr : arena.take<uint32_t>(static_cast<size_t>(vocab_size) * head.exact_words);
     float* norms = arena.take<float>(round_up(vocab_size, kLanes));
-    head.exact = exact;
+    head.exact = are_pairs ? reinterpret_cast<const uint32_t*>(rows) : exact;
     head.error_norms = norms;
     if (!arena.is_filling()) return head;
     const int groups = head.screen.panels.groups;
@@ -391,7 +393,7 @@ Head pack_head(const Tensor& source, int vocab_size, int inputs, Format format, 
             }
             // Numerics: 2e-4 covers the 16-bit activations (8 / 65278 of the vector at most) and float32 rounding.
             norms[id] = static_cast<float>(std::sqrt(error) + 2e-4 * std::sqrt(length));
-            for (int s = 0; s < head.exact_words; ++s) {
+            for (int s = 0; exact && s < head.exact_words; ++s) {
                 uint32_t word = to_bfloat16(row[2 * s]);
                 if (2 * s + 1 < inputs) word |= static_cast<uint32_t>(to_bfloat16(row[2 * s + 1])) << 16;
                 exact[static_cast<size_t>(id) * head.exact_words + s] = word;

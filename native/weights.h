@@ -91,6 +91,8 @@ struct Head {
     const float* error_norms = nullptr;
 };
 
-Head pack_head(const Tensor& source, int vocab_size, int inputs, Format format, Arena& arena, ThreadPool& pool);
+// has_rows: `source` stands in the arena already, in bfloat16 [vocabulary][inputs] at `rows` (a tied embedding).
+Head pack_head(const Tensor& source, int vocab_size, int inputs, Format format, bool has_rows, const uint16_t* rows, Arena& arena,
+               ThreadPool& pool);
 
 }  // namespace t5kit

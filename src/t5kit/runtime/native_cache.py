@@ -34,7 +34,7 @@ MIN_CACHED_BYTES = 4 << 20
 """Smaller models are packed in a few milliseconds and not cached."""
 
 _MAGIC = b"t5kit packed\r\n\x1a\n"
-_LAYOUT = 2
+_LAYOUT = 3
 # Raised when the engine lays weights out differently, or the header changes.
 _HEADER_BYTES = 4096
 # One page, so that the data starts aligned in a mapping.

@@ -150,6 +150,26 @@ def test_screened_candidates_are_the_whole_heads() -> None:
         np.testing.assert_allclose(screened.log_sum_exp, dense.log_sum_exp, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("d_model", [72, 71])
+def test_a_tied_head_s_exact_rows_are_the_embedding_s(d_model: int) -> None:
+    """They are one copy where a row is whole pairs of bfloat16, and none too little where it is not."""
+    config = dataclasses.replace(TINY_CONFIGS["t5"], vocab_size=1001, d_model=d_model)
+    tensors = random_tensors(config)
+    runtime = NativeRuntime(config, tensors, weights="int8", threads=1)
+    slots = runtime.open_slots(runtime.encode([np.int32([5, 9, 1])]))
+    start = np.full(1, config.decoder_start_id, np.int32)
+    out = runtime.step(StepInput.one_token_each(slots, start, need=Need(logits=True, hidden=True)))
+    (rows,) = (view.to_float32() for view in tensors if view.name == "shared.weight")
+    bits = rows.view(np.uint32)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+    assert out.logits is not None and out.hidden is not None and config.scales_logits
+    np.testing.assert_allclose(out.logits, out.hidden @ rounded.T / np.sqrt(d_model), rtol=1e-5, atol=1e-4)
+    untied = dataclasses.replace(config, is_tied=False)
+    extra = NativeRuntime(untied, random_tensors(untied), weights="int8", threads=1).weight_bytes - runtime.weight_bytes
+    copy = 2 * config.vocab_size * d_model
+    assert copy <= extra < copy + 64 if d_model % 2 == 0 else extra == 0
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize(("is_greedy", "bound"), [(True, 0.01), (False, INT8_LOG_SUM_EXP_BOUND)])
 def test_screened_log_sum_exp_is_near_the_dense_one_on_real_weights(
