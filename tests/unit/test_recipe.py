@@ -18,6 +18,7 @@ from t5kit.config.overrides import apply_overrides
 from t5kit.errors import ConfigError
 from t5kit.recipe import RunConfig, completed_recipe, read_recipe
 from t5kit.testing.folders import write_tiny_folder
+from t5kit.training.state import TrainingState
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -249,3 +250,23 @@ def test_a_damaged_recipe_is_a_complaint_or_a_recipe_and_nothing_else(changes: l
         path.write_text("".join(text), encoding="utf-8")
         with contextlib.suppress(ConfigError):
             read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_step"),
+    [
+        ("g2p", 11_000), ("synopsis", 360), ("synopsis-scratch", 240), ("pretrain-small", 1_200),
+        ("pretrain-small-synopsis", 300), ("pretrain-small-scratch", 300),
+        ("mini-1", 3_400), ("mini-2", 6_000), ("mini-3", 2_400), ("mini-4", 3_000),
+    ],
+)  # fmt: skip
+def test_a_recipe_keeps_the_weights_that_were_scored(name: str, model_step: int) -> None:
+    """The evaluations of the run that is told of, by what the recipe says now."""
+    training = read_recipe(ROOT / "recipes" / f"{name}.toml").training
+    state = TrainingState()
+    for line in map(json.loads, (ROOT / "docs" / "runs" / name / "metrics.jsonl").read_text("utf-8").splitlines()):
+        if line["kind"] == "evaluation":
+            metrics = {key: value for key, value in line.items() if key not in ("kind", "step", "seconds")}
+            state = dataclasses.replace(state, step=line["step"]).after_evaluation(metrics, training)
+    assert state.best is not None
+    assert (state.step if training.final_weights == "last" else state.best.step) == model_step

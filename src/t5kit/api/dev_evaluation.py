@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from t5kit.checkpoint.atomic import write_file
 from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
-from t5kit.errors import ConfigError
+from t5kit.errors import ConfigError, EngineError
 from t5kit.evaluation.run_evaluator import RunEvaluator
 from t5kit.metrics.named import is_lower_better
 from t5kit.recipe import RunConfig
@@ -85,6 +86,13 @@ class DevEvaluation:
             runtime = runtime_of(self._model)
             try:
                 reports = self._evaluator.reports(runtime)
+            except EngineError as error:  # weights that exploded: whether training goes on is for its own rules
+                warnings.warn(
+                    f"the dev records cannot be answered after step {step}, so this evaluation has no scores. {error}",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                return metrics | dict.fromkeys(self._evaluator.score_names(), math.nan)
             finally:
                 runtime.close()
             metrics |= self._evaluator.scores(reports)

@@ -9,6 +9,7 @@ from t5kit.tasks.structured_tasks import STRUCTURED_TASKS
 
 FileFormat = Literal["by_name", "text", "tsv", "csv", "jsonl", "parquet"]
 ObjectiveName = Literal["span_corruption", "iid", "masking", "prefix_lm", "full_lm", "deshuffling", "ul2"]
+OBJECTIVES = ("span_corruption", "iid", "masking", "prefix_lm", "full_lm", "deshuffling", "ul2")
 MixtureKind = Literal["proportional", "fixed"]
 
 SPANNED_OBJECTIVES = ("span_corruption",)
@@ -47,6 +48,8 @@ class ObjectiveConfig:
     """The record's field that holds the text."""
 
     def __post_init__(self) -> None:
+        if self.name not in OBJECTIVES:
+            raise ConfigError(f"objective.name = {self.name!r} must be one of: {', '.join(OBJECTIVES)}.")
         if self.piece_length < 0:
             raise ConfigError(f"objective.piece_length = {self.piece_length} must be at least 0 (0: by the length).")
         for name, readers in (("noise_density", NOISY_OBJECTIVES), ("mean_span_length", SPANNED_OBJECTIVES)):

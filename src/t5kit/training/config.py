@@ -11,6 +11,7 @@ Precision = Literal["bfloat16", "float32"]
 PrecisionChoice = Literal["auto", "bfloat16", "float32"]
 DropoutConvention = Literal["none", "length"]
 BestIs = Literal["lowest", "highest"]
+FinalWeights = Literal["best", "last"]
 SmoothingConvention = Literal["t5x", "mesh"]
 OptimizerName = Literal["adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon"]
 ScheduleName = Literal["constant", "inverse_sqrt", "inverse_sqrt_cooldown", "cosine", "linear"]
@@ -20,6 +21,7 @@ MuonRest = Literal["adamw", "adamw_rms"]
 PRECISIONS = ("bfloat16", "float32")
 DROPOUT_CONVENTIONS = ("none", "length")
 BEST_IS = ("lowest", "highest")
+FINAL_WEIGHTS = ("best", "last")
 SMOOTHING_CONVENTIONS = ("t5x", "mesh")
 OPTIMIZERS = ("adafactor", "adamw", "adamw_rms", "adam", "sgd", "muon")
 SCHEDULES = ("constant", "inverse_sqrt", "inverse_sqrt_cooldown", "cosine", "linear")
@@ -350,6 +352,8 @@ class TrainingConfig:
     """Metric of the evaluations by which the best checkpoint is chosen."""
     best_is: BestIs = "lowest"
     """Which way that metric is better."""
+    final_weights: FinalWeights = "best"
+    """Which weights the final model has: those of the best evaluation, or those of the last step."""
     patience: int = 0
     """Evaluations in a row without a new best after which the run stops early; 0: never."""
     max_skipped_in_a_row: int = 20
@@ -361,6 +365,7 @@ class TrainingConfig:
         for name in ("seed", "evaluate_every", "patience"):
             _check_integer(f"training.{name}", getattr(self, name), least=0)
         _check_choice("training.best_is", self.best_is, BEST_IS)
+        _check_choice("training.final_weights", self.final_weights, FINAL_WEIGHTS)
         if self.patience and not self.evaluate_every:
             raise ConfigError(
                 f"training.patience = {self.patience} counts evaluations, and training.evaluate_every is 0. Set that "

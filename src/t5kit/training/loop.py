@@ -63,7 +63,7 @@ def train(run: TrainingRun) -> TrainingResult:
             if _evaluation_is_due(run, state) and (evaluated := _evaluate(run, state, stop, watchers)) != state:
                 state = evaluated
                 continue  # patience may have ended the run: the line of its last steps is due then
-            is_over = _is_over(run.config, state)
+            is_over = _is_over(run.config, state) and not _evaluation_is_due(run, state)
             must_stop = is_true_for_any(stop.is_made, run.model.shared.weight.device) and not is_over
             if state != saved and (is_over or must_stop or _checkpoint_is_due(run.config, state)):
                 _save(run, state, watchers)
@@ -221,7 +221,7 @@ def _check_skipped(config: TrainingConfig, state: TrainingState) -> None:
 
 
 def _finish(run: TrainingRun, state: TrainingState, watchers: "_Watchers") -> TrainingResult:
-    """Write the model of the best evaluation, or of the last step without one, and mark the run as finished."""
+    """Write the final model and mark the run as finished."""
     folder, config = run.folder, run.config
     model_step = _write_model(run, state) if is_first() else 0
     result = TrainingResult(
@@ -242,10 +242,14 @@ def _finish(run: TrainingRun, state: TrainingState, watchers: "_Watchers") -> Tr
 
 
 def _write_model(run: TrainingRun, state: TrainingState) -> int:
-    """Write the final model's folder and return how many updates are behind it."""
+    """Write the final model's folder and return how many updates are behind it.
+
+    It is the model of the best evaluation; of the last step where there was none, or `final_weights` says so.
+    """
     checkpoints = run.folder.checkpoints
     last = checkpoint_path(checkpoints, state.step)
-    chosen = last if state.best is None else checkpoint_path(checkpoints, state.best.step)
+    is_last = state.best is None or run.config.final_weights == "last"
+    chosen = last if is_last or state.best is None else checkpoint_path(checkpoints, state.best.step)
     try:
         verify_checkpoint(chosen)
     except CheckpointError as error:

@@ -35,7 +35,7 @@ class LossSums:
     negative_log_likelihood_sum: Tensor
     """-log p of the targets, in nats, without smoothing and z-loss: the perplexity's sum."""
     correct_sum: Tensor
-    """Weight of the targets that no other token's logit exceeds."""
+    """Weight of the targets that are the likeliest token, on a processor of equal ones the one with the lowest id."""
 
     def __add__(self, other: "LossSums") -> "LossSums":
         return LossSums(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)))
@@ -176,7 +176,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk_size)
             hidden_CD, labels_C1, weights_C = hidden_ND[part], labels_N[part, None], weights_N[part]
             logits_CV = (hidden_CD @ compute_VD.mT).to(weights_N.dtype)
-            greatest_C1 = logits_CV.amax(1, keepdim=True)
+            greatest_C1, likeliest_C1 = logits_CV.max(1, keepdim=True)
             logits_CV.sub_(greatest_C1)  # now <= 0, so that no exponential overflows
             target_C = logits_CV.gather(1, labels_C1)[:, 0]
             others_C = logits_CV.sum(1) if target.off else torch.zeros_like(target_C)
@@ -188,7 +188,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             z_loss_N[part] = z_loss * log_z_C.square() * weights_C
             loss_N[part] = (log_total_C - expected_C - target.entropy) * weights_C + z_loss_N[part]
             likelihood_N[part] = (log_total_C - target_C) * weights_C
-            correct_N[part] = (target_C == 0) * weights_C
+            correct_N[part] = (likeliest_C1 == labels_C1)[:, 0] * weights_C
             if not (learns_hidden or learns_head):
                 continue
             # d loss / d logits = weight * (p * (1 + 2 z log Z) - q)

@@ -108,6 +108,11 @@ def test_pre_training_goes_on_with_running_text(torch_model: Model, tmp_path: Pa
     torch_model.train(str(tmp_path / "more.txt"), objective="prefix_lm", **QUICK)
 
 
+def test_an_objective_that_is_none_is_refused(torch_model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"objective.name = 'gap_filling' must be one of: span_corruption, iid"):
+        torch_model.train(["some text"] * 3, objective="gap_filling", **QUICK)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("data", "options", "error", "said"),
     [

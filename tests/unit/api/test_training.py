@@ -91,6 +91,21 @@ def test_dev_is_looked_at_for_loss_and_for_what_is_written(values: dict[str, Any
     assert evaluations[0].keys() >= {"loss", "token_accuracy", "wer", "per"}
 
 
+def test_a_run_that_explodes_ends_by_its_own_rules(values: dict[str, Any], tmp_path: Path) -> None:
+    """Its dev records cannot be answered any more; that is no reason to stop, or not to go on by the same command."""
+    ways = ["schedule.peak_lr=1e38", "training.max_skipped_in_a_row=4", "training.num_steps=20"]
+    ends = pytest.raises(TrainingError, match=r"gradients of 4 steps in a row.* Lower schedule.peak_lr")
+    with (
+        ends,
+        pytest.warns(UserWarning, match="dev records cannot be answered after step 3, so this evaluation has no"),
+    ):
+        train_config(config_of(values, *ways), tmp_path / "run")
+    with ends:
+        train_config(config_of(values, *ways), tmp_path / "run")
+    (line,) = (line for line in metrics_of(tmp_path / "run") if line["kind"] == "evaluation")
+    assert line["per"] is None and line["wer"] is None
+
+
 def test_several_tasks_have_their_own_scores(values: dict[str, Any], tmp_path: Path) -> None:
     values["data"]["tasks"]["more"] = {"train": ["train.tsv"], "held_out": 5, "prefix": "a "}
     values["training"]["best_metric"] = "sounds/loss"

@@ -180,6 +180,15 @@ def test_the_best_checkpoint_outlives_the_others_and_becomes_the_model(best_is: 
     assert weights_of(run.folder.path) == (run.folder.checkpoints / kept[0] / "model.safetensors").read_bytes()
 
 
+def test_the_last_weights_become_the_model_where_they_are_asked_for(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, best_metric="score", final_weights="last")
+    run = tiny_run(tmp_path / "run", config)
+    with run.folder:
+        result = train(dataclasses.replace(run, evaluate=scores({4: 1.0, 8: 2.0, 12: 3.0})))
+    assert result.best is not None and (result.best.step, result.model_step) == (4, 12)
+    assert weights_of(run.folder.path) == (run.folder.checkpoints / "step-00000012" / "model.safetensors").read_bytes()
+
+
 def test_without_evaluation_the_model_has_the_last_weights(tmp_path: Path) -> None:
     result = finished(tmp_path / "run", evaluates=False)
     assert result.best is None and result.model_step == 12
@@ -329,22 +338,23 @@ def test_a_signal_finishes_the_step_saves_and_leaves_with_a_sentence(number: int
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
 
 
-def test_a_signal_cuts_an_evaluation_off_and_a_resumed_run_makes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [8, 12])
+def test_a_signal_cuts_an_evaluation_off_and_a_resumed_run_makes_it(cut: int, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", CONFIG)
     evaluations = []
 
     def evaluate(step: int) -> Mapping[str, float]:
         evaluations.append(step)
-        if step == 8:
+        if step == cut:
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait(60)
             pytest.fail("the evaluation went on")
         assert run.evaluate is not None
         return run.evaluate(step)
 
-    with run.folder, pytest.raises(RunStoppedError, match="after step 8 of 12"):
+    with run.folder, pytest.raises(RunStoppedError, match=f"after step {cut} of 12"):
         train(dataclasses.replace(run, evaluate=evaluate))
-    assert evaluations == [4, 8]
+    assert evaluations == list(range(4, cut + 1, 4))
     finished(tmp_path / "run")
     finished(tmp_path / "whole")
     assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")

@@ -191,6 +191,12 @@ def test_nothing_is_kept_where_nothing_learns() -> None:
     assert values(sums) == pytest.approx(values(cross_entropy(*inputs, config=LossConfig())))
 
 
+def test_a_model_that_says_the_same_of_every_token_is_right_by_chance() -> None:
+    labels = torch.arange(50).repeat(2)
+    sums = cross_entropy(torch.zeros(100, 8), torch.randn(50, 8), labels, torch.ones(100), config=LossConfig())
+    assert float(sums.correct_sum) == 2  # the first of equal ones is the answer, as in argmax
+
+
 def test_large_logits_neither_overflow_nor_lose_their_gradient() -> None:
     hidden, head, labels, weights = random_inputs(torch.float32)
     sums = cross_entropy(hidden * 1e3, head, labels, weights, config=LossConfig())
