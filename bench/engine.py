@@ -8,8 +8,8 @@ Size `base` has T5-base's shapes and random weights: right for time, and its ans
 
     one_greedy, one_beam4   one text at a time          all_greedy, all_beam4   64 together
     encoder                 64 texts through the encoder alone (CTranslate2 has no call for that: encoder and one step)
-    start                   a new process, files in the page cache, to its first token; the peak memory of another one
-                            that answers the 64 texts together with 4 beams
+    start                   a new process, files in the page cache and our packed weights in theirs, to its first token
+                            (bench/start.py); the peak memory of another one that answers the 64 texts with 4 beams
 
 The engines run by turns in one process (`start`: each in its own), so that whatever else the machine does meets all of
 them; medians of wall-clock time and of processor time count (the second is nearly blind to other processes). Answers
@@ -44,6 +44,7 @@ from pathlib import Path
 
 import numpy as np
 from machine import processor_name
+from start import start
 
 from t5kit import _native
 from t5kit.checkpoint import open_folder, write_folder
@@ -70,7 +71,7 @@ MAX_NEW_TOKENS = 32
 BYTES_A_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / 64}
 """int8: and one float32 scale for each 64 inputs."""
 PAUSE_S = 0.3
-"""Between two turns: threads of the engine before may still spin, waiting for more (OpenMP's do for 0.2 s)."""
+"""Between two turns: threads of the engine before may still spin, waiting for more."""
 
 Result = dict[str, object]
 
@@ -346,11 +347,9 @@ def measure_start(plan: Plan, names: Sequence[EngineName], folder: Path, texts: 
     runs: dict[str, list[float]] = {str(name): [] for name in names}
     peaks: dict[str, int] = {}
     for _ in range(rounds + 1):  # the first fills the page cache, and a cache of packed weights
-        for name in runs:
-            start = time.perf_counter()
-            with worker(name, folder, plan, max_new_tokens=1) as ask:
-                ask({"prompts": texts.prompts[:1], "together": 1, "num_beams": 1})
-                runs[name].append(time.perf_counter() - start)
+        for name in names:
+            made = start(name, folder, plan.threads, texts.prompts[0], scratch=scratch_of(plan.size))
+            runs[str(name)].append(made["total_s"])
     for name in runs:
         with worker(name, folder, plan, max_new_tokens=MAX_NEW_TOKENS) as ask:
             ask({"prompts": texts.prompts, "together": 64, "num_beams": 4})

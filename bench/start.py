@@ -6,7 +6,8 @@ Real FLAN-T5-small weights, one text of tests/golden/synopsis64.json, ids in and
 process of its own, by turns. t5kit starts with no cache (T5KIT_CACHE=off), with an empty one that it fills, with a full
 one, and from an int8 folder without a cache. Measured in the process: seconds of importing, of loading, to the first
 token, and VmHWM, the peak of memory that counts mapped files too (`ru_maxrss` is inherited from the parent and lies).
-The system's file cache is warm for all. CTranslate2's model is converted beforehand, as bench/engine.py does.
+The system's file cache is warm for all. CTranslate2's model is converted to int8 beforehand, and it gets pieces, its
+own form of ids. bench/engine.py times its starts with this too.
 
 One JSON line a result on stdout (medians of the rounds), a table at the end on stderr.
 """
@@ -23,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 from t5kit.checkpoint import open_folder, write_folder
+from t5kit.testing.peers import EngineName, converted_folder, prepare_engine
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "synopsis64.json"
@@ -45,14 +47,11 @@ def first():
 """
 CTRANSLATE2 = """
 import ctranslate2
-from tokenizers import Tokenizer
 imported = time.perf_counter()
-tokenizer = Tokenizer.from_file(vocabulary)
-translator = ctranslate2.Translator(model, compute_type=weights, intra_threads=threads, inter_threads=1)
-pieces = [tokenizer.id_to_token(i) for i in ids]
+translator = ctranslate2.Translator(model, compute_type=weights, intra_threads=threads, inter_threads=workers)
 def first():
-    made = translator.translate_batch([pieces], beam_size=1, max_decoding_length=1)
-    return tokenizer.token_to_id(made[0].hypotheses[0][0])
+    made = translator.translate_batch([ids], beam_size=1, max_decoding_length=1, return_end_token=True)
+    return made[0].hypotheses[0][0]
 """
 HUGGINGFACE = """
 import torch, transformers
@@ -68,7 +67,7 @@ CHILD = """
 import time
 started = time.perf_counter()
 import json, os, sys
-model, weights, vocabulary, threads, ids = json.loads(sys.argv[1])
+model, weights, threads, workers, ids = json.loads(sys.argv[1])
 {system}
 loaded = time.perf_counter()
 token = first()
@@ -81,31 +80,38 @@ os._exit(0)
 """
 
 
-def start(system: str, model: Path, weights: str, threads: int, ids: list[int], cache: str) -> dict[str, float]:
-    """Return what one process measured of itself."""
-    vocabulary = str(FOLDER / "tokenizer.json")
-    argument = json.dumps([str(model), weights, vocabulary, threads, ids])
-    environment = {**os.environ, "T5KIT_CACHE": cache, "OMP_NUM_THREADS": str(threads)}
+SYSTEMS = {
+    "native": T5KIT, "ctranslate2": CTRANSLATE2, "ctranslate2_workers": CTRANSLATE2, "transformers": HUGGINGFACE
+}  # fmt: skip
+"""Engine -> its child."""
+
+
+def start(
+    name: EngineName, model: Path, threads: int, ids: list[int], *, scratch: Path, cache: str | None = None
+) -> dict[str, float]:
+    """Return what one process measured of itself: seconds, MB, and its first token's id.
+
+    scratch: what `prepare_engine` was given. cache: T5KIT_CACHE; None leaves it as it is.
+    """
+    shown: list[str] | list[int] = ids
+    vocabulary: list[str] = []
+    folder, workers = model, threads if name.engine == "ctranslate2_workers" else 1
+    if name.is_ctranslate2:
+        folder = converted_folder(name, scratch)
+        vocabulary = json.loads((folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
+        shown = [vocabulary[number] for number in ids]
+    argument = json.dumps([str(folder), name.weights, threads // workers, workers, shown])
+    environment = {**os.environ, **({} if cache is None else {"T5KIT_CACHE": cache}), "OMP_NUM_THREADS": str(threads)}
     made = subprocess.run(
-        [sys.executable, "-c", CHILD.replace("{system}", system), argument],
+        [sys.executable, "-c", CHILD.replace("{system}", SYSTEMS[name.engine]), argument],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if made.returncode:
         sys.exit(made.stderr)
     result: dict[str, float] = json.loads(made.stdout.splitlines()[-1])
+    if vocabulary:
+        result["token"] = vocabulary.index(str(result["token"]))
     return result
-
-
-def convert_for_ctranslate2(target: Path) -> None:
-    """Write CTranslate2's model, with `scale_outputs` reset (bench/engine.py says why)."""
-    from ctranslate2.converters import TransformersConverter
-
-    spec = TransformersConverter(str(FOLDER))._load()
-    spec.decoder.scale_outputs = "__optional"
-    spec.validate()
-    spec.optimize(quantization="int8")
-    target.mkdir()
-    spec.save(str(target))
 
 
 def main() -> None:
@@ -119,24 +125,25 @@ def main() -> None:
         folder = open_folder(FOLDER)
         write_folder(work / "int8", folder.config, folder.tensors(), weights="int8")
         full = str(work / "full")
-        cases: dict[str, tuple[str, Path, str, str | None]] = {
-            "t5kit int8, no cache": (T5KIT, FOLDER, "int8", "off"),
-            "t5kit int8, empty cache": (T5KIT, FOLDER, "int8", None),
-            "t5kit int8, full cache": (T5KIT, FOLDER, "int8", full),
-            "t5kit int8 folder, no cache": (T5KIT, work / "int8", "int8", "off"),
-            "t5kit bfloat16, full cache": (T5KIT, FOLDER, "bfloat16", full),
-            "t5kit float32, full cache": (T5KIT, FOLDER, "float32", full),
+        cases: dict[str, tuple[str, Path, str | None]] = {
+            "t5kit int8, no cache": ("native:int8", FOLDER, "off"),
+            "t5kit int8, empty cache": ("native:int8", FOLDER, None),
+            "t5kit int8, full cache": ("native:int8", FOLDER, full),
+            "t5kit int8 folder, no cache": ("native:int8", work / "int8", "off"),
+            "t5kit bfloat16, full cache": ("native:bfloat16", FOLDER, full),
+            "t5kit float32, full cache": ("native:float32", FOLDER, full),
         }
         if importlib.util.find_spec("ctranslate2"):
-            convert_for_ctranslate2(work / "ctranslate2")
-            cases["CTranslate2 int8"] = (CTRANSLATE2, work / "ctranslate2", "int8", "off")
+            prepare_engine(EngineName.parse("ctranslate2:int8"), FOLDER, scratch=work)
+            cases["CTranslate2 int8"] = ("ctranslate2:int8", FOLDER, "off")
         if importlib.util.find_spec("transformers"):
-            cases["Hugging Face float32"] = (HUGGINGFACE, FOLDER, "float32", "off")
+            cases["Hugging Face float32"] = ("transformers:float32", FOLDER, "off")
         results: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
         for number in range(chosen.rounds + 1):  # the first round fills caches and is not counted
-            for name, (system, model, weights, cache) in cases.items():
+            for name, (word, model, cache) in cases.items():
                 place = str(work / f"empty{number}") if cache is None else cache
-                result = start(system, model, weights, chosen.threads, row["encoder_ids"], place)
+                engine = EngineName.parse(word)
+                result = start(engine, model, chosen.threads, row["encoder_ids"], scratch=work, cache=place)
                 if number:
                     results[name].append(result)
     machine = {

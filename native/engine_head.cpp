@@ -23,6 +23,8 @@ constexpr float kFinite = std::numeric_limits<float>::lowest();
 // log_sum_exp with int8 weights: ids this close to the best (in nats) are scored exactly, fewer where they are too many.
 constexpr float kReplacedWithin[] = {6.0f, 4.0f, 2.0f, 1.0f, 0.0f};
 constexpr int kMostReplaced = 64;
+// What is left of a sum of float32 terms, the largest of them 1, when all that counts was taken from it again.
+constexpr double kRestNoise = 1e-6;
 
 float penalised(float value, const RowEdits& edits, float log_sum_exp) {
     const float zero = edits.penalises_log_probs ? log_sum_exp : 0.0f;
@@ -163,7 +165,11 @@ void Engine::run_head(const StepRequest& request, const std::vector<int>& rows, 
                 float* values = result.top_logits.data() + static_cast<size_t>(row) * k;
                 const float total = is_screened ? screened_log_sum_exp(scratch, r) : log_sum_exp(r);
                 result.log_sum_exp[row] = total;
-                if (is_screened) return pick_screened(scratch, r, edits, total, k, ids, values);
+                if (is_screened) {
+                    pick_screened(scratch, r, edits, total, k, ids, values);
+                    if (!edits) result.log_sum_exp[row] = std::max(total, values[0]);  // no logit is above the sum
+                    return;
+                }
                 float* logits = logits_.data() + r * padded;
                 if (edits) apply_edits(logits, V, *edits, total, scratch.exact);
                 pick_exact(scratch, r, k, ids, values);
@@ -244,7 +250,7 @@ float Engine::screened_log_sum_exp(Scratch& scratch, int group_row) {
     const int chunks = num_head_chunks(), chunk_size = kChunkBlocks * kLanes;
     const float* logits = logits_.data() + static_cast<size_t>(group_row) * head_.screen.num_blocks * kLanes;
     const float* largest = chunk_largest_.data() + static_cast<size_t>(group_row) * chunks;
-    const float screened = log_sum_exp(group_row);
+    const float* sums = chunk_sums_.data() + static_cast<size_t>(group_row) * chunks;
     const float top = *std::max_element(largest, largest + chunks);
     scratch.ids.resize(config_.vocab_size);
     int count = 0;
@@ -257,13 +263,19 @@ float Engine::screened_log_sum_exp(Scratch& scratch, int group_row) {
         }
         if (count <= kMostReplaced) break;
     }
+    if (count == 0) return log_sum_exp(group_row);  // nothing but NaN
     scratch.ids.resize(std::min(count, kMostReplaced));
     rescore(group_row, scratch.ids, scratch.exact);
-    double change = 0;
-    for (size_t i = 0; i < scratch.ids.size(); ++i) {
-        change += std::exp(static_cast<double>(scratch.exact[i]) - screened) - std::exp(static_cast<double>(logits[scratch.ids[i]]) - screened);
-    }
-    return screened + static_cast<float>(std::log1p(std::max(change, -0.999)));
+    // Numerics: each sum in units of its own largest term, so that nothing overflows or vanishes however far the screen was off.
+    double rest = 0, exact = 0;
+    for (int c = 0; c < chunks; ++c) rest += sums[c] * std::exp(static_cast<double>(largest[c]) - top);
+    for (int32_t id : scratch.ids) rest -= std::exp(static_cast<double>(logits[id]) - top);
+    const float unit = *std::max_element(scratch.exact.begin(), scratch.exact.end());
+    for (float logit : scratch.exact) exact += std::exp(static_cast<double>(logit) - unit);
+    const double of_exact = unit + std::log(exact);
+    if (rest < kRestNoise) return static_cast<float>(of_exact);
+    const double of_rest = top + std::log(rest), larger = std::max(of_exact, of_rest), smaller = std::min(of_exact, of_rest);
+    return static_cast<float>(larger + std::log1p(std::exp(smaller - larger)));
 }
 
 void Engine::pick_exact(Scratch& scratch, int group_row, int top_k, int32_t* ids, float* values) {

@@ -115,8 +115,9 @@ ThreadPool::~ThreadPool() {
         stop();
         return;
     }
-    // Forked: the threads are not ours to join, and joining would wait for ever; so would the end of the bed.
-    for (std::thread& thread : threads_) thread.detach();
+    // Forked: the threads stayed behind. Nothing may name them, neither to join (it would wait for ever) nor to detach: the system
+    // gives their names to threads that this process makes. So the handles are left where they are, and the bed with them.
+    static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
     static_cast<void>(bed_.release());
 }
 

@@ -97,7 +97,9 @@ class Adaptable(Trainable, abc.ABC):
     def merge_adapter(self, name: str) -> None:
         """Add a LoRA adapter to the weights for good; all loaded adapters go. `save_pretrained` then writes the sum.
 
-        Raises: RequestError if none of this name is loaded or it is a prompt. An int8 model becomes float32 by it.
+        The sum is float32 whatever the folder was, and weights="auto" chooses anew: of an int8 folder it answers in
+        bfloat16, since rounding to int8 again would take back much of what was added.
+        Raises: RequestError if none of this name is loaded or it is a prompt.
         """
         loaded = self._loaded(name)
         adapter = loaded.adapter
@@ -113,7 +115,7 @@ class Adaptable(Trainable, abc.ABC):
             prefixes=self.folder.prefixes,
             save_tokenizer=self._save_beside_weights,
         )
-        self._take_weights(path)
+        self._take_weights(path, is_kept=False)
 
     @abc.abstractmethod
     def _save_beside_weights(self, folder: Path) -> None:
@@ -131,9 +133,9 @@ class Adaptable(Trainable, abc.ABC):
             raise RequestError(f"adapter = {name!r} is not loaded. Loaded: {known}.")
         return self._adapters[name]
 
-    def _take_weights(self, path: Path) -> None:
+    def _take_weights(self, path: Path, *, is_kept: bool) -> None:
         self._close_adapters()
-        super()._take_weights(path)
+        super()._take_weights(path, is_kept=is_kept)
 
     def _close_adapters(self) -> None:
         for loaded in self._adapters.values():

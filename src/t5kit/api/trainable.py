@@ -1,6 +1,7 @@
 """What a loaded model can learn: `Model.fit` and `Model.train`, for those who never write a recipe."""
 
 import contextlib
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -90,7 +91,7 @@ class Trainable:
             paraphrase=paraphrase,
             hooks=run_hooks(shows=progress), tell=_say if progress else None,
         )  # fmt: skip
-        self._take_weights(result.model_path)
+        self._take_weights(result.model_path, is_kept=run_folder is not None)
         return result
 
     def train(
@@ -119,7 +120,7 @@ class Trainable:
             self.folder.path, self.tokenizer, corpus, folder, settings=chosen, objective=objective, field=field,
             format=format, hooks=run_hooks(shows=progress),
         )  # fmt: skip
-        self._take_weights(result.model_path)
+        self._take_weights(result.model_path, is_kept=run_folder is not None)
         return result
 
     @property
@@ -140,13 +141,15 @@ class Trainable:
             return Path(asked).expanduser()
         return Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="t5kit-run-"))) / "run"
 
-    def _take_weights(self, path: Path) -> None:
+    def _take_weights(self, path: Path, *, is_kept: bool) -> None:
+        """Answer with a folder's weights. is_kept: it outlives this model."""
         if is_adapter_folder(path):  # a prompt, which no model folder can hold
             folder = self.folder.with_defaults_of(path)
             runtime = open_adapted(folder, path, self._reopen)
         else:
             folder = open_folder(path)
-            runtime = self._reopen(folder)
+            # Packed weights of a folder that goes with this model would lie in the cache for nobody.
+            runtime = self._reopen(folder if is_kept else dataclasses.replace(folder, weight_files=()))
         self.runtime.close()
         self.folder, self.runtime = folder, runtime
         self.adapter_path = path if is_adapter_folder(path) else None

@@ -288,7 +288,9 @@ def _make_engine(
     if cache is not None and packed is not None:
         try:
             return _native.Engine(values, tuples, weights, threads, kernels, packed)
-        except EngineError as error:  # damaged; whatever else is wrong comes again below
+        except EngineError as error:
+            if "packed weights" not in str(error):  # nothing that packing anew would mend
+                raise
             say_once(f"t5kit: {cache.file} is packed anew: {error}")
     engine = _native.Engine(values, tuples, weights, threads, kernels, None)
     if cache is not None:

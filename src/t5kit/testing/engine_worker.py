@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from t5kit.errors import T5kitError
-from t5kit.testing.peers import Answer, EngineName, Ids, open_engine, prepare_engine
+from t5kit.testing.peers import Answer, EngineName, Ids, import_engine, open_engine, prepare_engine
 
 
 def peak_bytes() -> int:
@@ -64,6 +64,7 @@ class EngineWorker:
                 name, folder = EngineName.parse(command["open"]), Path(command["folder"])
                 scratch = Path(command["scratch"])
                 prepare_engine(name, folder, scratch=scratch)
+                import_engine(name)
                 start = time.perf_counter()
                 self._answer = open_engine(
                     name,

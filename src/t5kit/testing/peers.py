@@ -2,26 +2,25 @@
 
 Each opener takes a model folder and returns a function from prompts and a number of beams to answers, EOS included
 where it was reached. They differ in nothing a caller can see, so that whatever they give can be compared id by id.
+This module imports none of them, nor what ours needs, so that the process of one engine holds nothing of another's.
 Libraries that are not installed are a DependencyError; a model that one cannot read is an error of its own kind.
 """
 
 import concurrent.futures
 import dataclasses
+import importlib
 import importlib.util
 import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from t5kit.api.engines import Engine, Weights, open_runtime
-from t5kit.checkpoint import open_folder
-from t5kit.config import T5Config
-from t5kit.decoding import DecodingOptions
-from t5kit.decoding.options import Speculate
 from t5kit.errors import DependencyError, EngineError, RequestError
-from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
+
+if TYPE_CHECKING:
+    from t5kit.api.engines import Engine, Weights
+    from t5kit.decoding.options import Speculate
 
 Ids = list[int]
 Answer = Callable[[Sequence[Ids], int], list[Ids]]
@@ -76,12 +75,36 @@ def prepare_engine(name: EngineName, folder: Path, *, scratch: Path) -> None:
 
     In a process of its own, so that the memory it takes is not counted as the engine's.
     """
-    if not name.is_ctranslate2 or (scratch / "ctranslate2").exists():
+    if not name.is_ctranslate2 or converted_folder(name, scratch).exists():
         return
     _need("ctranslate2")
     _need("transformers")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_convert_for_ctranslate2, folder, open_folder(folder).config, scratch / "ctranslate2").result()
+        pool.submit(_convert_for_ctranslate2, folder, name.weights, converted_folder(name, scratch)).result()
+
+
+def converted_folder(name: EngineName, scratch: Path) -> Path:
+    """Return where CTranslate2's form of a model is, in the weights that it is to have in memory.
+
+    One in float32 would be quantised at every start, which takes time and twice the memory.
+    """
+    return scratch / f"ctranslate2-{name.weights}"
+
+
+def import_engine(name: EngineName) -> None:
+    """Import what an engine needs, so that `open_engine` opens a model and does nothing else."""
+    match name.engine:
+        case "ctranslate2" | "ctranslate2_workers":
+            libraries = ["ctranslate2"]
+        case "transformers":
+            libraries = ["torch", "transformers"]
+        case "torch":
+            libraries = ["torch", "t5kit.api.engines", "t5kit.scheduling", "t5kit.runtime.torch_runtime"]
+        case _:
+            libraries = ["t5kit.api.engines", "t5kit.scheduling"]
+    for library in libraries:
+        _need(library)
+        importlib.import_module(library)
 
 
 def open_engine(name: EngineName, folder: Path, *, threads: int, max_new_tokens: int, scratch: Path) -> Answer:
@@ -91,9 +114,9 @@ def open_engine(name: EngineName, folder: Path, *, threads: int, max_new_tokens:
     """
     match name.engine:
         case "ctranslate2":
-            return _open_ctranslate2(folder, name.weights, 1, threads, max_new_tokens, scratch)
+            return _open_ctranslate2(name, 1, threads, max_new_tokens, scratch)
         case "ctranslate2_workers":
-            return _open_ctranslate2(folder, name.weights, threads, 1, max_new_tokens, scratch)
+            return _open_ctranslate2(name, threads, 1, max_new_tokens, scratch)
         case "transformers":
             return _open_transformers(folder, name.weights, threads, max_new_tokens)
         case _:
@@ -101,6 +124,13 @@ def open_engine(name: EngineName, folder: Path, *, threads: int, max_new_tokens:
 
 
 def _open_ours(folder: Path, name: EngineName, threads: int, max_new_tokens: int) -> Answer:
+    import numpy as np
+
+    from t5kit.api.engines import open_runtime
+    from t5kit.checkpoint import open_folder
+    from t5kit.decoding import DecodingOptions
+    from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
+
     engine: Engine = name.engine  # type: ignore[assignment]  # EngineName.parse saw to it
     weights: Weights = name.weights  # type: ignore[assignment]
     runtime = open_runtime(
@@ -134,16 +164,16 @@ def _open_ours(folder: Path, name: EngineName, threads: int, max_new_tokens: int
 
 
 def _open_ctranslate2(
-    folder: Path, weights: str, num_workers: int, threads_each: int, max_new_tokens: int, scratch: Path
+    name: EngineName, num_workers: int, threads_each: int, max_new_tokens: int, scratch: Path
 ) -> Answer:
     _need("ctranslate2")
     import ctranslate2
 
-    converted = scratch / "ctranslate2"
+    converted = converted_folder(name, scratch)
     vocabulary = json.loads((converted / "shared_vocabulary.json").read_text(encoding="utf-8"))
     ids_of = {piece: number for number, piece in enumerate(vocabulary)}
     translator = ctranslate2.Translator(
-        str(converted), device="cpu", compute_type=weights, intra_threads=threads_each, inter_threads=num_workers
+        str(converted), device="cpu", compute_type=name.weights, intra_threads=threads_each, inter_threads=num_workers
     )
 
     def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
@@ -160,17 +190,19 @@ def _open_ctranslate2(
     return answer
 
 
-def _convert_for_ctranslate2(folder: Path, config: T5Config, converted: Path) -> None:
-    """Write CTranslate2's form of a model folder, in float32."""
+def _convert_for_ctranslate2(folder: Path, weights: str, converted: Path) -> None:
+    """Write CTranslate2's form of a model folder."""
     from ctranslate2.converters import TransformersConverter
 
+    from t5kit.checkpoint import open_folder
+
     spec = TransformersConverter(str(folder))._load()
-    if not config.scales_logits:
+    if not open_folder(folder).config.scales_logits:
         # Beside transformers 5 the converter takes untied models for tied ones and scales their logits; this is what
         # it writes itself for a model that does not scale.
         spec.decoder.scale_outputs = "__optional"
     spec.validate()
-    spec.optimize(quantization="float32")
+    spec.optimize(quantization=weights)
     converted.mkdir(parents=True)
     spec.save(str(converted))
 
@@ -184,17 +216,17 @@ def _open_transformers(folder: Path, weights: str, threads: int, max_new_tokens:
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    config = open_folder(folder).config
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=getattr(torch, weights)).eval()
     # The folder's own defaults (beams, penalties) must not move what is compared.
+    eos, pad = model.config.eos_token_id, model.config.pad_token_id
     model.generation_config = transformers.GenerationConfig(
-        eos_token_id=config.eos_id, pad_token_id=config.pad_id, decoder_start_token_id=config.decoder_start_id
+        eos_token_id=eos, pad_token_id=pad, decoder_start_token_id=model.config.decoder_start_token_id
     )
 
     @torch.inference_mode()
     def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
         longest = max(map(len, prompts))
-        ids = torch.full((len(prompts), longest), config.pad_id, dtype=torch.int64)
+        ids = torch.full((len(prompts), longest), pad, dtype=torch.int64)
         mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
@@ -202,7 +234,6 @@ def _open_transformers(folder: Path, weights: str, threads: int, max_new_tokens:
         made = model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens
         )
-        eos = config.eos_id
         return [row[: row.index(eos) + 1] if eos in row else row for row in made[:, 1:].tolist()]
 
     return answer

@@ -17,6 +17,7 @@ from t5kit.checkpoint.adapters import linear_map_shapes, open_any_adapter, write
 from t5kit.checkpoint.sentence_modules import Dense, SentenceModules, write_sentence_modules
 from t5kit.config import Head
 from t5kit.errors import CheckpointError, EngineError, RequestError
+from t5kit.runtime import native_cache
 from t5kit.testing.folders import write_tiny_folder
 from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
 from t5kit.text import ByteTokenizer, load_tokenizer
@@ -63,6 +64,20 @@ def test_applied_equals_merged_on_every_engine(base: Path, lora: Path, engine: A
         np.testing.assert_allclose(saved.score(texts, targets), merged, rtol=1e-5)
     np.testing.assert_allclose(applied, merged, rtol=1e-5, atol=1e-5)
     assert not np.allclose(applied, plain, atol=1e-2)
+
+
+def test_a_merged_model_leaves_nothing_in_the_cache(
+    base: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes with it, so no later start could use what was packed."""
+    monkeypatch.setattr(native_cache, "MIN_CACHED_BYTES", 0)
+    monkeypatch.setenv(native_cache.CACHE_VARIABLE, str(tmp_path))
+    with Model.from_pretrained(base, engine="native") as model:
+        model.load_adapter("upper", lora / "adapter")
+        cached = sorted(tmp_path.rglob("*"))
+        model.merge_adapter("upper")
+        model.generate("x", max_new_tokens=2)
+    assert cached == sorted(tmp_path.rglob("*")) and any(path.is_file() for path in cached)
 
 
 def test_an_adapter_of_other_weights_of_the_same_shapes_is_an_error(base: Path, lora: Path, tmp_path: Path) -> None:

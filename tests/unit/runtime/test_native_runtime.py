@@ -150,6 +150,27 @@ def test_screened_candidates_are_the_whole_heads() -> None:
         np.testing.assert_allclose(screened.log_sum_exp, dense.log_sum_exp, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("gain", [1e2, 1e4, 1e6, 1e36])
+def test_the_log_sum_exp_of_large_logits_is_finite_and_below_none_of_them(gain: float) -> None:
+    """The screen is then off by many nats, so that terms of one sum mean nothing in units of the other's."""
+    config = TINY_CONFIGS["t5_v1_1"]
+    larger = [
+        TensorView.from_array(view.name, view.to_float32() * np.float32(gain))
+        if view.name == "lm_head.weight"
+        else view
+        for view in random_tensors(config)
+    ]
+    runtime = NativeRuntime(config, larger, weights="int8", threads=1)
+    prompts = [np.int32([token, 5, 1]) for token in range(2, 66)]
+    start = np.full(len(prompts), config.decoder_start_id, np.int32)
+    slots = runtime.open_slots(runtime.encode(prompts))
+    screened = runtime.step(StepInput.one_token_each(slots, start))
+    runtime.rollback_slots(slots, np.zeros(len(prompts), np.int32))
+    dense = runtime.step(StepInput.one_token_each(slots, start, need=Need(logits=True)))
+    np.testing.assert_allclose(screened.log_sum_exp, dense.log_sum_exp, rtol=1e-5, atol=0.02)
+    assert (screened.log_sum_exp >= screened.top_logits[:, 0]).all()
+
+
 @pytest.mark.parametrize("d_model", [72, 71])
 def test_a_tied_head_s_exact_rows_are_the_embedding_s(d_model: int) -> None:
     """They are one copy where a row is whole pairs of bfloat16, and none too little where it is not."""

@@ -44,6 +44,29 @@ def test_a_forked_child_can_let_go_of_the_model() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("is_new_one_closed_first", [False, True])
+def test_a_forked_child_can_load_the_model_again(is_new_one_closed_first: bool) -> None:
+    """The system gives the child's threads the names of those that stayed behind."""
+    prompt = [np.array([5, 9, 1], np.int32)]
+    runtime = runtime_of(3)
+    (expected,) = runtime.encoder_states(prompt)
+    child = os.fork()
+    if child == 0:
+        is_same = False
+        with contextlib.suppress(BaseException):
+            again = runtime_of(3)
+            if is_new_one_closed_first:
+                is_same = np.array_equal(again.encoder_states(prompt)[0], expected)
+                again.close()
+            runtime.close()
+            if not is_new_one_closed_first:
+                is_same = np.array_equal(again.encoder_states(prompt)[0], expected)
+                again.close()
+        os._exit(0 if is_same else 4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_model_of_one_thread_answers_in_a_forked_child() -> None:
     """Servers that fork after loading share the weights so; a model of more threads leaves them behind and says so."""
     prompt = [np.array([5, 9, 1], np.int32)]
