@@ -4,6 +4,8 @@
 #include <cstring>
 #include <vector>
 
+#include "memory.h"
+
 namespace t5kit {
 namespace {
 
@@ -51,12 +53,14 @@ uint64_t xxh64(const uint8_t* data, size_t size, uint64_t seed) {
     return hash ^ hash >> 32;
 }
 
-uint64_t digest(const uint8_t* data, size_t size, ThreadPool& pool) {
+uint64_t digest(const uint8_t* data, size_t size, bool is_file, ThreadPool& pool) {
     std::vector<uint64_t> pieces((size + kPieceBytes - 1) / kPieceBytes);
     pool.run([&](int) {
         pool.for_each(static_cast<int>(pieces.size()), 1, [&](int piece) {
             const size_t first = static_cast<size_t>(piece) * kPieceBytes;
-            pieces[piece] = xxh64(data + first, std::min(kPieceBytes, size - first), 0);
+            const size_t count = std::min(kPieceBytes, size - first);
+            pieces[piece] = xxh64(data + first, count, 0);
+            if (is_file) forget_pages(data + first, count);
         });
     });
     return xxh64(reinterpret_cast<const uint8_t*>(pieces.data()), pieces.size() * sizeof(uint64_t), size);

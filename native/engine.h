@@ -85,6 +85,7 @@ struct PackedBytes {
     const uint8_t* data = nullptr;
     size_t size_bytes = 0;
     uint64_t digest = 0;
+    bool is_file = false;  // mapped from one, read-only
     std::shared_ptr<const void> owner;  // keeps them where they are
 };
 

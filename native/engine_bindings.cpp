@@ -71,7 +71,7 @@ ModelConfig config_from(const nb::dict& values) {
 
 // (name, dtype word, shape, bytes, whether the bytes are a mapped file's)
 using TensorTuple = std::tuple<std::string, std::string, std::vector<int64_t>, ByteArray, bool>;
-using PackedTuple = std::tuple<ByteArray, uint64_t>;  // bytes, digest
+using PackedTuple = std::tuple<ByteArray, uint64_t, bool>;  // bytes, digest, whether the bytes are a mapped file's
 
 // Keeps a Python buffer until the engine is gone, whichever thread that is in.
 std::shared_ptr<const void> keep(const ByteArray& array) {
@@ -94,7 +94,7 @@ void make_engine(Engine* self, const nb::dict& config_values, const std::vector<
     PackedBytes bytes;
     if (packed) {
         const ByteArray& array = std::get<0>(*packed);
-        bytes = {array.data(), array.size(), std::get<1>(*packed), keep(array)};
+        bytes = {array.data(), array.size(), std::get<1>(*packed), std::get<2>(*packed), keep(array)};
     }
     nb::gil_scoped_release unlocked;
     new (self) Engine(config, map, format, threads ? threads : default_threads(), chosen, bytes);

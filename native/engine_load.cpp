@@ -20,7 +20,7 @@ Engine::Engine(const ModelConfig& config, const TensorMap& tensors, Format forma
         T5KIT_CHECK(packed.size_bytes == arena_.size_bytes(),
                     "The packed weights have " << packed.size_bytes << " bytes; this model has " << arena_.size_bytes() << ".");
         T5KIT_CHECK(reinterpret_cast<uintptr_t>(packed.data) % 64 == 0, "The packed weights do not start at a multiple of 64 bytes.");
-        T5KIT_CHECK(digest(packed.data, packed.size_bytes, pool_) == packed.digest, "The packed weights are not those that were saved.");
+        T5KIT_CHECK(digest(packed.data, packed.size_bytes, packed.is_file, pool_) == packed.digest, "The packed weights are not those that were saved.");
         packed_owner_ = packed.owner;
         arena_.adopt(packed.data);
     } else {
@@ -29,7 +29,7 @@ Engine::Engine(const ModelConfig& config, const TensorMap& tensors, Format forma
     load(tensors);
 }
 
-uint64_t Engine::packed_digest() { return digest(arena_.data(), arena_.size_bytes(), pool_); }
+uint64_t Engine::packed_digest() { return digest(arena_.data(), arena_.size_bytes(), false, pool_); }
 
 void Engine::load(const TensorMap& tensors) {
     const int D = config_.d_model, inner = config_.num_heads * config_.d_kv, F = config_.d_ff;

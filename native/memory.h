@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -49,6 +50,18 @@ private:
     T* data_ = nullptr;
     size_t size_ = 0;
 };
+
+// Lets go of the pages that hold these bytes of a read-only file mapping: they stay in the system's file cache, count no more
+// as this process's memory, and whoever reads them has them again.
+inline void forget_pages(const void* data, size_t size_bytes) {
+#if defined(__linux__)
+    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<uintptr_t>(data);
+    const uintptr_t first_page = begin / page * page;
+    madvise(reinterpret_cast<void*>(first_page), (begin + size_bytes + page - 1) / page * page - first_page, MADV_DONTNEED);
+#else
+    (void)data, (void)size_bytes;
+#endif
+}
 
 // Memory for weights: one block of exactly the size they take. A loader walks through the model twice, taking the same
 // arrays in the same order: first to measure (take() gives null), then to fill the block, or to find everything in a block

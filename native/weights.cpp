@@ -4,11 +4,6 @@
 #include <atomic>
 #include <cmath>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 #include "check.h"
 
 namespace t5kit {
@@ -61,17 +56,9 @@ float from_float16(uint16_t half) {
 // Lets go of the pages of rows that have been read, so that a mapped file never stands in memory as a whole. Whatever reads
 // them again gets them back from the file.
 void forget_rows(const Tensor& tensor, int first_row, int num_rows) {
-#if defined(__linux__)
     if (!tensor.is_file || tensor.shape.size() != 2 || first_row >= tensor.shape[0]) return;
     const size_t row_bytes = static_cast<size_t>(tensor.shape[1]) * item_bytes(tensor.dtype);
-    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data) + first_row * row_bytes;
-    const uintptr_t end = begin + std::min<int64_t>(num_rows, tensor.shape[0] - first_row) * row_bytes;
-    const uintptr_t first_page = begin / page * page;
-    madvise(reinterpret_cast<void*>(first_page), (end + page - 1) / page * page - first_page, MADV_DONTNEED);
-#else
-    (void)tensor, (void)first_row, (void)num_rows;
-#endif
+    forget_pages(tensor.data + first_row * row_bytes, std::min<int64_t>(num_rows, tensor.shape[0] - first_row) * row_bytes);
 }
 
 // Symmetric, to nearest with ties to even: values [count] -> integers in [-most, most], zero from count to size; returns the

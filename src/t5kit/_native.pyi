@@ -75,12 +75,13 @@ class Engine:
         weights: str,
         threads: int,
         kernels: str,
-        packed: tuple[memoryview, int] | None,
+        packed: tuple[memoryview, int, bool] | None,
     ) -> None:
         """tensors: (name, dtype word, shape, bytes, whether they are a mapped file's, whose pages may be let go).
 
         threads 0: all there are. kernels "": the best that runs here. packed: what `packed()` and `packed_digest()` of
-        an engine gave; the tensors' bytes are not read then. Raises: EngineError if they are not exactly that.
+        an engine gave, and whether it is a mapped file's; the tensors' bytes are not read then.
+        Raises: EngineError if they are not exactly that.
         """
 
     @property

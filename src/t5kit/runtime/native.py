@@ -287,7 +287,7 @@ def _make_engine(
     packed = cache.read() if cache is not None else None
     if cache is not None and packed is not None:
         try:
-            return _native.Engine(values, tuples, weights, threads, kernels, packed)
+            return _native.Engine(values, tuples, weights, threads, kernels, (*packed, True))
         except EngineError as error:
             if "packed weights" not in str(error):  # nothing that packing anew would mend
                 raise

@@ -339,17 +339,17 @@ def test_the_engine_refuses_other_bytes() -> None:
     start = -buffer.ctypes.data % 64
     aligned = buffer[start : start + len(whole)]
     aligned[:] = whole
-    assert load_engine(CONFIG, (aligned, digest)).packed_digest() == digest
+    assert load_engine(CONFIG, (aligned, digest, False)).packed_digest() == digest
     with pytest.raises(EngineError, match="not those that were saved"):
-        load_engine(CONFIG, (aligned, digest ^ 1))
+        load_engine(CONFIG, (aligned, digest ^ 1, False))
     with pytest.raises(EngineError, match="bytes; this model has"):
-        load_engine(CONFIG, (aligned[:-64], digest))
+        load_engine(CONFIG, (aligned[:-64], digest, False))
     buffer[start + 1 : start + 1 + len(whole)] = whole
     with pytest.raises(EngineError, match="multiple of 64"):
-        load_engine(CONFIG, (buffer[start + 1 : start + 1 + len(whole)], digest))
+        load_engine(CONFIG, (buffer[start + 1 : start + 1 + len(whole)], digest, False))
 
 
-def load_engine(config: T5Config, packed: tuple[np.ndarray, int] | None) -> Any:
+def load_engine(config: T5Config, packed: tuple[np.ndarray, int, bool] | None) -> Any:
     from t5kit.runtime.native import _config_values, _tensor_tuple
     from t5kit.testing.tiny import random_tensors
 

@@ -106,7 +106,7 @@ def test_foreign_packed_bytes_are_an_error(size: Any, offset: int, digest: Any, 
     packed = buffer[start : start + count]
     right = _native.xxh64(packed, 0) if digest == "right" else digest
     with pytest.raises(EngineError):
-        _native.Engine(_config_values(CONFIG), TUPLES, "int8", 1, "", (packed, right))
+        _native.Engine(_config_values(CONFIG), TUPLES, "int8", 1, "", (packed, right, False))
 
 
 @settings(max_examples=80)
