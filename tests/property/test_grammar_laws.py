@@ -1,5 +1,6 @@
 """Grammars permit exactly the texts they describe, in every way of cutting them into tokens."""
 
+import dataclasses
 import functools
 import json
 import random
@@ -12,6 +13,7 @@ import hypothesis
 import jsonschema
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import strategies as st
 
 from t5kit import Model, RequestError
@@ -20,6 +22,9 @@ from t5kit.decoding import Constraint, Grammar, GrammarCompiler
 from t5kit.errors import DependencyError
 from t5kit.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer, train_tokenizer
 from t5kit.text.detokenizer import LeadingSpace
+from t5kit.text.json_tokenizer import JsonTokenizer
+from t5kit.text.sentencepiece_format import Piece, PieceKind, append_pieces
+from t5kit.text.tokenizer_config import TokenizerConfig
 
 REGEXES = [
     r"[0-9]{4}|unknown",
@@ -29,7 +34,17 @@ REGEXES = [
     r"é+ [à-ü]{2}",
     r"a/b\.c",
     r"",
+    r"(yes| no)",
+    r"[a-e ]{3}",
+    r"a  b ?",
+    r"^(ab|cab)$",
+    r"\A-?[0-9]+\Z",
+    r"^yes|no$",
 ]
+LOOSE_REGEXES = [r".{3}", r"[^0-9]{2,4}", r"(?s).{0,3}", r"\s[a-z]+", r" {2}a|b", r"(?s) ?.{2} ?"]
+"""Of texts most of which a vocabulary cannot write, or cannot begin with."""
+KINDS = ["bytes", "pieces", "pieces and bytes", "tokens"]
+"""The last: tokenizer.json's decoding, which drops one space alone."""
 WORDS = "yes no unknown 0 1 2 3 4 5 6 7 8 9 18 1843 - a b c d e ab bed cab a/b.c é à ü éà bead deed . /".split()
 
 
@@ -37,6 +52,8 @@ WORDS = "yes no unknown 0 1 2 3 4 5 6 7 8 9 18 1843 - a b c d e ab bed cab a/b.c
 def tokenizer_of(kind: str) -> Tokenizer:
     if kind == "bytes":
         return ByteTokenizer()
+    if kind == "tokens":
+        return without_sentencepiece(tokenizer_of("pieces and bytes"))
     lines = [" ".join(np.random.Generator(np.random.Philox(n)).choice(WORDS, 12)) for n in range(400)]
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.txt"
@@ -50,6 +67,22 @@ def tokenizer_of(kind: str) -> Tokenizer:
             character_coverage=1.0,
             num_threads=1,
         )
+
+
+def without_sentencepiece(pieces: Tokenizer) -> JsonTokenizer:
+    """Return the same vocabulary as tokenizer.json decodes it, and a token that begins with a space of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        pieces.save(Path(folder))
+        library = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    library.add_tokens([tokenizers.AddedToken(" cab", normalized=False)])
+    return JsonTokenizer(
+        library.to_str().encode(),
+        config=TokenizerConfig(
+            pad_token=pieces.id_to_piece(pieces.pad_id),
+            eos_token=pieces.id_to_piece(pieces.eos_id),
+            unk_token=pieces.id_to_piece(pieces.unk_id),
+        ),
+    )
 
 
 @functools.cache
@@ -69,7 +102,7 @@ def spelt(kind: str) -> list[tuple[int, bytes]]:
     written = [(token, tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
     never = {tokenizer.unk_id, tokenizer.eos_id}
     if tokenizer.leading_space is not LeadingSpace.KEEP:
-        never |= {token for token, text in written if text == b" " and tokenizer.decode([token]) == " "}  # a byte
+        never |= {token for token, text in written if text[:1] == b" " and tokenizer.decode([token])[:1] == " "}
     return [(token, text) for token, text in written if text and token not in never]
 
 
@@ -89,7 +122,7 @@ def random_cut(kind: str, text: str, generator: random.Random) -> list[int] | No
     return ids if tokenizer.decode(ids) == text else None
 
 
-@pytest.mark.parametrize("kind", ["bytes", "pieces", "pieces and bytes"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("regex", REGEXES)
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(data=st.data(), seed=st.integers(0, 2**32))
@@ -102,16 +135,21 @@ def test_a_text_is_permitted_in_every_way_of_cutting_it(kind: str, regex: str, d
     assert ids is not None and permits(constraint_of(kind, Grammar("regex", regex)), ids, tokenizer_of(kind).eos_id)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "pieces", "pieces and bytes"])
-@pytest.mark.parametrize("regex", REGEXES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("regex", REGEXES + LOOSE_REGEXES)
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32))
 def test_what_is_permitted_to_the_end_is_of_the_form(kind: str, regex: str, seed: int) -> None:
     tokenizer, generator = tokenizer_of(kind), random.Random(seed)
+    if kind == "pieces" and regex == r"\s[a-z]+":  # the only whitespace it has is the space
+        with pytest.raises(RequestError, match="no text that begins so"):
+            constraint_of(kind, Grammar("regex", regex))
+        return
     constraint = constraint_of(kind, Grammar("regex", regex))
     ids: list[int] = []
     for _ in range(20):
         allowed = np.flatnonzero(constraint.allowed(ids))
+        assert np.array_equal(allowed, np.flatnonzero(constraint.allowed(ids))), "another answer when asked again"
         assert allowed.max(initial=0) < tokenizer.vocab_size, "a row that is no token"
         if not len(allowed):
             return  # the vocabulary cannot write what must come next
@@ -123,6 +161,35 @@ def test_what_is_permitted_to_the_end_is_of_the_form(kind: str, regex: str, seed
             assert re.fullmatch(regex, tokenizer.decode(ids)), ids
             return
         ids.append(generator.choice(going_on))
+
+
+def test_spaces_that_decoding_drops_are_no_part_of_the_match() -> None:
+    def refused(regex: str) -> list[str]:
+        kinds = []
+        for kind in KINDS:
+            try:
+                constraint_of(kind, Grammar("regex", regex))
+            except RequestError as error:
+                kinds.append(kind if "no text that begins so" in str(error) else str(error))
+        return kinds
+
+    assert refused(" a") == refused(" {6}a") == ["pieces", "pieces and bytes"]
+    assert refused("\u2764") == ["pieces"]
+    assert refused("ü|\u2764") == refused(" ?a") == []
+
+
+def test_a_piece_that_keeps_a_space_does_not_begin_a_text() -> None:
+    pieces = tokenizer_of("pieces")
+    with tempfile.TemporaryDirectory() as folder:
+        pieces.save(Path(folder))
+        model = (Path(folder) / "spiece.model").read_bytes()
+    tokenizer = SentencePieceTokenizer(append_pieces(model, [Piece("▁▁", 0.0, PieceKind.USER_DEFINED)]))
+    double, a = tokenizer.vocab_size - 1, int(tokenizer.encode("a")[0])
+    assert tokenizer.decode([double, a]) == "  a" and tokenizer.decode([a, double]) == "a  "
+    compiler = GrammarCompiler(tokenizer, vocab_size=tokenizer.vocab_size)
+    assert permits(compiler(Grammar("regex", "a *")), [a, double], tokenizer.eos_id)
+    assert not compiler(Grammar("regex", "a")).allowed([])[double]
+    assert not compiler(Grammar("regex", "a")).allowed([double]).any()
 
 
 KEYS = ["a", "b c", "né", 'a "quoted" key', "back\\\\slash"]
@@ -251,6 +318,19 @@ def test_regex_answers_match(model: Model, options: dict[str, Any]) -> None:
             assert re.fullmatch(regex, answer), answer
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4}, {"temperature": 1.5, "seed": 1}])
+def test_answers_match_where_decoding_drops_spaces(pieces_model: Model, options: dict[str, Any]) -> None:
+    texts = [f"text {number}" for number in range(4)]
+    num_complete = 0
+    for regex in (r".{3}", r"(yes| no)", r"\s[a-z]{1,3}", r"^[a-e ]{2,4}$", r"(?s) ?.{2} ?"):
+        for answer in pieces_model.generate(texts, regex=regex, max_new_tokens=24, details=True, **options):
+            num_complete += answer.finish_reason == "eos"
+            assert answer.finish_reason != "eos" or re.fullmatch(regex, answer.text), (regex, answer)
+    assert num_complete
+    with pytest.raises(RequestError, match="spaces before the first word are dropped"):
+        pieces_model.generate("a", regex=" a", **options)
+
+
 def test_requests_with_and_without_a_grammar_run_side_by_side(model: Model) -> None:
     together = [model.generate("a", regex="[0-9]{3}"), model.generate("a", max_new_tokens=5)]
     assert re.fullmatch("[0-9]{3}", together[0])
@@ -262,6 +342,9 @@ def test_requests_with_and_without_a_grammar_run_side_by_side(model: Model) -> N
     [
         ({"regex": "("}, "unclosed group"),
         ({"regex": "(?=a)b"}, "look-around"),
+        ({"regex": r"\bword"}, r"\\b and \\B are not supported"),
+        ({"regex": "a^b"}, "leave them away"),
+        ({"regex": "(?m)^a$"}, "leave them away"),
         ({"regex": 3}, "must be text"),
         ({"regex": "a", "json_schema": {}}, "one of the two"),
         ({"regex": "a", "allowed_outputs": ["a"]}, "drop one of the two"),
@@ -291,6 +374,20 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     with pytest.raises(DependencyError, match=r"t5kit\[constrain\]"):
         GrammarCompiler(ByteTokenizer(), vocab_size=384).check(Grammar("regex", "a"))
+
+
+@pytest.fixture(scope="module")
+def pieces_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from t5kit.checkpoint import write_folder
+    from t5kit.testing import TINY_CONFIGS
+    from t5kit.testing.answers import tensors_that_end
+
+    tokenizer = tokenizer_of("pieces and bytes")
+    config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], vocab_size=tokenizer.vocab_size)
+    path = tmp_path_factory.mktemp("models") / "pieces"
+    write_folder(path, config, tensors_that_end(config), save_tokenizer=tokenizer.save)
+    with Model.from_pretrained(path, engine="native", weights="float32", threads=1) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
