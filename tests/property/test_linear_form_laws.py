@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import unicodedata
 from typing import Any
 
 import hypothesis
@@ -145,23 +146,43 @@ def test_words_that_begin_alike_and_nested_lists_are_told_apart(schema: Any, val
     assert permitted(linear_grammar(schema), line) is True
 
 
-SOURCE = "Ada  Lovelace (née Byron), born in London;\nmet Charles | Babbage [1833]. 日本"
+SOURCES = [
+    "Ada  Lovelace (née Byron), born in London;\nmet Charles | Babbage [1833]. 日本",
+    "नमस्ते राम; दिल्ली में रहते हैं",
+    "มหาวิทยาลัย ที่ กรุงเทพ",
+    "می\u200cخواهم کتاب\u200cها",
+    "e\u0301te\u0301 a\u0308hnlich \u2764\ufe0f ക്\u200dഷ x_1",
+]
 
 
+def is_of_a_word(character: str) -> bool:
+    is_mark_or_joiner = unicodedata.category(character)[0] == "M" or character in "\u200c\u200d"
+    return character.isalnum() or character == "_" or is_mark_or_joiner
+
+
+def is_a_border(text: str, place: int) -> bool:
+    return not (0 < place < len(text) and is_of_a_word(text[place - 1]) and is_of_a_word(text[place]))
+
+
+@pytest.mark.parametrize("source", SOURCES)
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(seed=st.integers(0, 2**32))
-def test_copied_spans_are_runs_of_the_texts_words(seed: int) -> None:
+def test_copied_spans_are_runs_of_the_texts_words(source: str, seed: int) -> None:
     for schema in ({"entities": ["person", "a place"]}, {"relations": ["met", "born in"]}):
-        line = walk(linear_grammar(schema, copied_from=SOURCE), random.Random(seed))
+        line = walk(linear_grammar(schema, copied_from=source), random.Random(seed))
         if line is None:
             continue
         value = parse(line, schema)
-        spaced = " ".join(SOURCE.split())
+        spaced = " ".join(source.split())
         for row in next(iter(value.values())):
             for word in ("text", "head", "tail"):
-                span = row.get(word, "1833")
+                span = row.get(word)
+                if span is None:
+                    continue
                 assert span in spaced and any(letter.isalnum() for letter in span)
                 assert not set(";|[]") & set(span)
+                ends = [match.span() for match in re.finditer(re.escape(span), spaced)]
+                assert any(is_a_border(spaced, start) and is_a_border(spaced, end) for start, end in ends), span
 
 
 def test_lines_read_as_people_write_them() -> None:

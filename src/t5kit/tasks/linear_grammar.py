@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from t5kit.errors import DataError
@@ -23,8 +24,10 @@ from t5kit.tasks.linear_schema import (
     read_schema,
 )
 
-_CHUNK = re.compile(r"\w+|[^\w]")
-"""A copied string begins and ends at the borders of these."""
+_CHUNK = re.compile(r"[wm](?:[wm]|j+(?=[wm]))*|om*(?:jom*)*|.")
+"""A copied string begins and ends at the borders of these: words, or signs with what is joined to them, as the kinds of
+`_kind` spell them. Python's own words end at a combining mark, in the middle of what Devanagari or Thai writes."""
+_JOINERS = "\u200c\u200d"
 
 
 def linear_grammar(schema: object, *, copied_from: str | None = None) -> str:
@@ -62,7 +65,7 @@ class _GrammarWriter:
         self._span = ""
         self._chunks: list[str] = []
         if copied_from is not None:
-            self._chunks = _CHUNK.findall(" ".join(copied_from.split()))
+            self._chunks = _chunks(" ".join(copied_from.split()))
             self._span = self._named("SPAN", f"%regex {json.dumps({'substring_chunks': self._chunks})}")
 
     def line(self, schema: Schema) -> str:
@@ -179,6 +182,27 @@ class _GrammarWriter:
             self._names[body] = f"{kind}_{len(self._names)}"
             self.rules.append(f"{self._names[body]}: {body}")
         return self._names[body]
+
+
+def _chunks(text: str) -> list[str]:
+    """Return the words and signs of a text, which are all of it.
+
+    >>> _chunks("नमस्ते (राम)")
+    ['नमस्ते', ' ', '(', 'राम', ')']
+    """
+    kinds = "".join(map(_kind, text))
+    return [text[found.start() : found.end()] for found in _CHUNK.finditer(kinds)]
+
+
+def _kind(character: str) -> str:
+    """Return w for what words are made of, m for a combining mark, j for a joiner, s for a space, o for any other."""
+    if character.isalnum() or character == "_":
+        return "w"
+    if character.isspace():
+        return "s"
+    if character in _JOINERS:
+        return "j"
+    return "m" if unicodedata.category(character).startswith("M") else "o"
 
 
 def _literal(text: str) -> str:
