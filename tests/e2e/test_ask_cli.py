@@ -90,6 +90,11 @@ def test_classify_saves_a_calibration_and_uses_it(run: Run, tmp_path: Path) -> N
     examples.write_text("text\tneither\n")
     wrong = run("classify", *LABELS, "--calibrate-on", examples, "--save-calibration", saved)
     assert wrong.code == 1 and "'neither'" in wrong.err
+    examples.write_text("text\tgood\ntext\tneither\n")
+    wrong = run("classify", *LABELS, "--calibrate-on", examples, "--save-calibration", saved)
+    assert wrong.code == 1 and "dev.tsv:2: has the label 'neither', expected one of: good, bad." in wrong.err
+    few = run("classify", "-l", "good", "--calibrate-on", examples, "--save-calibration", saved)
+    assert few.code == 2 and "at least two labels" in few.err
 
 
 @pytest.mark.parametrize(

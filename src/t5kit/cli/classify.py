@@ -89,8 +89,9 @@ def classify(
     if calibrate_on is not None or calibration == "contextual":
         examples: tuple[list[str], list[str]] = ([], [])
         if calibrate_on is not None:
+            loaded.classify([], label_words, **asked)  # wrong labels are not the examples' fault
             with encodings_told():
-                examples = _examples(calibrate_on, field, options.column_names(columns), encoding)
+                examples = _examples(calibrate_on, field, options.column_names(columns), encoding, list(label_words))
         used = loaded.calibrate(label_words, texts=examples[0], targets=examples[1], truncate=truncate, **asked)
         print(f"t5kit: calibrated on {used.source}: temperature {used.temperature:.3f}.", file=sys.stderr)
         if save_calibration is not None:
@@ -127,11 +128,11 @@ def _label_words(labels: list[str], pairs: list[str]) -> list[str] | dict[str, s
 
 
 def _examples(
-    path: Path, field: str | None, columns: Sequence[str], encoding: str | None
+    path: Path, field: str | None, columns: Sequence[str], encoding: str | None, labels: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return the texts and targets of a file of labelled examples; a bad line stops it, since it would bias the fit.
 
-    columns: of a table; a file of another form names its fields itself.
+    So does one that has none of the labels. columns: of a table; a file of another form names its fields itself.
     """
     texts, targets = [], []
     is_table = format_of(path) in ("csv", "tsv")
@@ -144,6 +145,11 @@ def _examples(
         for found in (text, target):
             if isinstance(found, BadRecord):
                 raise DataError(found.error)
+        if target not in labels:
+            raise DataError(
+                f"{record.place}: has the label {target!r:.80}, expected one of: {', '.join(labels)}. Correct it, or "
+                "name it with --label."
+            )
         texts.append(str(text))
         targets.append(str(target))
     if not texts:
