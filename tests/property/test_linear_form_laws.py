@@ -35,6 +35,10 @@ def scalars() -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
         st.decimals(-(10**6), 10**6, places=3).map(lambda number: ({"type": "number"}, float(number))),
         st.booleans().map(lambda fact: ({"type": "boolean"}, fact)),
         chosen.flatmap(lambda words: st.sampled_from(words).map(lambda word: ({"enum": words}, word))),
+        st.lists(st.sampled_from([-7, 0, 1, 12, 120, 1.5]), min_size=1, max_size=3, unique=True).flatmap(
+            lambda numbers: st.sampled_from(numbers).map(lambda number: ({"enum": numbers}, number))
+        ),
+        st.integers(-20, 120).map(lambda number: ({"type": "integer", "minimum": -20, "maximum": 120}, number)),
     )
 
 
@@ -146,6 +150,95 @@ def test_words_that_begin_alike_and_nested_lists_are_told_apart(schema: Any, val
     assert permitted(linear_grammar(schema), line) is True
 
 
+# As pydantic's model_json_schema() writes a model with a nested one, an enum, Optional fields and defaults.
+PYDANTIC = {
+    "$defs": {
+        "Place": {
+            "properties": {
+                "city": {"title": "City", "type": "string"},
+                "zip": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None, "title": "Zip"},
+            },
+            "required": ["city"],
+            "title": "Place",
+            "type": "object",
+        },
+        "Kind": {"enum": ["cat", "dog"], "title": "Kind", "type": "string"},
+    },
+    "properties": {
+        "name": {"examples": ["Ada"], "title": "Name", "type": "string"},
+        "age": {"anyOf": [{"type": "integer"}, {"type": "null"}], "title": "Age"},
+        "kind": {"$ref": "#/$defs/Kind", "default": "cat", "description": "What it is."},
+        "home": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}], "default": None},
+        "seen": {"items": {"$ref": "#/$defs/Place"}, "title": "Seen", "type": "array"},
+        "stars": {"enum": [1, 2, 3], "title": "Stars", "type": "integer"},
+        "legs": {"default": 4, "maximum": 8, "minimum": 0, "title": "Legs", "type": "integer"},
+        "first": {"allOf": [{"$ref": "#/$defs/Place"}], "title": "First"},
+    },
+    "required": ["name", "age", "seen", "stars"],
+    "title": "Animal",
+    "type": "object",
+}
+
+
+def test_a_pydantic_models_schema_is_read_and_its_values_come_back() -> None:
+    whole = {
+        "name": "Rex",
+        "age": 7,
+        "kind": "dog",
+        "home": {"city": "Rome", "zip": "00100"},
+        "seen": [{"city": "Bonn", "zip": None}],
+        "stars": 2,
+        "legs": 3,
+        "first": {"city": "Ulm", "zip": None},
+    }
+    line = linearize(whole, PYDANTIC)
+    assert line == (
+        "name: Rex; age: 7; kind: dog; home: [city: Rome; zip: 00100]; seen: [city: Bonn]; stars: 2; legs: 3; "
+        "first: [city: Ulm]"
+    )
+    few = {"name": "Rex", "age": None, "home": None, "seen": [], "stars": 1}
+    assert linearize(few, PYDANTIC) == "name: Rex; seen: []; stars: 1"
+    for value in (whole, few):
+        jsonschema.validate(value, PYDANTIC)
+        assert parse(linearize(value, PYDANTIC), PYDANTIC) == value
+        assert permitted(linear_grammar(PYDANTIC), linearize(value, PYDANTIC)) is True
+    assert parse(line, {"pet": PYDANTIC}["pet"]) == parse(line, read_schema(PYDANTIC)) == whole
+    inside = {"pets": [PYDANTIC]}
+    assert parse(linearize({"pets": [whole, few]}, inside), inside) == {"pets": [whole, few]}
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(seed=st.integers(0, 2**32))
+def test_what_the_grammar_of_a_pydantic_model_permits_is_a_valid_value(seed: int) -> None:
+    line = walk(linear_grammar(PYDANTIC), random.Random(seed))
+    if line is not None:
+        jsonschema.validate(parse(line, PYDANTIC), PYDANTIC)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["string", "null"]},
+        {"enum": ["x", None]},
+        {"enum": ["x", None], "type": ["string", "null"]},
+        {"oneOf": [{"type": "null"}, {"type": "string"}]},
+        {"anyOf": [{"type": "string", "maxLength": 4}, {"type": "null"}], "default": None, "title": "A"},
+    ],
+)
+def test_a_field_that_may_be_null_is_none_where_it_is_left_out(schema: dict[str, Any]) -> None:
+    for record in ({"type": "object", "properties": {"a": schema}, "required": ["a"]}, {"a": schema}):
+        assert linearize({"a": None}, record) == linearize({}, record) == "none"
+        assert parse("none", record) == {"a": None}
+        assert parse(linearize({"a": "x"}, record), record) == {"a": "x"}
+
+
+def test_names_of_keywords_are_names_among_properties() -> None:
+    names = ["default", "$ref", "allOf", "enum", "examples", "definitions"]
+    schema = {"type": "object", "properties": {name: {"type": "boolean"} for name in names}, "required": names}
+    value = dict.fromkeys(names, True)
+    assert parse(linearize(value, schema), schema) == value
+
+
 SOURCES = [
     "Ada  Lovelace (née Byron), born in London;\nmet Charles | Babbage [1833]. 日本",
     "नमस्ते राम; दिल्ली में रहते हैं",
@@ -198,6 +291,16 @@ def test_lines_read_as_people_write_them() -> None:
     assert parse("none", {"relations": ["x"]}) == {"relations": []}
 
 
+DOUBLING: dict[str, Any] = {"0": {"type": "boolean"}} | {
+    str(level): {
+        "type": "object",
+        "properties": {name: {"$ref": f"#/$defs/{level - 1}"} for name in ("a", "b", "c")},
+    }
+    for level in range(1, 13)
+}
+"""Each definition names the one before three times."""
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
@@ -212,10 +315,26 @@ def test_lines_read_as_people_write_them() -> None:
         ({"type": "string", "pattern": "a"}, "'pattern', which cannot be asked"),
         ({"type": "string", "minLength": 5, "maxLength": 2}, "must not be above"),
         ({"type": "string", "maxLength": 0}, "leaves no text"),
+        ({"type": "integer", "minimum": 0, "maximum": 10**6}, "at most 1,000 numbers from one to the other"),
+        ({"type": "integer", "minimum": 0}, "'minimum', which cannot be asked"),
         ({"type": "array"}, "without items"),
         ({"type": "object"}, "without properties"),
         ({"type": "object", "properties": {"a": str}, "required": ["b"]}, "among its properties"),
-        ({"enum": [1]}, "must be a list of texts"),
+        ({"type": "integer", "enum": ["1"]}, "no integer, which its type asks for"),
+        ({"type": "integer", "enum": [1, 1.5]}, "no integer, which its type asks for"),
+        ({"a": {"type": ["string", "null"], "enum": ["a"]}}, "names several types"),
+        ({"a": {"type": "string", "enum": ["a", None]}}, "must be a list of texts"),
+        ({"enum": [1, "a"]}, "must be a list of texts, or of numbers"),
+        ({"enum": [True]}, "must be a list of texts, or of numbers"),
+        ({"enum": [1e-30]}, "15 digits before the point"),
+        ({"$ref": "#/$defs/a", "$defs": {}}, "has no 'a' there"),
+        ({"$ref": "other.json"}, "which is not in it"),
+        ({"type": "array", "items": {"$ref": "#"}}, "it has no end"),
+        (
+            {"$ref": "#/$defs/a", "type": "array", "$defs": {"a": {"type": "string"}}},
+            "beside a \\$ref that says it too",
+        ),
+        ({"$ref": "#/$defs/12", "$defs": DOUBLING}, "more than 10,000 parts"),
         ([[[[[[[[[[[str]]]]]]]]]]], "nested more than"),
     ],
 )
@@ -319,8 +438,12 @@ def test_what_a_model_extracts_is_always_of_the_schema(model: Model, is_copied: 
     [
         ({"a": {"anyOf": [{"type": "string"}]}}, "'anyOf', which cannot be asked"),
         ({"type": ["integer", "null"]}, "names several types"),
-        ({"type": "object", "properties": {"a": {"type": ["string", "null"]}}}, "names several types"),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}}, "'$defs', '$ref', which cannot be asked"),
+        ({"type": "object", "properties": {"a": {"type": ["string", "integer", "null"]}}}, "names several types"),
+        ({"type": "array", "items": {"type": ["string", "null"]}}, "null may stand beside it in a field alone"),
+        (
+            {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}},
+            "'anyOf', which",
+        ),
         ({"type": "object", "properties": {"a": {"type": "string"}}, "required": [["a"]]}, "must be a list of names"),
         ({"type": "string", 5: 1, "x": 2}, "'x', 5, which cannot be asked"),
         ({"entities": ["person"], "relations": ["met"]}, "one of them at a time"),
@@ -369,6 +492,9 @@ def test_fields_are_asked_one_by_one_and_put_together(model: Model) -> None:
     assert alone.value == found[1].value and alone.score == pytest.approx(found[1].score, abs=1e-3)
     cut = model.extract(texts, {"a": str, "b": bool}, method="fields", is_copied=False, max_new_tokens=6)
     assert all(each.is_complete or each.value is None for each in cut)
+    nullable = {"a": {"type": ["string", "null"]}, "b": bool}
+    assert model.extract("…", nullable, method="fields", max_new_tokens=40).value["a"] is None
+    assert model.extract("…", nullable, max_new_tokens=40).value["a"] is None
     with pytest.raises(RequestError, match="is none"):
         model.extract("a", SCHEMAS[0], method="fields")
     with pytest.raises(RequestError, match="line, fields"):

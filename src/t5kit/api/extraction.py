@@ -90,6 +90,7 @@ def joined(answers: Sequence[tuple[Question, Extraction]], schema: Schema) -> Ex
     assert isinstance(schema, ObjectSchema)
     found = {question.field: answer for question, answer in answers}
     value = {name: answer.value for name, answer in found.items() if answer.value is not None}
+    value = {name: value.get(name) for name, _, _ in schema.fields if name in value or name in schema.nullable}
     is_whole = all(name in value for name, _, is_required in schema.fields if is_required)
     return Extraction(
         value=value if is_whole else None,

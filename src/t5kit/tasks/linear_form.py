@@ -5,16 +5,16 @@
     {"relations": [{"head": "Ada", "relation": "lived in", "tail": "London"}]}   Ada | lived in | London
     [{"name": "Ada"}, {"name": "Bob"}]                            [name: Ada] | [name: Bob]
 
-Fields stand in the schema's order, the optional ones may be absent. Objects inside others, and objects and lists inside
-lists, stand in square brackets. `[]` is an empty list; `none` an object without fields, or no entity or relation at
-all. Strings hold no `; | [ ]`, and one space between words, so that every line can be read back in one way alone:
-`parse(linearize(value)) == value`. A line is what a model is trained to write; the grammar of a schema lets any model
-write nothing else.
+Fields stand in the schema's order, the optional ones may be absent (and are None where the schema allows null).
+Objects inside others, and objects and lists inside lists, stand in square brackets. `[]` is an empty list; `none` an
+object without fields, or no entity or relation at all. Strings hold no `; | [ ]`, and one space between words, so that
+every line can be read back in one way alone: `parse(linearize(value)) == value`. A line is what a model is trained to
+write; the grammar of a schema lets any model write nothing else.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from t5kit.errors import DataError
@@ -59,11 +59,8 @@ def _write(value: Any, schema: Schema, place: str) -> str:
             return str(value)
         case NumberSchema():
             return _write_number(value, schema, place)
-        case ChoiceSchema(words, is_boolean):
-            text = str(value).lower() if is_boolean and isinstance(value, bool) else value
-            fits = text in words and isinstance(value, bool) == is_boolean
-            _check(fits, place, value, f"one of: {', '.join(words)}")
-            return str(text)
+        case ChoiceSchema():
+            return _write_choice(value, schema, place)
         case ListSchema():
             expected = f"a list of {schema.min_items} to {schema.max_items}"
             fits = isinstance(value, list | tuple) and schema.min_items <= len(value) <= schema.max_items
@@ -76,7 +73,7 @@ def _write(value: Any, schema: Schema, place: str) -> str:
             _check(set(value) <= set(names), place, value, f"no fields but {', '.join(names)}")
             pieces = []
             for name, field, is_required in schema.fields:
-                if name in value:
+                if name in value and not (value[name] is None and name in schema.nullable):
                     text = _write_field(value[name], field, f"{place}.{name}")
                     pieces.append(f"{name}{NAME_SEPARATOR}{text}")
                 else:
@@ -108,6 +105,17 @@ def _write_inner(value: object, schema: Schema, place: str) -> str:
     return f"[{text}]" if isinstance(schema, ListSchema | ObjectSchema) else text
 
 
+def _write_choice(value: Any, schema: ChoiceSchema, place: str) -> str:
+    word = value
+    if schema.is_boolean:
+        word = str(value).lower() if isinstance(value, bool) else None
+    elif schema.is_number:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        word = next((word for word in schema.words if is_number and json.loads(word) == value), None)
+    _check(word in schema.words, place, value, _one_of(schema.words))
+    return str(word)
+
+
 def _write_number(value: Any, schema: NumberSchema, place: str) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**18  # NaN is not
     if schema.is_integer:
@@ -135,6 +143,10 @@ def _check(fits: bool, place: str, value: object, expected: str) -> None:
         raise DataError(f"{place} = {_shown(value)} does not fit its schema: expected {expected}.")
 
 
+def _one_of(words: Sequence[str]) -> str:
+    return f"one of: {', '.join(words[:20])}{', …' if len(words) > 20 else ''}"
+
+
 def _shown(value: object) -> str:
     try:
         return f"{value!r:.100}"
@@ -160,7 +172,9 @@ def _parse(text: str, schema: Schema, line: str) -> Any:
             return json.loads(text) if pattern.fullmatch(text) else _refuse(line, text, "a number")
         case ChoiceSchema(words, is_boolean):
             if text not in words:
-                return _refuse(line, text, f"one of: {', '.join(words)}")
+                return _refuse(line, text, _one_of(words))
+            if schema.is_number:
+                return json.loads(text)
             return text == "true" if is_boolean else text
         case ListSchema():
             parts = [] if text == EMPTY_LIST else _split(text, ITEM_SEPARATOR)
@@ -202,6 +216,8 @@ def _parse_object(text: str, schema: ObjectSchema, line: str) -> dict[str, Any]:
             part = next(rest, None)
         elif is_required:
             _refuse(line, text, f"the field {name!r}")
+        elif name in schema.nullable:
+            value[name] = None
     if part is not None:
         _refuse(line, part, f"only the fields {', '.join(name for name, _, _ in schema.fields)}, in this order")
     return value

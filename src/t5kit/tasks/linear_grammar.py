@@ -213,7 +213,7 @@ def fixed_texts(schema: Schema) -> Iterator[str]:
     """Yield every text that a line of this schema may have to hold letter for letter."""
     match schema:
         case ChoiceSchema(words):
-            yield from words
+            yield from ["".join(sorted(set("".join(words))))] if schema.is_number else words
         case ListSchema(items):
             yield ITEM_SEPARATOR
             if not schema.min_items:

@@ -1,11 +1,13 @@
 """What a value written as one line may be: schemas, from JSON's or plain Python's."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from t5kit.errors import RequestError
+from t5kit.tasks.linear_references import ANNOTATIONS, without_references
 
 DEFAULT_MAX_CHARACTERS: Final = 300
 """Of a string without maxLength: a model that repeats itself must come to an end."""
@@ -16,9 +18,11 @@ CHARACTER: Final = r"[^;|\[\]\s\x00-\x1f\x7f\u2047\ufffd]"
 STRING: Final = re.compile(rf"{CHARACTER}+(?: {CHARACTER}+)*")
 INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,12})?")
-_IGNORED_KEYWORDS: Final = ("$schema", "title", "description", "additionalProperties")
+_IGNORED_KEYWORDS: Final = (*ANNOTATIONS, "additionalProperties")
 _JSON_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _MAX_DEPTH: Final = 8
+_MAX_RANGE: Final = 1000
+"""Whole numbers between a minimum and a maximum: each is written out in the grammar."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,10 +42,11 @@ class NumberSchema:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChoiceSchema:
-    """One of a few texts; true and false where `is_boolean`."""
+    """One of a few texts; true and false where `is_boolean`, numbers as they are written where `is_number`."""
 
     words: tuple[str, ...]
     is_boolean: bool = False
+    is_number: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class ObjectSchema:
     """Named fields in order: (name, schema, whether it must be there)."""
 
     fields: tuple[tuple[str, "Schema", bool], ...]
+    nullable: tuple[str, ...] = ()
+    """Fields that need not be there, and are None then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,9 +92,11 @@ def read_schema(schema: object) -> Schema:
     """Return what a user's schema says.
 
     A mapping with "entities" or "relations" alone, to a list of names. Or a JSON schema: type object (properties,
-    required), array (items, minItems, maxItems), string (minLength, maxLength), integer, number, boolean, or enum of
-    strings. Or a plain mapping from field to str, int, float, bool, a list of the texts allowed, [str] for a list of
-    texts, or a mapping again; every field is required then. A Schema is returned as it is.
+    required), array (items, minItems, maxItems), string (minLength, maxLength), integer (minimum and maximum at most
+    1,000 apart), number, boolean, or enum of strings or of numbers; local $refs are followed, and a field that may be
+    null is None where a line leaves it out. Or a plain mapping from field to str, int, float, bool, a list of the texts
+    allowed, [str] for a list of texts, a mapping or a JSON schema again; every field is required then, unless it may be
+    null. A Schema is returned as it is.
     Raises: RequestError naming the place and what it may hold.
     """
     if isinstance(
@@ -102,7 +111,12 @@ def read_schema(schema: object) -> Schema:
             return EntitiesSchema(checked) if word == "entities" else RelationsSchema(checked)
     if isinstance(schema, Mapping) and set(schema) == {"entities", "relations"}:
         raise RequestError("schema asks for entities and relations; ask for one of them at a time.")
-    return _read(schema, "schema", 0)
+    return _read(_followed(schema), "schema", 0)
+
+
+def _followed(schema: object) -> object:
+    """Return a JSON schema with its references followed, and anything else as it is."""
+    return without_references(schema) if isinstance(schema, Mapping) and _is_json_schema(schema, 0) else schema
 
 
 def _read(schema: object, place: str, depth: int) -> Schema:
@@ -117,13 +131,12 @@ def _read(schema: object, place: str, depth: int) -> Schema:
             if not schema:
                 raise RequestError(f"{place} is empty; name at least one field.")
             names = _checked_names(tuple(schema), place)
-            return ObjectSchema(
-                tuple((name, _read(schema[name], f"{place}.{name}", depth + 1), True) for name in names)
-            )
+            fields = {name: _followed(schema[name]) for name in names}
+            return _object_of(fields, names, place, depth)
         case list() | tuple() if _are_words(schema):
             return ChoiceSchema(_checked_words(schema, place))
         case list() | tuple() if len(schema) == 1:
-            return ListSchema(_read(schema[0], f"{place}[0]", depth + 1))
+            return ListSchema(_read(_followed(schema[0]), f"{place}[0]", depth + 1))
     raise RequestError(
         f"{place} = {schema!r:.100} is no schema. Give str, int, float, bool, a list of the texts allowed, [a schema] "
         "for a list, a mapping from field to schema, or a JSON schema."
@@ -168,18 +181,20 @@ def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
     for keyword in _IGNORED_KEYWORDS:
         schema.pop(keyword, None)
     inferred = "object" if "properties" in schema else "array" if "items" in schema else "string"
+    is_choice = "enum" in schema or "const" in schema
+    is_typed = "type" in schema
     kind = schema.pop("type", inferred)
     match kind:
-        case "string" if "enum" in schema or "const" in schema:
+        case "string" | "integer" | "number" if is_choice:
             words = [schema.pop("const")] if "const" in schema else schema.pop("enum")
-            if not isinstance(words, list | tuple) or not _are_words(words):
-                raise RequestError(f"{place}.enum = {words!r:.100} must be a list of texts.")
-            found: Schema = ChoiceSchema(_checked_words(words, f"{place}.enum"))
+            found: Schema = _read_choice(words, f"{place}.enum", kind=kind if is_typed else "")
         case "string":
             least, most = _bounds(schema, "minLength", "maxLength", DEFAULT_MAX_CHARACTERS, place)
             if not most:
                 raise RequestError(f"{place}.maxLength = 0 leaves no text to write. Make the field optional instead.")
             found = StringSchema(max(1, least), most)
+        case "integer" if "minimum" in schema and "maximum" in schema:
+            found = _read_range(schema.pop("minimum"), schema.pop("maximum"), place)
         case "integer" | "number":
             found = NumberSchema(is_integer=kind == "integer")
         case "boolean":
@@ -194,7 +209,7 @@ def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
         case list() | tuple():
             raise RequestError(
                 f"{place}.type = {kind!r:.60} names several types, which a line of text does not tell apart. Name one; "
-                "a field that may be missing is one that `required` does not name."
+                "null may stand beside it in a field alone."
             )
         case _:
             raise RequestError(f"{place}.type = {kind!r:.60} must be one of: {', '.join(_JSON_TYPES[:-1])}.")
@@ -210,14 +225,79 @@ def _read_object(schema: dict[str, Any], place: str, depth: int) -> ObjectSchema
     properties, required = schema.pop("properties", None), schema.pop("required", [])
     if not isinstance(properties, Mapping) or not properties:
         raise RequestError(f"{place} is an object without properties; name at least one.")
-    names = _checked_names(tuple(properties), f"{place}.properties")
+    _checked_names(tuple(properties), f"{place}.properties")
     if not isinstance(required, list | tuple) or not all(
         isinstance(name, str) and name in properties for name in required
     ):
         raise RequestError(f"{place}.required = {required!r:.100} must be a list of names among its properties.")
-    return ObjectSchema(
-        tuple((name, _read(properties[name], f"{place}.{name}", depth + 1), name in required) for name in names)
-    )
+    return _object_of(dict(properties), tuple(required), place, depth)
+
+
+def _object_of(fields: Mapping[str, object], required: Sequence[str], place: str, depth: int) -> ObjectSchema:
+    read, nullable = [], []
+    for name, schema in fields.items():
+        rest = _without_null(schema)
+        if rest is not schema:
+            nullable.append(name)
+        is_required = name in required and rest is schema
+        read.append((name, _read(rest, f"{place}.{name}", depth + 1), is_required))
+    return ObjectSchema(tuple(read), tuple(nullable))
+
+
+def _without_null(schema: object) -> object:
+    """Return what a field may be beside null; the very same schema if null is not among it, or all there is."""
+    if not isinstance(schema, Mapping):
+        return schema
+    kinds, values = _as_list(schema.get("type")), _as_list(schema.get("enum"))
+    may_be_null = "null" in kinds and len(kinds) == 2
+    has_null = None in values and len(values) > 1
+    if may_be_null and (has_null or "enum" not in schema):  # both must allow it
+        schema = {**schema, "type": next((kind for kind in kinds if kind != "null"), "null")}
+    if has_null and (may_be_null or "type" not in schema):
+        schema = {**schema, "enum": [value for value in values if value is not None]}
+    for word in ("anyOf", "oneOf"):
+        ways = _as_list(schema.get(word))
+        others = [way for way in ways if not (isinstance(way, Mapping) and way.get("type") == "null")]
+        if len(ways) == 2 and len(others) == 1 and isinstance(others[0], Mapping):
+            beside = {name: part for name, part in schema.items() if name not in (word, *ANNOTATIONS)}
+            schema = {**beside, **others[0]}
+    return schema
+
+
+def _read_choice(values: object, place: str, *, kind: str = "") -> ChoiceSchema:
+    """kind: the type that the values must have, if one is named."""
+    are_numbers = isinstance(values, list | tuple) and bool(values) and all(_is_number(value) for value in values)
+    if not isinstance(values, list | tuple) or not (are_numbers or _are_words(values)):
+        raise RequestError(f"{place} = {values!r:.100} must be a list of texts, or of numbers.")
+    is_of_kind = are_numbers == (kind != "string") and not (kind == "integer" and not all(map(_is_whole, values)))
+    if kind and not is_of_kind:
+        raise RequestError(f"{place} = {values!r:.100} holds what is no {kind}, which its type asks for.")
+    if not are_numbers:
+        return ChoiceSchema(_checked_words(values, place))
+    for value in values:
+        if not NUMBER.fullmatch(json.dumps(value)):
+            raise RequestError(
+                f"{place} names {value!r:.60}: expected numbers of at most 15 digits before the point, 12 after it."
+            )
+    return ChoiceSchema(_checked_words([json.dumps(value) for value in values], place), is_number=True)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_range(least: object, most: object, place: str) -> ChoiceSchema:
+    """Return the whole numbers of a small range as a choice: what a grammar of lines can count."""
+    if not isinstance(least, int) or not isinstance(most, int) or not 0 <= most - least < _MAX_RANGE:
+        raise RequestError(
+            f"{place} has minimum = {least!r:.40} and maximum = {most!r:.40}; expected integers with at most "
+            f"{_MAX_RANGE:,} numbers from one to the other. Leave both out, and check what comes."
+        )
+    return _read_choice([*range(least, most + 1)], place)
 
 
 def _bounds(schema: dict[str, Any], least_word: str, most_word: str, default: int, place: str) -> tuple[int, int]:
@@ -272,7 +352,7 @@ def outline(schema: Schema) -> str:
         case ListSchema(items):
             return outline(items)
         case ChoiceSchema(words):
-            return " or ".join(words)
+            return "number" if schema.is_number else " or ".join(words)
         case NumberSchema():
             return "number"
         case StringSchema():
