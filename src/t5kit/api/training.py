@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from t5kit.api.data_warnings import DataWarnings
+from t5kit.api.run_inputs import keep_inputs
 from t5kit.api.run_parts import (
     VOCABULARY_FOLDER,
     RunParts,
@@ -169,6 +170,7 @@ def prepared_run(
             keep_vocabulary(config.vocabulary, parts.tokenizer, kept)
             if given is not None:
                 given.keep(run_folder)
+            keep_inputs(run_folder, config, tasks, parts)
             facts = _data_facts(tasks, data) | dict(given.notes if given is not None else {})
             write_file(run_folder / DATA, (json.dumps(facts, indent=1) + "\n").encode())
         yield PreparedRun(run=run(folder, hooks), config=config, tasks=tasks, parts=parts, data=data)

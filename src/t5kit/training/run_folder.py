@@ -3,6 +3,7 @@
     recipe.toml         the recipe as it was given
     resolved.toml       the same with every default written out
     environment.json    versions, machine, threads, seed, commit: one entry for every start
+    begun_with.json     checksums of dev records, vocabulary and the like (api/run_inputs.py)
     metrics.jsonl       one JSON object a line (below)
     tensorboard/        the same for TensorBoard
     checkpoints/        step-00001000/ and so on (checkpoints.py)
@@ -60,7 +61,7 @@ MAY_DIFFER: Final = frozenset(
     {"training.checkpoint_every", "training.keep_checkpoints", "data.num_workers", "data.dir"}
 )
 """Keys of the recipe that a resumed run may change: no number of the run depends on them. data.dir says where the files
-lie, not what is in them; that they are the same is for the data to see to."""
+lie, not what is in them; that this is the same is seen to by the loader's state and by api/run_inputs.py."""
 
 CHANGES_BITS: Final = frozenset(
     {

@@ -2,20 +2,28 @@
 
 import dataclasses
 import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from t5kit.api import dev_evaluation
 from t5kit.api.data_warnings import DataWarnings
 from t5kit.api.recipe_inspection import inspect_recipe
+from t5kit.api.run_inputs import BEGUN_WITH
 from t5kit.api.training import prepared_run, train_config
 from t5kit.config.binding import bind
 from t5kit.config.overrides import apply_overrides
 from t5kit.data.configured import evaluation_batches
 from t5kit.errors import ConfigError, DataError
+from t5kit.model.config import AdaptationConfig
 from t5kit.recipe import RunConfig
+from t5kit.text.byte_tokenizer import ByteSentinels, ByteTokenizer
 from t5kit.training.loop import train
 
 
@@ -175,3 +183,94 @@ def test_an_evaluation_gives_the_names_that_the_best_metric_is_held_against(
     evaluated = {name for line in lines if "letters/loss" in line for name in line}
     assert len(known) == len(set(known)) >= 9 and set(known) < evaluated
     assert evaluated - set(known) == {"kind", "step", "seconds"}
+
+
+@pytest.fixture
+def longer(values: dict[str, Any], tiny_folder: Path, tmp_path: Path) -> tuple[RunConfig, RunConfig]:
+    """Return a run from copies of a model and a word list, and the same made longer."""
+    shutil.copytree(tiny_folder, tmp_path / "start")
+    (tmp_path / "data" / "words.txt").write_text("ab, cd\n", encoding="utf-8")
+    values["data"]["tasks"]["letters"]["augmentation"] = {"synonyms": "words.txt"}
+    values |= {"model": {"start": str(tmp_path / "start")}, "vocabulary": {}, "optimizer": {"name": "adamw"}}
+    values["training"]["evaluate_every"] = 0
+    return config_of(values), config_of(values, "training.num_steps=8")
+
+
+def _other_dev(folder: Path) -> None:
+    (folder / "data" / "dev.tsv").write_text(lines_of(["abc", "hef"]), encoding="utf-8")
+
+
+def _other_synonyms(folder: Path) -> None:
+    (folder / "data" / "words.txt").write_text("ab, ef\n", encoding="utf-8")
+
+
+def _other_vocabulary(folder: Path) -> None:
+    ByteTokenizer(sentinels=ByteSentinels.TEXT).save(folder / "start")
+
+
+def _other_weights(folder: Path) -> None:
+    path = folder / "start" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["encoder.final_layer_norm.weight"] += 1.0
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        (_other_dev, "data.tasks.letters.dev"),
+        (_other_synonyms, "data.tasks.letters.augmentation.synonyms"),
+        (_other_vocabulary, "vocabulary"),
+        (_other_weights, "model.start"),
+    ],
+)
+def test_a_resumed_run_tells_what_is_not_as_it_began_with(
+    longer: tuple[RunConfig, RunConfig], tmp_path: Path, change: Callable[[Path], None], setting: str
+) -> None:
+    train_config(longer[0], tmp_path / "run")
+    change(tmp_path)
+    with pytest.warns(UserWarning, match=f"begun with something else in {re.escape(setting)}, though") as caught:
+        assert train_config(longer[1], tmp_path / "run").num_steps == 8
+    assert sum("begun with" in str(warning.message) for warning in caught) == 1
+
+
+def test_a_resumed_run_on_what_it_began_with_tells_nothing_and_older_ones_go_on(
+    longer: tuple[RunConfig, RunConfig], tmp_path: Path
+) -> None:
+    train_config(longer[0], tmp_path / "run")
+    kept = tmp_path / "run" / BEGUN_WITH
+    checksums = json.loads(kept.read_text(encoding="utf-8"))
+    assert len(checksums) == 4
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*begun with")
+        with prepared_run(longer[1], tmp_path / "run"):
+            pass
+        kept.unlink()  # an older t5kit wrote none
+        _other_dev(tmp_path)
+        with prepared_run(longer[1], tmp_path / "run"):
+            pass
+    assert json.loads(kept.read_text(encoding="utf-8")).keys() == checksums.keys()
+
+
+def test_a_start_that_an_adaptation_leaves_as_it_is_is_held_against_the_checkpoint_alone(
+    longer: tuple[RunConfig, RunConfig], tmp_path: Path
+) -> None:
+    adapted = dataclasses.replace(longer[0], adaptation=AdaptationConfig(method="lora", rank=1))
+    with prepared_run(adapted, tmp_path / "run"):
+        pass
+    checksums = json.loads((tmp_path / "run" / BEGUN_WITH).read_text(encoding="utf-8"))
+    assert "vocabulary" in checksums and "model.start" not in checksums
+
+
+def test_a_run_without_a_checkpoint_begins_anew_with_what_there_is(
+    longer: tuple[RunConfig, RunConfig], tmp_path: Path
+) -> None:
+    with prepared_run(longer[0], tmp_path / "run"):
+        pass
+    before = (tmp_path / "run" / BEGUN_WITH).read_text(encoding="utf-8")
+    _other_dev(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*begun with")
+        with prepared_run(longer[0], tmp_path / "run"):
+            pass
+    assert (tmp_path / "run" / BEGUN_WITH).read_text(encoding="utf-8") != before
