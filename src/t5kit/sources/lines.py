@@ -103,6 +103,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[Line | BadRecord]:
 
     Undecodable and endless lines become BadRecords. Where compressed data is damaged, one BadRecord says so and the
     rest of the file is lost.
+    Raises: OSError where the file cannot be read on.
     """
     number = 0
     while True:
@@ -114,7 +115,9 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[Line | BadRecord]:
             if is_endless := len(raw) > MAX_LINE_BYTES:
                 while raw and not raw.endswith(b"\n"):
                     raw = file.readline(MAX_LINE_BYTES)
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk; gzip and bz2 call damage an OSError without a number
             yield BadRecord(place=place, error=f"{place}: the compressed file is damaged from here on ({error}).")
             return
         number += 1

@@ -1,4 +1,5 @@
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -55,6 +56,34 @@ def test_a_cut_compressed_file_gives_what_it_can_and_one_bad_record(
     assert isinstance(records[-1], BadRecord)
     assert "damaged" in records[-1].error
     assert all(isinstance(r, Record) for r in records[:-1])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+def test_a_compressed_file_damaged_within_gives_what_it_can_and_one_bad_record(
+    tmp_path: Path, suffix: str, compress: object
+) -> None:
+    path = tmp_path / f"a.txt{suffix}"
+    lines = [f"line {n * n * 2_654_435_761 % 2**32}" for n in range(200_000)]
+    whole = bytearray(compress("\n".join(lines).encode()))
+    middle = len(whole) // 2
+    whole[middle : middle + 20] = bytes(byte ^ 0xFF for byte in whole[middle : middle + 20])
+    path.write_bytes(whole)
+    *records, last = read_records(path)
+    assert isinstance(last, BadRecord) and "the compressed file is damaged from here on" in last.error
+    assert len(records) > 10_000
+    sound = records[:10_000]  # xz and gzip may have read on a little way into the damage
+    assert [r.fields["text"] for r in sound if isinstance(r, Record)] == lines[:10_000]
+
+
+def test_an_error_of_the_disk_is_not_taken_for_damage() -> None:
+    class Failing(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        list(read_lines(Failing(), "a.txt.bz2"))
 
 
 def test_csv_cells_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
