@@ -1,6 +1,7 @@
 """Mixture: several tasks and how often each gives the next example."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -35,7 +36,8 @@ def proportional_rates(
     """Return rates by size: min(n · scale, maximum)^(1 / temperature), the cap before the temperature.
 
     Temperature 1 is examples-proportional mixing (K = maximum, 2^19 in the paper's multi-task runs); a high one tends
-    to equal rates (T = 2 with K = 2^21). An unsupervised task takes a virtual size.
+    to equal rates (T = 2 with K = 2^21). Below 1 sizes are parts of the largest one, whose rate is 1. An unsupervised
+    task takes a virtual size.
     Source: seqio `rate_num_examples`; Raffel et al. 2020, section 3.5.2.
     Example: sizes 400 and 100, maximum 225, temperature 2 -> 15.0 and 10.0
     """
@@ -46,7 +48,14 @@ def proportional_rates(
         )
     if bad := [size for size in num_examples if not size >= 0.0]:
         raise ConfigError(f"mixture: a task of {bad[0]} examples; expected at least 0.")
-    return tuple(min(size * scale, maximum) ** (1.0 / temperature) if size else 0.0 for size in num_examples)
+    sizes = [min(size * scale, maximum) for size in num_examples]
+    if temperature < 1.0:
+        # Numerics: 10^4 ^ 100 is no float any more. Rates are relative, so sizes may be; one too small for a float is
+        # the smallest, for a rate of 0 would mean that the task is not trained.
+        largest = max(sizes, default=1.0)
+        sizes = [size / largest if largest else 0.0 for size in sizes]
+    least = sys.float_info.min
+    return tuple(max(size ** (1.0 / temperature), least) if size else 0.0 for size in sizes)
 
 
 def rates_by_name(members: Sequence[str], rates: Mapping[str, float]) -> tuple[float, ...]:

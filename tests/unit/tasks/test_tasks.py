@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,14 @@ def test_rates_are_those_of_the_paper() -> None:
     assert proportional_rates([0, 10], temperature=10)[0] == 0.0
     assert proportional_rates([10, 20], scale=0.5) == (5.0, 10.0)
     assert Mixture(("a", "b"), (3.0, 1.0)).shares() == (0.75, 0.25)
+
+
+@pytest.mark.parametrize("temperature", [0.9, 0.5, 0.01, 0.001, 1e-300])
+def test_a_low_temperature_favours_the_largest_task_and_drops_none(temperature: float) -> None:
+    rates = proportional_rates([400, 300, 100, 0], temperature=temperature)
+    assert rates[0] == 1.0 > rates[1] >= rates[2] > 0.0 == rates[3]
+    assert rates[1] == pytest.approx(max(0.75 ** (1 / temperature), sys.float_info.min))
+    assert sum(Mixture(tuple("abcd"), rates).shares()) == pytest.approx(1.0)
 
 
 def test_fixed_rates_must_name_every_task() -> None:
