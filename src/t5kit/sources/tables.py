@@ -80,7 +80,8 @@ def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the files that names, globs ("data/*.jsonl.gz", "**" too) and folders stand for, each once.
 
     The order is that of the arguments; within a glob or a folder it is by name, so it is the same on every machine. A
-    folder stands for all files below it whose name tells a known format; hidden ones are left out.
+    folder stands for all files below it whose name tells a known format; hidden ones are left out. What is there by the
+    very name is no pattern: "d[1]/*.tsv" stands for files in "d[1]" if there is such a folder.
     Raises: DataError if an argument stands for nothing.
     """
     named = [paths] if isinstance(paths, str | Path) else paths
@@ -92,7 +93,7 @@ def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         elif path.exists():
             found = [path]
         else:
-            found = sorted(file for match in glob.iglob(str(name), recursive=True) if (file := Path(match)).is_file())  # noqa: PTH207
+            found = sorted(_matches(path))
         if not found:
             raise DataError(f"{name}: there is no such file, and as a folder or pattern it holds no readable file.")
         files.update(dict.fromkeys(found))
@@ -179,6 +180,15 @@ def table_checksum(table: RecordTable) -> int:
 def record_checksum(record: Record, checksum: int) -> int:
     """Return the CRC-32 of all before, gone on with a record's fields."""
     return zlib.crc32(repr(dict(record.fields)).encode("utf-8", "backslashreplace"), checksum)
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """Yield the files that a pattern stands for."""
+    folder = next((parent for parent in pattern.parents if parent.is_dir()), Path())
+    escaped = Path(glob.escape(str(folder))) / pattern.relative_to(folder)
+    for match in glob.iglob(str(escaped), recursive=True):  # noqa: PTH207
+        if (file := Path(match)).is_file():
+            yield file
 
 
 def _is_visible(file: Path, folder: Path) -> bool:

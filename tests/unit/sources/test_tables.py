@@ -27,6 +27,23 @@ def test_folders_globs_and_names_give_each_file_once_in_a_fixed_order(folder: Pa
         find_files(folder / "no.txt")
 
 
+def test_only_what_is_not_there_by_its_name_is_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("d[1]x/a.tsv", "d[1]x/ab[c].tsv", "d[1]x/inner[?]/a.tsv", "d1x/a.tsv", "d2x/a.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), tmp_path):
+        assert find_files(folder / "d[1]x" / "a*.tsv") == [folder / "d[1]x/a.tsv", folder / "d[1]x/ab[c].tsv"]
+        assert find_files(folder / "d[1]x" / "**" / "a.tsv") == [
+            folder / "d[1]x/a.tsv",
+            folder / "d[1]x/inner[?]/a.tsv",
+        ]
+        assert find_files(folder / "d[1]x" / "ab[c].tsv") == [folder / "d[1]x/ab[c].tsv"]
+        assert find_files(folder / "d[12]x" / "*.tsv") == [folder / "d1x/a.tsv", folder / "d2x/a.tsv"]
+        with pytest.raises(DataError, match=r"d\[1\]x/no\*\.tsv: there is no such file"):
+            find_files(folder / "d[1]x" / "no*.tsv")
+
+
 def test_a_table_reports_every_bad_record(folder: Path) -> None:
     table = read_table(folder)
     assert [record.fields["text"] for record in map(table.__getitem__, range(len(table)))] == ["a1", "b1", "b2", "c1"]
