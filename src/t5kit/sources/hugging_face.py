@@ -1,6 +1,7 @@
 """Hugging Face datasets as sources: local ones by number, streamed ones in order."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ def _load(name: str, split: str, configuration: str | None, revision: str | None
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
             loaded = datasets.load_from_disk(name)
             if isinstance(loaded, datasets.DatasetDict):
+                if split not in loaded:
+                    near = difflib.get_close_matches(split, loaded, n=1)
+                    hint = f" Did you mean {near[0]!r}?" if near else ""
+                    raise DataError(f"the dataset {name!r} has no split {split!r}; it has: {', '.join(loaded)}.{hint}")
                 loaded = loaded[split]
             return loaded.to_iterable_dataset() if is_streamed else loaded
         return datasets.load_dataset(name, configuration, split=split, revision=revision, streaming=is_streamed)

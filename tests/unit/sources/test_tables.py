@@ -84,6 +84,9 @@ def test_hugging_face_datasets_by_number_and_as_a_stream(tmp_path: Path) -> None
     assert [record.fields for record in stream] == rows
     with pytest.raises(DataError, match="no-such"):
         dataset_table(str(tmp_path / "saved"), split="no-such")
+    for opened in (dataset_table, dataset_stream):
+        with pytest.raises(DataError, match=r"has no split 'training'; it has: train\. Did you mean 'train'\?"):
+            opened(str(tmp_path / "saved"), split="training")
 
 
 def test_files_as_a_stream_give_the_tables_records_and_the_bad_ones_in_order(folder: Path) -> None:
