@@ -293,9 +293,18 @@ def read_rows(
         return _read_files(rows, format, encoding, columns)
     if columns:
         raise RequestError("columns are names for files without a header, and the data are rows. Drop them.")
-    if rows and all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+    if rows and _is_pair(rows[0]):
+        wrong = next((number for number, row in enumerate(rows) if not _is_pair(row)), None)
+        if wrong is not None:
+            raise RequestError(
+                f"row {wrong} of the data is {rows[wrong]!r:.60}; expected an (input, target) pair, as row 0 is one."
+            )
         return table_of([{"input": source, "target": target} for source, target in rows], name="row")
     return checked_rows(rows, "mappings of fields, or (input, target) pairs", (Mapping,))
+
+
+def _is_pair(row: object) -> bool:
+    return isinstance(row, tuple | list) and len(row) == 2
 
 
 def checked_rows(rows: Sequence[Any], expected: str, kinds: tuple[type, ...]) -> MemoryTable:

@@ -264,6 +264,10 @@ def test_a_data_set_that_gives_its_records_is_read() -> None:
         ({"text": ["a"], "label": ["b"]}, "of the type dict.*Of columns, give"),
         (Frame(["text", "label"]), r"Of a data frame, give data.to_dict\(\"records\"\)"),
         (["a fine film", "a dull one"], "row 0 of the data is 'a fine film', which is a text alone"),
+        ([("a", "b"), None, ("c",), ("d", "e")], r"row 1 of the data is None; expected an \(input, target\) pair, as"),
+        ([("a", "b"), ("c", "d"), {"text": "e"}], r"row 2 of the data is .*expected an \(input, target\) pair"),
+        ([None, ("a", "b")], "row 0 of the data is None; expected mappings of fields, or"),
+        ([{"text": "a", "label": "b"}, ("c", "d")], r"row 1 of the data is \('c', 'd'\); expected mappings of fields"),
     ],
 )
 def test_data_of_another_kind_are_told_what_is_expected(data: Any, said: str) -> None:
