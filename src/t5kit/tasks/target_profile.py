@@ -10,8 +10,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Self
 
-from t5kit.metrics.error_rates import edit_distance
-
 TargetKind = Literal["labels", "numbers", "answers", "texts"]
 
 MOST_LABELS: Final = 500
@@ -142,27 +140,68 @@ def near_labels(labels: Mapping[str, int]) -> list[tuple[str, str]]:
     ("related", "unrelated") are not.
     """
     found = []
+    spelled = {label: _Spelling.of(label) for label in labels}
     names = sorted(labels, key=lambda label: (-labels[label], label))
     for place, rare in enumerate(names):
         for frequent in names[:place]:
-            if labels[rare] <= max(1.0, RARE * labels[frequent]) < labels[frequent] and _is_near(rare, frequent):
+            is_rare = labels[rare] <= max(1.0, RARE * labels[frequent]) < labels[frequent]
+            if is_rare and _is_near(spelled[rare], spelled[frequent]):
                 found.append((rare, frequent))
                 break
     return found
 
 
-def _is_near(left: str, right: str) -> bool:
-    left, right = (" ".join(label.split()).casefold() for label in (left, right))
-    letters = ["".join(letter for letter in label if letter.isalnum()) for label in (left, right)]
-    if letters[0] == letters[1]:
-        return bool(letters[0])
-    digits = ["".join(letter for letter in label if letter.isdigit()) for label in (left, right)]
-    if digits[0] != digits[1] or abs(len(left) - len(right)) > 2 or left.endswith(right) or right.endswith(left):
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Spelling:
+    """A label as it is held against others."""
+
+    text: str
+    """With single spaces, in one case."""
+    letters: str
+    """Letters and digits alone."""
+    digits: str
+
+    @classmethod
+    def of(cls, label: str) -> Self:
+        text = " ".join(label.split()).casefold()
+        return cls(
+            text,
+            "".join(letter for letter in text if letter.isalnum()),
+            "".join(letter for letter in text if letter.isdigit()),
+        )
+
+
+def _is_near(rare: _Spelling, frequent: _Spelling) -> bool:
+    if rare.letters == frequent.letters:
+        return bool(rare.letters)
+    left, right = rare.text, frequent.text
+    if rare.digits != frequent.digits or abs(len(left) - len(right)) > 2:
+        return False
+    if left.endswith(right) or right.endswith(left):
         return False
     longest = max(len(left), len(right))
     allowed = 2 if longest >= 12 else 1 if longest >= 4 else 0
-    distance = edit_distance(left, right)
-    return distance - (distance == 2 and sorted(left) == sorted(right)) <= allowed
+    # Speed: 500 labels of 78 letters took 148 s by whole distances.
+    return _is_within(left, right, allowed) or (
+        allowed == 1 and sorted(left) == sorted(right) and _is_within(left, right, 2)  # two letters changed places
+    )
+
+
+def _is_within(left: str, right: str, num_edits: int) -> bool:
+    """Say whether so few letters put in, left out or replaced make one text of the other: 2 edits in 13 comparisons."""
+    same = 0
+    for ours, theirs in zip(left, right, strict=False):
+        if ours != theirs:
+            break
+        same += 1
+    left, right = left[same:], right[same:]
+    if not (left and right and num_edits):
+        return max(len(left), len(right)) <= num_edits
+    return (
+        _is_within(left[1:], right[1:], num_edits - 1)
+        or _is_within(left[1:], right, num_edits - 1)
+        or _is_within(left, right[1:], num_edits - 1)
+    )
 
 
 def _kind(targets: Sequence[str], counts: Mapping[str, int]) -> TargetKind:

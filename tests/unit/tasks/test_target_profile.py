@@ -1,7 +1,13 @@
 """What kind of answers a data set asks for, and what is strange about its labels."""
 
-import pytest
+import random
+import time
 
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from t5kit.metrics.error_rates import edit_distance
 from t5kit.tasks.target_profile import TargetProfile, near_labels
 
 LABELS = ["positive"] * 60 + ["negative"] * 55
@@ -58,6 +64,58 @@ def test_a_rare_label_near_a_frequent_one_is_told(rare: str, frequent: str) -> N
 )
 def test_labels_that_are_meant_are_not_called_mistyped(labels: dict[str, int]) -> None:
     assert near_labels(labels) == []
+
+
+def by_whole_distances(labels: dict[str, int]) -> list[tuple[str, str]]:
+    """Return what near_labels says, by edit distances to their end."""
+
+    def is_near(left: str, right: str) -> bool:
+        left, right = (" ".join(label.split()).casefold() for label in (left, right))
+        letters = [[letter for letter in label if letter.isalnum()] for label in (left, right)]
+        if letters[0] == letters[1]:
+            return bool(letters[0])
+        digits = [[letter for letter in label if letter.isdigit()] for label in (left, right)]
+        if digits[0] != digits[1] or left.endswith(right) or right.endswith(left):
+            return False
+        longest = max(len(left), len(right))
+        distance = edit_distance(left, right)
+        is_swap = distance == 2 and sorted(left) == sorted(right)
+        return distance - is_swap <= (2 if longest >= 12 else 1 if longest >= 4 else 0)
+
+    names = sorted(labels, key=lambda label: (-labels[label], label))
+    near = []
+    for place, rare in enumerate(names):
+        frequent = [name for name in names[:place] if labels[rare] <= max(1, 0.1 * labels[name]) < labels[name]]
+        near += [(rare, name) for name in frequent if is_near(rare, name)][:1]
+    return near
+
+
+TIMES = st.sampled_from([1, 2, 30, 40])
+
+
+def mistyped(stem: str) -> st.SearchStrategy[str]:
+    """Draw texts that differ from a text in a few letters."""
+    return st.builds(
+        lambda place, cut, new: stem[:place] + new + stem[place + cut :],
+        st.integers(0, 16), st.integers(0, 3), st.text("abB1 .", max_size=3),
+    )  # fmt: skip
+
+
+@hypothesis.given(
+    st.dictionaries(st.text("abc", min_size=4, max_size=5), TIMES, min_size=2, max_size=8)
+    | st.text("abB1 .", max_size=16).flatmap(lambda stem: st.dictionaries(mistyped(stem), TIMES, max_size=8))
+)
+def test_near_labels_are_those_of_whole_edit_distances(labels: dict[str, int]) -> None:
+    assert near_labels(labels) == by_whole_distances(labels)
+
+
+def test_many_long_labels_are_held_against_each_other_at_once() -> None:
+    rng = random.Random(0)
+    stem = "".join(rng.choices("abcdefgh ", k=60))
+    labels = {stem + "".join(rng.choices("abcdefgh", k=18)): 100 if n % 2 else 1 for n in range(500)}
+    begun = time.process_time()
+    near_labels(labels)
+    assert time.process_time() - begun < 10.0  # about 1 s; by whole distances a minute
 
 
 def test_findings_name_one_class_imbalance_and_labels_seen_once() -> None:
