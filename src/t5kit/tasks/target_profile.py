@@ -6,6 +6,7 @@ The kind decides the metric, and shows what is likely to be wrong with labels be
 import collections
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Self
@@ -25,8 +26,10 @@ IMBALANCE: Final = 10.0
 """The most frequent label beside the least frequent one, from which on it is said."""
 MAJORITY: Final = 0.8
 """Share of one label from which on accuracy says little, and macro F1 chooses the best weights."""
-MOST_STRAY: Final = 0.02
+MOST_STRAY: Final = 0.2
 """Share of the targets up to which those that alone keep the rest from being numbers or labels are told."""
+_WRITTEN_NUMBER: Final = re.compile(r"[-+−]?(\d{1,3}([,.'’ \u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s?%?")
+"""What a reader takes for a number: "1,234.5", "3,14", "1 000", "45 %"."""
 RARE: Final = 0.1
 """A label at most so frequent as one that is written nearly alike may be a mistyped one."""
 
@@ -95,7 +98,7 @@ class TargetProfile:
             )
             more = f", … ({len(self.labels) - 6} more)" if len(self.labels) > 6 else ""
             return f"{len(self.labels)} label{'s' * (len(self.labels) > 1)}: {shown}{more}"
-        return {"numbers": "numbers", "answers": "answers of a few words", "texts": "free text"}[self.kind]
+        return _words_of(self.kind)
 
     def findings(self) -> list[str]:
         """Return, in a sentence each, what a person should know of labels before training on them."""
@@ -234,13 +237,32 @@ def _stray(targets: Sequence[str], kind: TargetKind) -> str:
         if not stray or len(stray) > MOST_STRAY * len(targets) or _kind(kept, collections.Counter(kept)) != others:
             continue
         shown = ", ".join(f"{target!r:.60}" for target in list(dict.fromkeys(stray))[:3])
-        words = {"answers": "answers of a few words", "texts": "free text"}[kind]
         verb = "is" if len(stray) == 1 else "are"
         return (
             f"{len(kept):,} of {len(targets):,} targets are {others}, and {len(stray):,} {verb} not ({shown}): so all "
-            f"count as {words} and are scored as such. If it is a mistake, mend or remove them."
+            f"count as {_words_of(kind)} and are scored as such. If it is a mistake, mend or remove them."
         )
-    return ""
+    return _written_otherwise(targets, kind)
+
+
+def _written_otherwise(targets: Sequence[str], kind: TargetKind) -> str:
+    """Return what is to be said of numbers that are not read as such, where others, if there are any, are few."""
+    written = [target for target in targets if math.isnan(_number(target)) and _WRITTEN_NUMBER.fullmatch(target)]
+    plain = [target for target in targets if not math.isnan(_number(target))]
+    plain += [re.sub(r"\D", "", target) for target in written]
+    if not written or len(targets) - len(plain) > MOST_STRAY * len(targets):
+        return ""
+    if _kind(plain, collections.Counter(plain)) != "numbers":
+        return ""
+    return (
+        f"{len(plain):,} of {len(targets):,} targets are numbers, but {len(written):,} of them are written such as "
+        f"{written[0]!r}, which is not read as one: so all count as {_words_of(kind)} and are scored as such. Write "
+        "digits and a point alone, such as 1234.5, if they shall be scored as numbers."
+    )
+
+
+def _words_of(kind: TargetKind) -> str:
+    return {"answers": "answers of a few words", "texts": "free text"}.get(kind, kind)
 
 
 def _number(target: str) -> float:
