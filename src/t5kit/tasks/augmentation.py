@@ -5,7 +5,9 @@ a model (back-translation) is a callable, list[str] -> list[str], and makes reco
 """
 
 import dataclasses
+import functools
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -18,7 +20,10 @@ from t5kit.tasks.config import AugmentationConfig
 Paraphrase = Callable[[list[str]], list[str]]
 """Texts -> as many texts that mean the same."""
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_UNIT = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+"""A word, "don't" and "well-known" too, or a sign."""
+_JOINERS = "\u200c\u200d"
+"""Zero-width: they stand within words of Persian and of India's scripts."""
 _NUM_KINDS = 4
 
 
@@ -27,11 +32,12 @@ class Augmenter:
     """Changes texts as a config says.
 
     Example: "a great film" -> "a superb film", "a greaat film"
+    Words are replaced where they stand whole, phrases of the list too: of "fine" and "fine film" the longer one.
     """
 
     config: AugmentationConfig
     synonyms: Mapping[str, tuple[str, ...]]
-    """Word in lower case -> words that may stand in its place."""
+    """Word or phrase in lower case -> those that may stand in its place."""
 
     @classmethod
     def of(cls, config: AugmentationConfig, folder: Path) -> Self:
@@ -45,17 +51,64 @@ class Augmenter:
             return text
         changed = _between(before, text, behind)
         if self.synonyms:
-            changed = _WORD.sub(lambda word: self._synonym(word[0], rng), changed)
+            changed = self._with_synonyms(changed, rng)
         if self.config.noise_rate:
             changed = noisy(changed, self.config.noise_rate, rng)
         return before + changed + behind if changed.strip() else text
 
-    def _synonym(self, word: str, rng: np.random.Generator) -> str:
-        others = self.synonyms.get(word.lower(), ())
-        if not others or rng.random() >= self.config.synonym_rate:
-            return word
+    @functools.cached_property
+    def _most_units(self) -> int:
+        """Of the longest phrase in the list."""
+        return max(len(_units(_marked(phrase))) for phrase in self.synonyms)
+
+    def _with_synonyms(self, text: str, rng: np.random.Generator) -> str:
+        """Return the text with some of the list's words and phrases replaced, of several at one place the longest."""
+        marked = _marked(text)
+        units = _units(marked)
+        pieces: list[str] = []
+        copied = place = 0
+        while place < len(units):
+            begin, behind = units[place][0], min(place + self._most_units, len(units))
+            for last in range(behind - 1, place - 1, -1):
+                end = units[last][1]
+                others = self.synonyms.get(_key(text[begin:end]), ())
+                if others and _is_apart(marked, begin, end):
+                    pieces += [text[copied:begin], self._synonym(text[begin:end], others, rng)]
+                    copied, place = end, last
+                    break
+            place += 1
+        return "".join([*pieces, text[copied:]])
+
+    def _synonym(self, phrase: str, others: Sequence[str], rng: np.random.Generator) -> str:
+        if rng.random() >= self.config.synonym_rate:
+            return phrase
         other = others[int(rng.integers(len(others)))]
-        return other.upper() if word.isupper() and len(word) > 1 else other.capitalize() if word[0].isupper() else other
+        if phrase.isupper() and len(phrase) > 1:
+            return other.upper()
+        return other[:1].upper() + other[1:] if phrase[0].isupper() else other
+
+
+def _units(marked: str) -> list[tuple[int, int]]:
+    return [unit.span() for unit in _UNIT.finditer(marked)]
+
+
+def _marked(text: str) -> str:
+    """Return the text with "_", a sign of words, for what Python counts to none: combining marks and joiners.
+
+    Places stay the same. Example: "बढ़िया" is one word of six signs, and "\\w" sees four letters, two of them alone.
+    """
+    if text.isascii():
+        return text
+    return "".join("_" if unicodedata.category(sign)[0] == "M" or sign in _JOINERS else sign for sign in text)
+
+
+def _is_apart(marked: str, begin: int, end: int) -> bool:
+    """Say whether no sign of words stands beside a phrase that begins or ends with another sign: "C++" in "C++11"."""
+    return re.search(r"\w", marked[max(0, begin - 1) : begin] + marked[end : end + 1]) is None
+
+
+def _key(phrase: str) -> str:
+    return " ".join(phrase.lower().split())
 
 
 def noisy(text: str, rate: float, rng: np.random.Generator) -> str:
@@ -90,7 +143,9 @@ def noisy(text: str, rate: float, rng: np.random.Generator) -> str:
 
 
 def read_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read a word list: words of a line, apart by commas or tabs, may each stand for the others; # begins a comment.
+    """Read a word list: words and phrases of a line, apart by commas or tabs, may each stand for the others.
+
+    # begins a comment.
 
     Raises: DataError if the file cannot be read, or no line has two words.
     """
@@ -108,7 +163,7 @@ def parse_synonyms(text: str, name: str) -> dict[str, tuple[str, ...]]:
         words = [word.strip() for word in re.split(r"[,\t]", line.partition("#")[0]) if word.strip()]
         for word in words:
             others = dict.fromkeys(other for other in words if other != word)
-            found.setdefault(word.lower(), {}).update(others)
+            found.setdefault(_key(word), {}).update(others)
     synonyms = {word: tuple(others) for word, others in found.items() if others}
     if not synonyms:
         raise DataError(f"{name}: no line has two words; expected lines such as: great, superb, wonderful.")

@@ -29,6 +29,43 @@ def test_words_of_a_line_stand_for_each_other_and_keep_their_case() -> None:
     assert augment("a great film", rng()) == "a great film"  # not one of the run's prompts
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "changed"),
+    [
+        ("fine film, good picture", "A fine film, Fine  Film!", "A good picture, Good picture!"),
+        ("fine film, good picture", "FINE FILM of fine films", "GOOD PICTURE of fine films"),
+        ("fine, dull\nfine film, good picture", "fine film, fine day", "good picture, dull day"),
+        ("fine, dull\nfine film noir, Noir", "fine film by night", "dull film by night"),
+        ("NYC, New York", "nyc and Nyc", "New York and New York"),
+        ("अच्छा, बढ़िया", "अच्छा काम, अच्छाई", "बढ़िया काम, अच्छाई"),
+        ("cafe\u0301, bar", "a cafe\u0301, a cafe", "a bar, a cafe"),
+        ("cafe, bar", "a cafe\u0301, a cafe", "a cafe\u0301, a bar"),
+        ("می\u200cخواهم, خواستم", "من می\u200cخواهم", "من خواستم"),
+        ("c++, rust", "c++ is not c++11 or ac++", "rust is not c++11 or ac++"),
+        ("can, may\nknown, famous", "can't, can; well-known, known_1", "can't, may; well-known, known_1"),
+    ],
+)
+def test_phrases_and_words_of_any_script_are_replaced_where_they_stand_whole(
+    words: str, text: str, changed: str
+) -> None:
+    config = AugmentationConfig(synonyms="list", synonym_rate=1.0, probability=1.0)
+    assert Augmenter(config, parse_synonyms(words, "list"))(text, rng()) == changed
+
+
+def test_words_are_drawn_one_after_another_from_the_left() -> None:
+    drawn = Augmenter(
+        AugmentationConfig(synonyms="list", synonym_rate=0.5, probability=1.0),
+        parse_synonyms("great, superb, fine, grand\nfilm, movie, picture", "list"),
+    )
+    text = "a great film, a great, great film; Film: great"
+    assert drawn(text, rng(3)) == drawn(text, rng(3))
+    assert [drawn(text, rng(seed)) for seed in range(3)] == [
+        "a fine movie, a great, fine picture; Movie: great",
+        "a superb film, a superb, superb movie; Film: great",
+        "a great film, a great, fine picture; Film: fine",
+    ]
+
+
 def test_noise_changes_about_as_many_letters_as_it_says_and_nothing_else() -> None:
     text = "the quick brown fox jumps over the lazy dog, 10 times! " * 40
     changed = noisy(text, 0.1, rng())
