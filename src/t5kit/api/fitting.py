@@ -22,6 +22,7 @@ from t5kit.api.fitting_data import (
     fit_tables,
     read_pairs,
     read_rows,
+    template_findings,
     with_paraphrases,
     with_report,
 )
@@ -110,9 +111,10 @@ def plan_fit(
     rows = {split: read_rows(part, format, encoding, columns) for split, part in splits.items() if part is not None}
 
     def found_under(template: str) -> FitTables:
-        columns = PairColumns(template, target)
-        pairs = {split: read_pairs(table, columns) for split, table in rows.items()}
-        return fit_tables(pairs, tokenizer, seed=settings.seed)
+        words = PairColumns(template, target)
+        pairs = {split: read_pairs(table, words) for split, table in rows.items()}
+        found = fit_tables(pairs, tokenizer, seed=settings.seed)
+        return dataclasses.replace(found, findings=(*template_findings(rows[TRAIN], words), *found.findings))
 
     first: list[Choice] = []
     if instructions:

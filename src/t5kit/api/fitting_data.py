@@ -7,6 +7,7 @@ trained on (doubled inputs, mistyped labels, a held-out record that is in the tr
 import collections
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 import unicodedata
@@ -44,6 +45,13 @@ MOST_SCORED_LETTERS = 100_000
 one of ten million."""
 NUM_TARGETS_TRIED = 500
 """Targets that are written in the vocabulary and read back, to see what it cannot write."""
+
+MOST_WITHOUT_LABEL = 0.05
+"""Share of the inputs that may lack their label where all seem to hold it."""
+NUM_SEARCHED = 1000
+"""Inputs that labels are looked for in."""
+FEWEST_SEARCHED, SHORTEST_SEARCHED = 10, 4
+"""Records, and letters of the shortest label; shorter ones stand in other words."""
 
 HEADER_INPUTS = (*INPUT_COLUMNS, "text", "sentence", "question")
 HEADER_TARGETS = (*TARGET_COLUMNS, "label", "output", "answer", "summary")
@@ -86,7 +94,8 @@ def fit_tables(
             tables[split], said = _with_scored(tables[split], split)
             findings += said
     profile = TargetProfile.of(_texts(tables[TRAIN], "target"))
-    findings += profile.findings() + _of_train(tables[TRAIN]) + _across(tables, profile)
+    findings += profile.findings() + _of_train(tables[TRAIN]) + _of_held_labels(tables[TRAIN], profile)
+    findings += _across(tables, profile)
     num_held_out, whole_dev = 0, tables.get(DEV)
     if DEV not in tables:
         num_held_out = num_to_hold_out(len(tables[TRAIN]))
@@ -200,6 +209,28 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
     if not records:
         raise DataError(f"no record has an input and a target; {bad[0].error}")
     return with_report(dataclasses.replace(table, records=records), table.report, bad)
+
+
+def template_findings(table: RecordTable, columns: PairColumns) -> list[str]:
+    """Return what is to be said of an input that is made of all columns that the target is made of."""
+    fields = table[0].fields
+    words = zip((columns.input, columns.target), columns.usual, strict=True)
+    inputs, targets = (_column_names(word, usual, fields) for word, usual in words)
+    if not targets or not set(targets) <= set(inputs):
+        return []
+    names = " and ".join(map(repr, dict.fromkeys(targets)))
+    return [
+        f"the input, {columns.input or inputs[0]!r}, has the column {names}, of which the target is made: the model "
+        "learns to copy it, and cannot be asked without it. Take it out of the input, unless copying is the task."
+    ]
+
+
+def _column_names(word: str, usual: Sequence[str], fields: Mapping[str, object]) -> list[str]:
+    """Return the columns of a record that a word of PairColumns names."""
+    numbers = {"input": "0", "target": "1"} if "0" in fields else {}
+    there = fields.keys() | numbers
+    names = template_fields(word) if "{" in word else [word or next((name for name in usual if name in there), "")]
+    return [numbers.get(name, name) for name in names if name]
 
 
 def check_targets(tables: Mapping[str, RecordTable], metrics: Sequence[str]) -> None:
@@ -441,6 +472,29 @@ def _of_train(table: RecordTable) -> list[str]:
             f"{' and '.join(repr(t[:30]) for t in sorted(by_input[torn[0]])[:2])}: no model can be right about both."
         )
     return found
+
+
+def _of_held_labels(table: RecordTable, profile: TargetProfile) -> list[str]:
+    """Return what is to be said where nearly every input holds its own label and none besides.
+
+    Inputs that name all choices are no such; of labels within each other ("related", "unrelated") the longest counts.
+    """
+    labels = [_as_read(label).casefold() for label in profile.labels]
+    if len(labels) < 2 or min(map(len, labels)) < SHORTEST_SEARCHED or len(table) < FEWEST_SEARCHED:
+        return []
+    step = -(-len(table) // NUM_SEARCHED)
+    pairs = list(itertools.islice(_pairs(table), 0, None, step))
+    num_held = 0
+    for source, target in pairs:
+        text, own = _as_read(source).casefold(), _as_read(target).casefold()
+        num_held += own in text and all(label in own for label in labels if label in text)
+    if num_held < (1.0 - MOST_WITHOUT_LABEL) * len(pairs):
+        return []
+    drawn = "" if step == 1 else " that were looked at"
+    return [
+        f"{num_held:,} of {len(pairs):,} inputs{drawn} hold their own label and no other, such as {pairs[0][0]!r:.60} "
+        f"with {pairs[0][1]!r:.30}: the model learns to copy it. Is the target a part of the input by mistake?"
+    ]
 
 
 def _of_header(table: RecordTable) -> list[str]:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from t5kit.api.fitting_data import FitTables, fit_tables, num_to_hold_out, read_pairs, read_rows
+from t5kit.api.fitting_data import (
+    FitTables,
+    fit_tables,
+    num_to_hold_out,
+    read_pairs,
+    read_rows,
+    template_findings,
+)
 from t5kit.errors import ConfigError, DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
 from t5kit.tasks.configured import DEV, TEST, TRAIN
@@ -124,6 +131,61 @@ def test_duplicates_and_contradictions_are_told() -> None:
     assert "2 input(s) come with different targets, such as 'film number 0' with 'bad' and 'good'" in said
     assert "1 of 2 dev inputs are in train too" in said and "2 of 2 test inputs are in train too" in said
     assert "dev has 1 label(s) that train never shows ('fine')" in said
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            ("{text} {label}", "label"),
+            "the input, '{text} {label}', has the column 'label', of which the target is made",
+        ),
+        (("{text} {label}", "is {label}"), "has the column 'label'"),
+        (("text", "text"), "the input, 'text', has the column 'text'"),
+        (("{text}", "{text} -> {label}"), ""),
+        (("{text}", "label"), ""),
+    ],
+)
+def test_an_input_made_of_the_target_s_columns_is_told(columns: tuple[str, str], said: str) -> None:
+    table = read_rows([{"text": "a", "label": "b"}], None)
+    found = "".join(template_findings(table, PairColumns(*columns)))
+    assert (said in found) if said else not found
+
+
+def test_the_target_s_column_is_known_by_its_usual_name_and_its_number(tmp_path: Path) -> None:
+    assert template_findings(read_rows([{"input": "a", "target": "b"}], None), PairColumns("{input} {target}"))
+    (tmp_path / "a.tsv").write_text("a\tb\n", encoding="utf-8")
+    table = read_rows(tmp_path / "a.tsv", None)
+    assert template_findings(table, PairColumns("{0} {1}"))
+    assert template_findings(table, PairColumns("{0}")) == template_findings(table, PairColumns()) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "is_told"),
+    [
+        ("{text} ({label})", True),
+        ("{text}", False),
+        ("{text} Is it related or unrelated?", False),
+        ("{text} {rarely}", False),
+    ],
+)
+def test_inputs_that_hold_their_own_label_alone_are_told(template: str, is_told: bool) -> None:
+    labels = ["related", "unrelated"]
+    rows = [
+        (
+            template.format(text=f"film {n}", label=labels[n % 2].title(), rarely=labels[n % 2] * (n % 10 > 0)),
+            labels[n % 2],
+        )
+        for n in range(3000)
+    ]
+    said = "\n".join(tables_of(rows, dev=rows[:5]).findings)
+    assert ("1,000 of 1,000 inputs that were looked at hold their own label" in said) == is_told
+    assert ("hold their own label" in said) == is_told
+
+
+def test_short_labels_stand_in_other_words_and_are_not_told() -> None:
+    rows = [(f"no {n}" if n % 2 else f"yes {n}", "no" if n % 2 else "yes") for n in range(100)]
+    assert "hold their own" not in "\n".join(tables_of(rows).findings)
 
 
 def test_what_the_vocabulary_cannot_write_becomes_what_it_can() -> None:
