@@ -15,7 +15,7 @@ SRC = Path(__file__).parents[2] / "src"
 
 ORDER = (
     "_native errors drawing config text sources metrics tasks data checkpoint model runtime decoding scheduling "
-    "evaluation explanation training recipe api serving cli testing"
+    "evaluation explanation training recipe api serving cli __main__ testing"
 ).split()
 """Stages from low to high. A module imports only its own stage and lower ones; `testing` may see everything."""
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from t5kit import Model
+from t5kit import Model, __version__
 from t5kit.cli import main as cli
 from t5kit.cli.outputs import open_output
 from t5kit.testing.folders import write_tiny_folder
@@ -304,6 +304,11 @@ def test_an_interrupt_at_the_start_is_one_sentence(folder: Path, delay_s: float)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (130, b"", b"t5kit: interrupted.\n")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    made = subprocess.run([sys.executable, "-m", "t5kit", "--version"], capture_output=True, text=True, check=True)
+    assert made.stdout == f"{__version__}\n"
 
 
 def test_an_interrupt_at_work_is_one_sentence_and_leaves_no_file(folder: Path, tmp_path: Path) -> None:

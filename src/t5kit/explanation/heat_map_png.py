@@ -1,7 +1,9 @@
 """A heat map as a PNG, by matplotlib, which `pip install 't5kit[explain]'` brings."""
 
 import importlib.util
+import re
 import secrets
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def draw_heat_map(
 ) -> None:
     """Draw values [R, C] with their names; the picture grows with the cells.
 
+    Warns (UserWarning) of letters that no installed font of `FONTS` has; they are empty boxes in the picture.
     Raises: DependencyError without matplotlib; DataError if the file cannot be written.
     """
     check_can_draw()
@@ -77,12 +80,28 @@ def draw_heat_map(
         figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
         try:
-            figure.savefig(partial, format="png", dpi=144)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                figure.savefig(partial, format="png", dpi=144)
             partial.replace(path)
         except OSError as error:
             raise DataError(f"{path}: the picture cannot be written ({error.strerror or error}).") from error
         finally:
             partial.unlink(missing_ok=True)
+    _tell_missing(path, [str(warning.message) for warning in caught])
+
+
+def _tell_missing(path: Path, messages: Sequence[str]) -> None:
+    """Say in one warning what matplotlib says of each glyph ("Glyph 20320 (...) missing from font(s) ...")."""
+    numbers = dict.fromkeys(found[1] for message in messages if (found := re.match(r"Glyph (\d+) ", message)))
+    if numbers:
+        letters = "".join(chr(int(number)) for number in numbers)
+        warnings.warn(
+            f"{path}: no installed font has {len(letters)} of the letters ({letters[:20]}), so they are drawn as empty "
+            "boxes. The HTML page shows them; for the picture install a font such as Noto Sans CJK.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _short(name: str) -> str:

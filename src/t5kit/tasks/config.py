@@ -69,7 +69,7 @@ class AugmentationConfig:
     """
 
     synonyms: str = ""
-    """A word list below data.dir: words of a line, apart by commas, may each stand for the others."""
+    """A word list below data.dir: words and phrases of a line, apart by commas, may each stand for the others."""
     synonym_rate: float = 0.2
     """synonyms: share of the words that have some which are replaced, in (0, 1]."""
     noise_rate: float = 0.0

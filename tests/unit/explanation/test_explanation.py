@@ -132,6 +132,18 @@ def test_long_inputs_have_pictures_in_place_of_tables_and_then_words_alone() -> 
         assert len(text) < 200_000
 
 
+def test_letters_without_a_font_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(heat_map_png, "FONTS", ("DejaVu Sans",))
+    path = tmp_path / "map.png"
+    with pytest.warns(UserWarning, match="no installed font") as caught:
+        heat_map_png.draw_heat_map(
+            path, np.eye(2), row_names=["\u4f60\u597d", "a"], column_names=["\u4f60", "b"], title="t", is_signed=False
+        )
+    (warning,) = caught
+    assert "no installed font has 2 of the letters (\u4f60\u597d)" in str(warning.message) and path.is_file()
+
+
 def test_pictures_are_png_of_the_map_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     found, path = made_up(), tmp_path / "map.png"
