@@ -44,7 +44,7 @@ from pathlib import Path
 
 import numpy as np
 from machine import processor_name
-from start import start
+from start import SYSTEMS, start
 
 from t5kit import _native
 from t5kit.checkpoint import open_folder, write_folder
@@ -342,8 +342,9 @@ def encoder_of(name: EngineName, folder: Path, plan: Plan) -> Callable[[Sequence
 
 
 def measure_start(plan: Plan, names: Sequence[EngineName], folder: Path, texts: Texts, rounds: int) -> list[Result]:
-    """Start every engine in new processes: to its first token, and to its peak memory over 64 texts."""
+    """Start the engines that bench/start.py knows in new processes: to the first token, and to their peak memory."""
     results: list[Result] = []
+    names = [name for name in names if name.engine in SYSTEMS]
     runs: dict[str, list[float]] = {str(name): [] for name in names}
     peaks: dict[str, int] = {}
     for _ in range(rounds + 1):  # the first fills the page cache, and a cache of packed weights

@@ -13,6 +13,7 @@ import numpy as np
 from t5kit.checkpoint.atomic import write_file
 from t5kit.data.batch import Batch
 from t5kit.data.configured import evaluation_batches
+from t5kit.decoding.faults import NOT_FINITE
 from t5kit.errors import ConfigError, EngineError
 from t5kit.evaluation.run_evaluator import RunEvaluator
 from t5kit.metrics.named import is_lower_better
@@ -86,7 +87,10 @@ class DevEvaluation:
             runtime = runtime_of(self._model)
             try:
                 reports = self._evaluator.reports(runtime)
-            except EngineError as error:  # weights that exploded: whether training goes on is for its own rules
+            except EngineError as error:
+                if NOT_FINITE not in str(error):
+                    raise
+                # The weights exploded: whether training goes on is for its own rules.
                 warnings.warn(
                     f"the dev records cannot be answered after step {step}, so this evaluation has no scores. {error}",
                     UserWarning,

@@ -50,6 +50,8 @@ MOST_WITHOUT_LABEL = 0.05
 """Share of the inputs that may lack their label where all seem to hold it."""
 NUM_SEARCHED = 1000
 """Inputs that labels are looked for in."""
+SEARCHED_LETTERS = 2000
+"""At the beginning of an input and at its end."""
 FEWEST_SEARCHED, SHORTEST_SEARCHED = 10, 4
 """Records, and letters of the shortest label; shorter ones stand in other words."""
 
@@ -484,16 +486,20 @@ def _of_held_labels(table: RecordTable, profile: TargetProfile) -> list[str]:
         return []
     step = -(-len(table) // NUM_SEARCHED)
     pairs = list(itertools.islice(_pairs(table), 0, None, step))
-    num_held = 0
+    held = []
     for source, target in pairs:
-        text, own = _as_read(source).casefold(), _as_read(target).casefold()
-        num_held += own in text and all(label in own for label in labels if label in text)
+        # Speed: 1,000 inputs of 210,000 letters took 41 s; a label by mistake stands at an end.
+        ends = source if len(source) <= 2 * SEARCHED_LETTERS else source[:SEARCHED_LETTERS] + source[-SEARCHED_LETTERS:]
+        text, own = _as_read(ends).casefold(), _as_read(target).casefold()
+        if own in text and all(label in own for label in labels if label in text):
+            held.append((source, target))
+    num_held = len(held)
     if num_held < (1.0 - MOST_WITHOUT_LABEL) * len(pairs):
         return []
     drawn = "" if step == 1 else " that were looked at"
     return [
-        f"{num_held:,} of {len(pairs):,} inputs{drawn} hold their own label and no other, such as {pairs[0][0]!r:.60} "
-        f"with {pairs[0][1]!r:.30}: the model learns to copy it. Is the target a part of the input by mistake?"
+        f"{num_held:,} of {len(pairs):,} inputs{drawn} hold their own label and no other, such as {held[0][0]!r:.60} "
+        f"with {held[0][1]!r:.30}: the model learns to copy it. Is the target a part of the input by mistake?"
     ]
 
 

@@ -23,7 +23,7 @@ class BackTranslation:
     Raises: RequestError for another number of models, or a template without {text}.
     """
 
-    models: Sequence[str]
+    models: Sequence[str | Path]
     """One or two folders or Hub ids, opened when it is called."""
     there: str
     """Template with {text} in it, such as "translate English to German: {text}"."""
@@ -41,7 +41,7 @@ class BackTranslation:
     @property
     def identity(self) -> list[str]:
         """What its answers hang on."""
-        return [*self.models, self.there, self.back]
+        return [*map(str, self.models), self.there, self.back]
 
     def __call__(self, texts: list[str]) -> list[str]:
         """Return each text in other words, or as it is."""
@@ -97,14 +97,19 @@ class KeptParaphrases:
     def __call__(self, texts: list[str]) -> list[str]:
         """Return what is kept, or what the callable makes of the texts."""
         identity = getattr(self._paraphrase, "identity", None)
-        self._asked = hashlib.sha256(json.dumps([identity, texts]).encode()).hexdigest()
+        self._asked = hashlib.sha256(json.dumps([identity, texts], default=repr).encode()).hexdigest()
+        self._found = self._kept(len(texts)) or self._paraphrase(texts)
+        return self._found
+
+    def _kept(self, num_texts: int) -> list[str]:
+        """Return what the file has for what is asked, or nothing."""
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
-            is_same = kept["asked"] == self._asked
+            found = kept["found"] if kept["asked"] == self._asked else []
         except (OSError, ValueError, TypeError, KeyError):
-            is_same = False
-        self._found = kept["found"] if is_same else self._paraphrase(texts)
-        return self._found
+            return []
+        is_whole = isinstance(found, list) and len(found) == num_texts and all(isinstance(text, str) for text in found)
+        return found if is_whole else []
 
     @property
     def content(self) -> str:

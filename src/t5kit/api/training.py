@@ -64,6 +64,8 @@ class GivenRecords:
 
     FOLDER: ClassVar[str] = "data"
     """Below the run folder: the config's data.dir."""
+    ADDED: ClassVar[tuple[str, ...]] = ("paraphrases.json",)
+    """Files that runs of an older t5kit lack; what they say is in the records too."""
 
     tasks: tuple[OpenedTask, ...]
     files: Mapping[str, str]
@@ -83,6 +85,8 @@ class GivenRecords:
                     (fresh / name).write_text(content, encoding="utf-8", newline="\n")
         for name, content in self.files.items():
             path = folder / name
+            if name in self.ADDED and not path.exists():
+                write_file(path, content.encode())
             if not path.is_file() or path.read_bytes() != content.encode():
                 raise ConfigError(f"{run_folder} holds a run on other data ({path} differs). Choose another folder.")
 

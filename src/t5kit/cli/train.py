@@ -75,6 +75,8 @@ def _summary(result: "TrainingResult") -> str:
     if result.best:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in result.best.metrics.items() if name != "seconds")
         text += f"; best at step {result.best.step:,}: {scores}"
+        if result.model_step != result.best.step:
+            text += f"; the model is that of step {result.model_step:,}"
     return f"{text}."
 
 

@@ -5,6 +5,9 @@ import numpy as np
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import StepOutput
 
+NOT_FINITE = "NaN or infinite scores"
+"""In the message of every error about weights that are damaged or exploded."""
+
 
 def faulty_rows(output: StepOutput) -> np.ndarray | None:
     """Return a mask [Q] of the rows whose scores are not finite or that have no candidate, or None if there is none."""
@@ -16,7 +19,7 @@ def faulty_rows(output: StepOutput) -> np.ndarray | None:
 def scores_not_finite(num_tokens: int) -> EngineError:
     """Return the error for a row whose log-sum-exp is NaN or infinite after `num_tokens` generated tokens."""
     return EngineError(
-        f"The model produced NaN or infinite scores after {num_tokens} tokens. Its weights are damaged, or overflow in "
+        f"The model produced {NOT_FINITE} after {num_tokens} tokens. Its weights are damaged, or overflow in "
         "this precision: try weights=float32."
     )
 

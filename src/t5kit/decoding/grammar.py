@@ -55,6 +55,8 @@ class Grammar:
             raise RequestError(
                 f"Grammar({self.kind!r:.40}, …): kind must be regex, json_schema or lark, and text a str."
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in self.text):
+            raise RequestError(f"The {self.kind} {self.text!r:.200} holds half a surrogate pair, which is no text.")
 
 
 class Constraint(Protocol):
@@ -107,6 +109,7 @@ class GrammarCompiler:
     def check(self, grammar: Grammar) -> None:
         """Raise the RequestError or DependencyError that making the constraint would raise, before any work is done.
 
+        Only that a vocabulary writes no text that begins as a regex asks shows when the constraint is made.
         So does a JSON schema whose punctuation this vocabulary cannot write: T5's own has no braces.
         """
         problem = _library().LLMatcher.validate_grammar(self._compiled(grammar))

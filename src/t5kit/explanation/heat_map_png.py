@@ -88,12 +88,17 @@ def draw_heat_map(
             raise DataError(f"{path}: the picture cannot be written ({error.strerror or error}).") from error
         finally:
             partial.unlink(missing_ok=True)
-    _tell_missing(path, [str(warning.message) for warning in caught])
+    _tell_again(path, caught)
 
 
-def _tell_missing(path: Path, messages: Sequence[str]) -> None:
-    """Say in one warning what matplotlib says of each glyph ("Glyph 20320 (...) missing from font(s) ...")."""
-    numbers = dict.fromkeys(found[1] for message in messages if (found := re.match(r"Glyph (\d+) ", message)))
+def _tell_again(path: Path, caught: Sequence[warnings.WarningMessage]) -> None:
+    """Say in one warning what matplotlib says of each glyph ("Glyph 20320 (...) missing ..."), and the others too."""
+    numbers: dict[str, None] = {}
+    for warning in caught:
+        if found := re.match(r"Glyph (\d+) ", str(warning.message)):
+            numbers[found[1]] = None
+        else:
+            warnings.warn(warning.message, warning.category, stacklevel=3)
     if numbers:
         letters = "".join(chr(int(number)) for number in numbers)
         warnings.warn(

@@ -231,7 +231,7 @@ class ContinuousScheduler:
     def cancel(self, request_id: int) -> None:
         job = self._alive.get(request_id)
         if job is not None:
-            self._searches[job.strategy].cancel(request_id)
+            self._search(job.strategy).cancel(request_id)
             self._end(job)
         elif self._waiting.pop(request_id, None) is None:
             return

@@ -1,7 +1,8 @@
 """Interrupts that wait: a step is done wholly or not begun.
 
-Python raises KeyboardInterrupt between any two bytecodes of the main thread, so also between two assignments that
-belong together; whoever closes a search or a runtime afterwards would find rows that no longer fit each other.
+Python calls a signal's handler between any two bytecodes of the main thread, so also between two assignments that
+belong together. Where the handler raises (KeyboardInterrupt; a training run that a signal stops), whoever closes a
+search or a runtime afterwards would find rows that no longer fit each other.
 """
 
 import contextlib
@@ -10,23 +11,26 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let an interrupt within the block, or the function decorated, take effect when it is done.
+    """Let SIGINT and SIGTERM within the block, or the function decorated, take effect when it is done.
 
-    Whatever handler SIGINT has is called then, so that a program's own one keeps its meaning. Other threads are never
-    interrupted, and nothing changes for them.
+    Whatever handlers they have are called then, once for each signal, so that a program's own ones keep their meaning.
+    Other threads are never interrupted, and nothing changes for them.
     """
-    usual = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    if not callable(usual):  # ignored, or ending the process at once
-        yield
-        return
+    is_interrupted = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS} if is_interrupted else {}
+    usual = {number: handler for number, handler in handlers.items() if callable(handler)}  # others end or ignore
     received: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    for waiting in usual:
+        signal.signal(waiting, lambda number, frame: received.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
-        if received:
-            usual(*received[-1])
+        for waiting, handler in usual.items():
+            signal.signal(waiting, handler)
+        for number, frame in received:
+            usual[signal.Signals(number)](number, frame)

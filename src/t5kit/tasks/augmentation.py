@@ -57,9 +57,9 @@ class Augmenter:
         return before + changed + behind if changed.strip() else text
 
     @functools.cached_property
-    def _most_units(self) -> int:
-        """Of the longest phrase in the list."""
-        return max(len(_units(_marked(phrase))) for phrase in self.synonyms)
+    def _lengths(self) -> list[int]:
+        """How many units the list's phrases have, the most first."""
+        return sorted({len(_units(_marked(phrase))) for phrase in self.synonyms}, reverse=True)
 
     def _with_synonyms(self, text: str, rng: np.random.Generator) -> str:
         """Return the text with some of the list's words and phrases replaced, of several at one place the longest."""
@@ -68,8 +68,8 @@ class Augmenter:
         pieces: list[str] = []
         copied = place = 0
         while place < len(units):
-            begin, behind = units[place][0], min(place + self._most_units, len(units))
-            for last in range(behind - 1, place - 1, -1):
+            begin = units[place][0]
+            for last in (place + length - 1 for length in self._lengths if place + length <= len(units)):
                 end = units[last][1]
                 others = self.synonyms.get(_key(text[begin:end]), ())
                 if others and _is_apart(marked, begin, end):

@@ -163,13 +163,13 @@ class _GrammarWriter:
         if not self._span:
             return True
         for start, first in enumerate(self._chunks):
-            run = ""
-            for chunk in self._chunks[start:] if STRING.fullmatch(first) else ():
-                run += chunk
-                if len(run) > schema.max_length or not (chunk == " " or STRING.fullmatch(chunk)):
+            length, has_word = 0, False
+            for chunk in self._chunks[start : start + schema.max_length] if STRING.fullmatch(first) else ():
+                length += len(chunk)
+                if length > schema.max_length or not (chunk == " " or STRING.fullmatch(chunk)):
                     break
-                is_long_enough = len(run) >= schema.min_length and chunk != " "
-                if is_long_enough and any(letter.isalnum() for letter in run):
+                has_word = has_word or any(letter.isalnum() for letter in chunk)
+                if has_word and length >= schema.min_length and chunk != " ":
                     return True
         return False
 

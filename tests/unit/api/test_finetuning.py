@@ -12,7 +12,7 @@ from t5kit.api.completion import Completion
 from t5kit.api.finetuning import finetune, lost_to_rounding, plan_finetuning
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import read_instructions, template_prefix, template_suffix
-from t5kit.api.paraphrasing import BackTranslation
+from t5kit.api.paraphrasing import BackTranslation, KeptParaphrases
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.evaluator import Bootstrap, evaluate_predictions, scoring_of
 from t5kit.evaluation.examples import evaluation_set
@@ -71,6 +71,17 @@ def test_a_translation_that_was_cut_on_either_way_is_not_learned(monkeypatch: py
         found = paraphrase(["one", "a long review", "two"])
     assert found == ["b(to English: a(to German: one))", "a long review", "two"]
     assert "to English: a(to German: a long review)" not in asked
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "{}", '{"asked": 1, "found": 2}', '{"found": ["A"]}'])
+def test_a_damaged_file_of_paraphrases_is_made_again(tmp_path: Path, kept: str) -> None:
+    path = tmp_path / "paraphrases.json"
+    path.write_text(kept, encoding="utf-8")
+    paraphrase = KeptParaphrases(lambda texts: [text.upper() for text in texts], path)
+    assert paraphrase(["a"]) == ["A"]
+    path.write_text(paraphrase.content, encoding="utf-8")
+    assert KeptParaphrases(lambda texts: [], path)(["a"]) == ["A"]
+    assert BackTranslation([tmp_path], "{text}", "{text}").identity[0] == str(tmp_path)
 
 
 def test_back_translation_says_what_it_cannot_use() -> None:

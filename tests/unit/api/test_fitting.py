@@ -232,6 +232,9 @@ def test_a_run_that_goes_on_does_not_ask_again_for_other_words(tiny_folder: Path
     assert louder.num_asked == 10
     with pytest.raises(ConfigError, match=r"other data .*paraphrases.json differs"):
         go_on(Louder("elsewhere"))
+    (tmp_path / "run" / "data" / "paraphrases.json").unlink()  # as in a run of an older version
+    go_on(louder)
+    assert louder.num_asked == 20
 
 
 class Louder:

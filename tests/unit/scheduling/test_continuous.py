@@ -24,6 +24,7 @@ from t5kit.scheduling import (
     TokensGenerated,
     request_bytes,
 )
+from t5kit.scheduling.interrupts import interrupts_wait
 from t5kit.scheduling.memory import prompt_bytes
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, run
@@ -495,21 +496,49 @@ def test_no_work_gives_no_events(runtime: CountingRuntime) -> None:
     assert idle.step() == []
 
 
+class StopError(Exception):
+    """What a program's own handler raises."""
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    raise StopError
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("share", [number / 40 for number in range(40)])
-def test_an_interrupt_between_any_two_lines_leaves_nothing_open(runtime: CountingRuntime, share: float) -> None:
+def test_an_interrupt_between_any_two_lines_leaves_nothing_open(
+    runtime: CountingRuntime, number: signal.Signals, share: float
+) -> None:
     prompts = random_prompts(runtime.config, [3, 18, 7, 1, 9, 4, 12])
     asked = requests(prompts, MIXED)
     num_lines = count_lines(lambda: run(scheduler(runtime, max_batch_rows=8), asked))
     answering = scheduler(runtime, max_batch_rows=8)
-    with pytest.raises(KeyboardInterrupt):
-        count_lines(lambda: run(answering, asked), interrupted_at=int(share * num_lines))
+    usual = signal.signal(number, stop)
+    try:
+        with pytest.raises(StopError):
+            count_lines(lambda: run(answering, asked), interrupted_at=int(share * num_lines), number=number)
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, usual)
     answering.close()
     assert runtime.has_nothing_open
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def count_lines(work: Callable[[], object], interrupted_at: int = -1) -> int:
-    """Return how many lines of searches, schedulers and runtimes are run by `work`; send SIGINT before one of them."""
+def test_every_signal_within_a_step_is_delivered() -> None:
+    delivered = []
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: delivered.append(number))
+    try:
+        with interrupts_wait():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert delivered == []
+        assert delivered == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def count_lines(work: Callable[[], object], interrupted_at: int = -1, number: signal.Signals = signal.SIGINT) -> int:
+    """Return how many lines of searches, schedulers and runtimes `work` runs; send a signal before one of them."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
@@ -519,7 +548,7 @@ def count_lines(work: Callable[[], object], interrupted_at: int = -1) -> int:
         if event == "line":
             count += 1
             if count == interrupted_at + 1:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
         return trace
 
     before = sys.gettrace()

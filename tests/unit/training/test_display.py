@@ -66,7 +66,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool, step: int = 0, 
 
 def result(**changes: object) -> SimpleNamespace:
     best = SimpleNamespace(step=500, metrics={"rougeL": 31.25})
-    facts = {"num_steps": 1000, "stopped_early": False, "ran_out_of_data": False, "best": best}
+    facts = {"num_steps": 1000, "stopped_early": False, "ran_out_of_data": False, "best": best, "model_step": 1000}
     return SimpleNamespace(**{**facts, "model_path": Path("runs/g2p/model"), **changes})
 
 
@@ -85,7 +85,7 @@ def test_a_terminal_shows_figures_evaluations_checkpoint_and_the_time_left(monke
     assert "seconds" not in text
     seen.display.finished(result())
     assert seen.stream.getvalue().endswith(
-        "g2p: done after 1,000 steps, 0:01:00\nbest rougeL 31.25 at step 500\nmodel: runs/g2p/model\n"
+        "g2p: done after 1,000 steps, 0:01:00\nbest rougeL 31.25 at step 500\nmodel: runs/g2p/model (of step 1,000)\n"
     )
     assert "\x1b[?25h" in seen.stream.getvalue(), "the cursor is back"
 
