@@ -28,7 +28,7 @@ from t5kit.api.fitting_data import (
 )
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import score_instructions, template_prefix, template_suffix
-from t5kit.api.paraphrasing import KeptParaphrases
+from t5kit.api.paraphrasing import PARAPHRASES, KeptParaphrases
 from t5kit.api.training import GivenRecords, settled_precision, train_config
 from t5kit.errors import DataError, RequestError
 from t5kit.evaluation.pair_form import PairColumns
@@ -52,8 +52,6 @@ CorpusData = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str,
 
 SYNONYMS = "synonyms.txt"
 """The word list, in the run's data."""
-PARAPHRASES = "paraphrases.json"
-"""What a paraphrasing callable made, in the run's data."""
 HELD_OUT_SHARE = 0.05
 """Of running text."""
 

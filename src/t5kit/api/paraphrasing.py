@@ -10,6 +10,8 @@ from pathlib import Path
 from t5kit.errors import RequestError, T5kitError
 from t5kit.tasks.augmentation import Paraphrase
 
+PARAPHRASES = "paraphrases.json"
+"""What a paraphrasing callable made, in the run's data."""
 CUT, REFUSED = "a translation was cut at the length limit", "a model could not take the text"
 """Why back-translation leaves a text as it is."""
 

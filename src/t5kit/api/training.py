@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from t5kit.api.data_warnings import DataWarnings
+from t5kit.api.paraphrasing import PARAPHRASES
 from t5kit.api.run_inputs import keep_inputs
 from t5kit.api.run_parts import (
     VOCABULARY_FOLDER,
@@ -64,7 +65,7 @@ class GivenRecords:
 
     FOLDER: ClassVar[str] = "data"
     """Below the run folder: the config's data.dir."""
-    ADDED: ClassVar[tuple[str, ...]] = ("paraphrases.json",)
+    ADDED: ClassVar[tuple[str, ...]] = (PARAPHRASES,)
     """Files that runs of an older t5kit lack; what they say is in the records too."""
 
     tasks: tuple[OpenedTask, ...]

@@ -325,14 +325,16 @@ def _checked_names(names: Sequence[object], place: str) -> tuple[str, ...]:
 
 def _checked_words(words: Sequence[object], place: str) -> tuple[str, ...]:
     """Return names or allowed texts that can stand in a line."""
-    for number, word in enumerate(words):
+    seen: set[str] = set()
+    for word in words:
         if not isinstance(word, str) or not STRING.fullmatch(word):
             raise RequestError(
                 f"{place} names {word!r:.80}: expected a text without ; | [ ] and line breaks, with single spaces "
                 "between words and none around it."
             )
-        if word in words[:number]:
+        if word in seen:
             raise RequestError(f"{place} names {word!r} twice.")
+        seen.add(word)
     return tuple(str(word) for word in words)
 
 

@@ -103,10 +103,8 @@ class TerminalDisplay:
         if result.best is not None and self._best_metric in result.best.metrics:
             value = number_text(result.best.metrics[self._best_metric])
             self._print(f"best {self._best_metric} {value} at step {result.best.step:,}")
-        which = (
-            "" if result.best is None or result.best.step == result.model_step else f" (of step {result.model_step:,})"
-        )
-        self._print(f"model: {result.model_path}{which}")
+        is_best = result.best is None or result.best.step == result.model_step
+        self._print(f"model: {result.model_path}" + ("" if is_best else f" (of step {result.model_step:,})"))
 
     def stopped(self, reason: str) -> None:
         """End the display with the reason."""

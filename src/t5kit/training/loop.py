@@ -248,8 +248,8 @@ def _write_model(run: TrainingRun, state: TrainingState) -> int:
     """
     checkpoints = run.folder.checkpoints
     last = checkpoint_path(checkpoints, state.step)
-    is_last = state.best is None or run.config.final_weights == "last"
-    chosen = last if is_last or state.best is None else checkpoint_path(checkpoints, state.best.step)
+    best = None if run.config.final_weights == "last" else state.best
+    chosen = last if best is None else checkpoint_path(checkpoints, best.step)
     try:
         verify_checkpoint(chosen)
     except CheckpointError as error:
