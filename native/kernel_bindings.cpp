@@ -210,6 +210,7 @@ double reading_rate(size_t size_bytes, int threads) {
 }  // namespace
 
 void bind_kernels(nb::module_& module) {
+    module.def("passes_trial", [](const std::string& kernels) { return passes_trial(kernels); }, nb::arg("kernels"));
     module.def("linear", &linear, nb::arg("kernels"), nb::arg("weights"), nb::arg("weight"), nb::arg("x"));
     module.def("softmax", &softmax, nb::arg("kernels"), nb::arg("scores"), nb::arg("bias").none());
     module.def("rms_norm", &rms_norm, nb::arg("kernels"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));

@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "cpu_features.h"
+#include "trial.h"
 
 namespace t5kit {
 
@@ -24,7 +25,7 @@ namespace {
 
 enum class Use {
     automatic,  // where no set was named
-    opt_in,     // only by name
+    on_trial,   // the same, if it gives what it must here: nobody has run it on hardware yet
     hidden,     // only by name, and not among those that are offered
 };
 
@@ -34,22 +35,20 @@ struct Set {
     Use use = Use::automatic;
 };
 
-// Best first, but for those that must be asked for.
+// Best first.
 std::vector<Set> built_sets() {
 #if defined(__x86_64__)
     const std::vector<std::string> avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"};
-    std::vector<Set> sets = {
-        {&kernels_avx512, avx512},
-        {&kernels_avx512_fine, avx512},
-        {&kernels_avx2, {"avx2", "fma"}},
-        {&kernels_portable, {}},
-        {&kernels_amx_emulated, avx512, Use::hidden},
-    };
+    std::vector<Set> sets;
 #if defined(T5KIT_HAS_AMX)
-    // Nobody has run it on hardware yet: docs/reference/native.md says how to.
-    sets.push_back({&kernels_amx, avx512, Use::opt_in});
+    sets.push_back({&kernels_amx, avx512, Use::on_trial});
     for (const char* feature : {"amx_tile", "amx_int8", "amx_bf16"}) sets.back().needed.emplace_back(feature);
 #endif
+    sets.push_back({&kernels_avx512, avx512});
+    sets.push_back({&kernels_avx512_fine, avx512});
+    sets.push_back({&kernels_avx2, {"avx2", "fma"}});
+    sets.push_back({&kernels_portable, {}});
+    sets.push_back({&kernels_amx_emulated, avx512, Use::hidden});
     return sets;
 #elif defined(__aarch64__)
     return {{&kernels_neon, {"asimd", "asimddp"}}, {&kernels_portable, {}}};
@@ -64,10 +63,24 @@ std::string joined(const std::vector<std::string>& names) {
     return text;
 }
 
-bool runs_here(const Set& set, const std::vector<std::string>& features) {
+bool has_needed(const Set& set, const std::vector<std::string>& features) {
     return std::all_of(set.needed.begin(), set.needed.end(), [&](const std::string& name) {
         return std::find(features.begin(), features.end(), name) != features.end();
     });
+}
+
+// Tried once a process: there is one set that must be.
+bool passed_trial([[maybe_unused]] const Kernels& kernels) {
+#if defined(__x86_64__)
+    static const bool passed = passes_trial(kernels, kernels_avx512_fine);
+    return passed;
+#else
+    return false;
+#endif
+}
+
+bool runs_here(const Set& set, const std::vector<std::string>& features) {
+    return has_needed(set, features) && (set.use != Use::on_trial || passed_trial(*set.kernels));
 }
 
 }  // namespace
@@ -83,12 +96,25 @@ std::vector<std::string> available_kernels() {
 const Kernels& choose_kernels(const std::string& name) {
     const std::vector<std::string> features = cpu_features();
     for (const Set& set : built_sets()) {
-        if (name.empty() ? set.use != Use::automatic : name != set.kernels->name) continue;
+        if (name.empty() ? set.use == Use::hidden : name != set.kernels->name) continue;
         if (runs_here(set, features)) return *set.kernels;
+        T5KIT_CHECK(name.empty() || !has_needed(set, features),
+                    "The kernel set '" << name << "' does not give here what it must, so it is not used: the processor has its instructions, "
+                                       << "but a trial of them failed. Sets that run here: " << joined(available_kernels()) << ".");
         T5KIT_CHECK(name.empty(), "The kernel set '" << name << "' needs " << joined(set.needed) << "; this processor has only: "
                                                      << joined(features) << ". Sets that run here: " << joined(available_kernels()) << ".");
     }
     throw EngineFailure("There is no kernel set '" + name + "'. Sets that run here: " + joined(available_kernels()) + ".");
+}
+
+bool passes_trial(const std::string& name) {
+    cpu_features();  // asks for the tile registers
+    for ([[maybe_unused]] const Set& set : built_sets()) {
+#if defined(__x86_64__)
+        if (name == set.kernels->name) return passes_trial(*set.kernels, kernels_avx512_fine);
+#endif
+    }
+    throw EngineFailure("There is no kernel set '" + name + "' that can be tried here.");
 }
 
 }  // namespace t5kit

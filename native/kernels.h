@@ -96,11 +96,15 @@ struct Kernels {
 };
 
 // The best set this processor has, or the one called `name` ("portable", "avx2", "avx512", "avx512_fine", "amx", "neon"; for
-// tests "amx_emulated"). "amx" is never chosen unless it is named.
+// tests "amx_emulated"). "amx" runs only where it passes its trial (trial.h), once a process.
 // Raises: EngineFailure for an unknown name or a set that this processor or this build lacks.
 const Kernels& choose_kernels(const std::string& name);
 
-// Names of the sets that run here, the best of those that are chosen by themselves first.
+// Names of the sets that run here, the best first.
 std::vector<std::string> available_kernels();
+
+// For tests: whether a set of this build passes the trial, whatever the processor is said to have; no set of 512-bit vectors
+// may be tried where there are none. Raises: EngineFailure for an unknown name.
+bool passes_trial(const std::string& name);
 
 }  // namespace t5kit

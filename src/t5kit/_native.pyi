@@ -20,6 +20,9 @@ def cgroup_threads(groups: str, root: str) -> int:
 def default_threads() -> int:
     """Return how many processors this process may use: its affinity, cut to the cgroup's quota."""
 
+def passes_trial(kernels: str) -> bool:
+    """Return whether a set's products are right on this processor (native/trial.h), for tests; where it has AVX-512."""
+
 # Single kernels of any set, for tests: x, scores and weight are float32, computed as `weights` or `activation` says.
 def linear(kernels: str, weights: str, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Shapes: weight [out, in], x [M, in] -> x @ weight.T [M, out]."""

@@ -200,13 +200,31 @@ def test_amx_equals_its_emulation(weights: str) -> None:
         )
 
 
-def test_amx_is_taken_only_where_it_is_asked_for() -> None:
+def test_amx_is_taken_first_where_it_runs_and_only_there() -> None:
     offered = _native.available_kernels()
-    assert offered[0] != "amx" and "amx_emulated" not in offered
+    assert "amx_emulated" not in offered and "amx" not in offered[1:]
     if "amx" not in offered and platform.machine() == "x86_64":
-        missing = "amx' needs .*amx_tile, amx_int8, amx_bf16; this processor has only|no kernel set 'amx'"
-        with pytest.raises(EngineError, match=missing):  # the second where an old assembler knows no tiles
+        missing = (
+            "amx' (needs .*amx_tile, amx_int8, amx_bf16; this processor has only|does not give)|no kernel set 'amx'"
+        )
+        with pytest.raises(EngineError, match=missing):  # the last where an old assembler knows no tiles
             _native.softmax("amx", np.ones(3, np.float32), None)
+
+
+@needs_tiles
+def test_the_trial_passes_what_is_right_and_survives_what_faults() -> None:
+    assert _native.passes_trial("amx_emulated")
+    assert _native.passes_trial("avx512_fine")
+    # Its coarser activations give other bits than the vectors it is held to.
+    assert not _native.passes_trial("avx512")
+    # Where the processor has no tiles their first instruction is a fault, which must not reach this process.
+    with pytest.raises(EngineError, match="no kernel set 'mmx'"):
+        _native.passes_trial("mmx")
+    try:
+        found = _native.passes_trial("amx")
+    except EngineError:
+        pytest.skip("this build's assembler knows no tiles")
+    assert found == ("amx" in SETS)
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "float32", "int8"])
