@@ -7,6 +7,10 @@ tests/golden/synopsis64.json (at most 128 tokens; 512 are made by joining texts)
 Size `base` has T5-base's shapes and random weights: right for time, and its answers run to 32 tokens. Scenarios:
 
     one_greedy, one_beam4   one text at a time          all_greedy, all_beam4   64 together
+    one_beam4_early, all_beam4_early
+                            beams that stop once four answers are finished (early_stopping=True): the same work
+                            for all, since CTranslate2 has no other rule; the default of Hugging Face and ours goes on
+                            for a better answer
     encoder                 64 texts through the encoder alone (CTranslate2 has no call for that: encoder and one step)
     start                   a new process, files in the page cache and our packed weights in theirs, to its first token
                             (bench/start.py); the peak memory of another one that answers the 64 texts with 4 beams
@@ -52,7 +56,7 @@ from t5kit.config import T5Config, preset
 from t5kit.errors import DependencyError
 from t5kit.runtime.native import NativeRuntime
 from t5kit.testing import random_tensors
-from t5kit.testing.peers import Answer, EngineName, Ids, open_engine, prepare_engine
+from t5kit.testing.peers import Answer, EngineName, Ids, Search, open_engine, prepare_engine
 from t5kit.text import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +68,16 @@ ENGINES = (
     "transformers:bfloat16,transformers:float32"
 )
 PLAN = "small:128:2,small:128:1,small:512:2,base:128:2"
-SCENARIOS = {"one_greedy": (1, 1), "all_greedy": (64, 1), "one_beam4": (1, 4), "all_beam4": (64, 4)}
-"""Name -> texts asked for together, beams."""
+GREEDY, BEAM4, BEAM4_EARLY = Search(), Search(num_beams=4), Search(num_beams=4, early_stopping=True)
+SCENARIOS = {
+    "one_greedy": (1, GREEDY),
+    "all_greedy": (64, GREEDY),
+    "one_beam4": (1, BEAM4),
+    "all_beam4": (64, BEAM4),
+    "one_beam4_early": (1, BEAM4_EARLY),
+    "all_beam4_early": (64, BEAM4_EARLY),
+}
+"""Name -> texts asked for together, search."""
 EVERY_SCENARIO = (*SCENARIOS, "encoder", "start")
 MAX_NEW_TOKENS = 32
 BYTES_A_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / 64}
@@ -100,8 +112,8 @@ class Texts:
     """What is asked, and what is right."""
 
     prompts: list[Ids]
-    golden: dict[int, list[Ids]] | None
-    """Beams -> right answers; None where our float32 tells."""
+    golden: dict[Search, list[Ids]]
+    """Search -> right answers; where there are none our float32 tells."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -195,8 +207,8 @@ def texts_of(plan: Plan, num_texts: int) -> Texts:
     rows = json.loads(GOLDEN.read_text(encoding="utf-8"))["rows"]
     if plan.input_tokens == 128:
         prompts = [row["encoder_ids"] for row in rows[:num_texts]]
-        golden = {1: [row["greedy_ids"] for row in rows], 4: [row["beam4_ids"] for row in rows]}
-        return Texts(prompts, golden if plan.size == "small" else None)
+        golden = {GREEDY: [row["greedy_ids"] for row in rows], BEAM4: [row["beam4_ids"] for row in rows]}
+        return Texts(prompts, golden if plan.size == "small" else {})
     bodies = [row["encoder_ids"][:-1] for row in rows]
     prompts = []
     for number in range(min(num_texts, len(rows))):
@@ -204,7 +216,7 @@ def texts_of(plan: Plan, num_texts: int) -> Texts:
         while len(ids) < plan.input_tokens - 1:
             ids += bodies[(number + len(ids)) % len(bodies)]
         prompts.append([*ids[: plan.input_tokens - 1], 1])
-    return Texts(prompts, None)
+    return Texts(prompts, {})
 
 
 def openable(names: Sequence[EngineName], folder: Path, scratch: Path) -> list[EngineName]:
@@ -229,12 +241,12 @@ def opened(name: EngineName, folder: Path, plan: Plan, max_new_tokens: int = MAX
 # Measuring
 
 
-def timed(answer: Answer, prompts: Sequence[Ids], together: int, num_beams: int) -> tuple[list[Ids], float, float]:
+def timed(answer: Answer, prompts: Sequence[Ids], together: int, search: Search) -> tuple[list[Ids], float, float]:
     """Return the answers, wall-clock seconds and processor seconds."""
     answers: list[Ids] = []
     wall, processor = time.perf_counter(), time.process_time()
     for first in range(0, len(prompts), together):
-        answers += answer(prompts[first : first + together], num_beams)
+        answers += answer(prompts[first : first + together], search)
     return answers, time.perf_counter() - wall, time.process_time() - processor
 
 
@@ -248,18 +260,18 @@ def measure(
     machine: Machine,
 ) -> list[Result]:
     """Run one scenario by turns on all engines; emit and return a result for each."""
-    together, num_beams = SCENARIOS[scenario]
+    together, search = SCENARIOS[scenario]
     prompts = texts.prompts
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
     answers: dict[str, list[Ids]] = {}
     for answer in engines.values():
-        timed(answer, prompts[:4], together, num_beams)
+        timed(answer, prompts[:4], together, search)
     for _ in range(rounds):
         for name, answer in engines.items():
             time.sleep(PAUSE_S)
-            answers[name], wall, processor = timed(answer, prompts, together, num_beams)
+            answers[name], wall, processor = timed(answer, prompts, together, search)
             runs[name].append((wall, processor))
-    right = texts.golden[num_beams] if texts.golden else answers.get("native:float32")
+    right = texts.golden.get(search) or answers.get("native:float32")
     results: list[Result] = []
     for name in engines:
         wall, processor = (statistics.median(run[i] for run in runs[name]) for i in (0, 1))
@@ -272,7 +284,7 @@ def measure(
         }
         weights = EngineName.parse(name).weights
         if name.startswith("native") and weights in machine.reading_rate:
-            limit = limit_s(config, weights, machine, prompts, answers[name], together, num_beams)
+            limit = limit_s(config, weights, machine, prompts, answers[name], together, search.num_beams)
             result |= {"limit_ms_a_text": round(limit / len(prompts) * 1e3, 3), "share": round(limit / wall, 3)}
         results.append(result)
         emit(**result)
@@ -338,7 +350,7 @@ def encoder_of(name: EngineName, folder: Path, plan: Plan) -> Callable[[Sequence
 
         return encode
     answer = opened(name, folder, plan, max_new_tokens=1)
-    return lambda prompts: answer(prompts, 1)
+    return lambda prompts: answer(prompts, GREEDY)
 
 
 def measure_start(plan: Plan, names: Sequence[EngineName], folder: Path, texts: Texts, rounds: int) -> list[Result]:
@@ -353,7 +365,7 @@ def measure_start(plan: Plan, names: Sequence[EngineName], folder: Path, texts: 
             runs[str(name)].append(made["total_s"])
     for name in runs:
         with worker(name, folder, plan, max_new_tokens=MAX_NEW_TOKENS) as ask:
-            ask({"prompts": texts.prompts, "together": 64, "num_beams": 4})
+            ask({"prompts": texts.prompts, "together": 64, "search": {"num_beams": 4}})
             peaks[name] = int(ask({"memory": True})["peak_bytes"])
     for name, seconds_of in runs.items():
         result: Result = {

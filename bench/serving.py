@@ -40,7 +40,7 @@ from typing import Any
 from balancer import balance
 from machine import processor_name
 
-from t5kit.testing.peers import EngineName, open_engine, prepare_engine
+from t5kit.testing.peers import EngineName, Search, open_engine, prepare_engine
 from t5kit.text import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -209,7 +209,7 @@ def serve_front(system: str, port: int, threads: int) -> None:
                     batch.append(waiting.get_nowait() if left_s <= 0 else await asyncio.wait_for(waiting.get(), left_s))
                 except (asyncio.QueueEmpty, TimeoutError):
                     break
-            answers = await asyncio.to_thread(answer, [ids for ids, _ in batch], 1)
+            answers = await asyncio.to_thread(answer, [ids for ids, _ in batch], Search())
             for (_, future), ids in zip(batch, answers, strict=True):
                 if not future.cancelled():
                     future.set_result(ids)

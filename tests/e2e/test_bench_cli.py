@@ -5,17 +5,20 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from t5kit import decoding
 from t5kit.cli import main as cli
-from t5kit.cli.bench import _worker
+from t5kit.cli.bench import _Worker, _worker
+from t5kit.decoding import DecodingOptions
 from t5kit.errors import DependencyError, RequestError
 from t5kit.runtime.native import unavailable_reason
 from t5kit.testing import peers
 from t5kit.testing.engine_worker import EngineWorker, peak_bytes
 from t5kit.testing.folders import write_tiny_folder
-from t5kit.testing.peers import EngineName
+from t5kit.testing.peers import EngineName, Search
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason="the native engine is not built")
 
@@ -162,10 +165,36 @@ def test_whatever_goes_wrong_in_a_worker_is_a_sentence(folder: Path, tmp_path: P
     opening = {"folder": str(tmp_path), "threads": 1, "max_new_tokens": 4, "scratch": str(tmp_path)}
     assert "config.json" in worker.obey({**opening, "open": "native"})["error"]
     assert "load_s" in worker.obey({**opening, "folder": str(folder), "open": "native"})
-    reply = worker.obey({"prompts": [[100000]], "together": 1, "num_beams": 1})
+    reply = worker.obey({"prompts": [[100000]], "together": 1, "search": {}})
     assert "100000" in reply["error"]
-    assert len(worker.obey({"prompts": [[9, 1], [8, 1]], "together": 2, "num_beams": 1})["answers"]) == 2
+    assert len(worker.obey({"prompts": [[9, 1], [8, 1]], "together": 2, "search": {}})["answers"]) == 2
     assert worker.obey({"memory": True})["peak_bytes"] == pytest.approx(peak_bytes(), rel=0.1)
+
+
+def test_beams_stop_by_the_rule_that_was_asked_for(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[DecodingOptions] = []
+
+    def options(**given: Any) -> DecodingOptions:
+        made.append(DecodingOptions(**given))
+        return made[-1]
+
+    monkeypatch.setattr(decoding, "DecodingOptions", options)
+    answer = peers.open_engine(EngineName.parse("native"), folder, threads=1, max_new_tokens=2, scratch=tmp_path)
+    answer([[9, 1]], Search(num_beams=2, early_stopping=True))
+    answer([[9, 1]], Search())
+    assert [(each.num_beams, each.early_stopping) for each in made] == [(2, True), (1, False)]
+
+    asked: list[dict[str, Any]] = []
+    ask = _Worker.ask
+    monkeypatch.setattr(_Worker, "ask", lambda self, command: asked.append(command) or ask(self, command))
+    code, _, _ = run(folder, *FEW, "--num-texts", "1", "--engines", "native:float32", "--early-stopping")
+    assert code == 0
+    assert {(c["search"]["num_beams"], c["search"]["early_stopping"]) for c in asked if "search" in c} == {
+        (1, True),
+        (2, True),
+    }
 
 
 def test_a_worker_that_dies_is_an_error_and_no_more() -> None:
@@ -173,5 +202,5 @@ def test_a_worker_that_dies_is_an_error_and_no_more() -> None:
         worker._process.kill()
         worker._process.wait()
         for _ in range(3):
-            reply = worker.ask({"prompts": [[5] * 100_000], "together": 1, "num_beams": 1})
+            reply = worker.ask({"prompts": [[5] * 100_000], "together": 1, "search": {}})
             assert "ended with code" in reply["error"]

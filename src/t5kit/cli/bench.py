@@ -40,6 +40,7 @@ class Work:
     name: str
     together: int
     num_beams: int
+    early_stopping: bool
 
 
 def bench(
@@ -67,6 +68,14 @@ def bench(
     num_texts: Annotated[int, typer.Option(help="Most texts taken of the file.", min=1)] = 64,
     batch_size: Annotated[int, typer.Option(help="Texts asked for together.", min=1)] = 64,
     num_beams: Annotated[int, typer.Option(help="Beams; 1 leaves beam search out.", min=1, max=256)] = 4,
+    early_stopping: Annotated[
+        bool,
+        typer.Option(
+            "--early-stopping",
+            help="Beams stop once as many answers as beams are finished: CTranslate2's only rule, so that work and "
+            "answers compare.",
+        ),
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 32,
     max_input_tokens: Annotated[int, typer.Option(help="Longer texts are cut, EOS kept.", min=2)] = 512,
     rounds: Annotated[int, typer.Option(help="Runs of each engine, by turns; medians count.", min=1)] = 3,
@@ -90,7 +99,7 @@ def bench(
         records = records_of([], texts, None, columns=options.column_names(columns), encoding=encoding)
         taken = _first_texts(records, field, num_texts, source=texts)
     prompts = _prompts(folder, taken, max_input_tokens)
-    works = _works(batch_size, num_beams)
+    works = _works(batch_size, num_beams, early_stopping)
     threads = threads or default_threads()
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(open_output(output))
@@ -119,11 +128,16 @@ def bench(
             out.write(_table(results, works, header))
 
 
-def _works(batch_size: int, num_beams: int) -> list[Work]:
+def _works(batch_size: int, num_beams: int, early_stopping: bool) -> list[Work]:
     """Return what is measured: texts alone, and together if a batch has several; greedily, and with beams if asked."""
     batches = {"one": 1, **({"batch": batch_size} if batch_size > 1 else {})}
     return [
-        Work(name=name if beams == 1 else f"{name}, {beams} beams", together=together, num_beams=beams)
+        Work(
+            name=name if beams == 1 else f"{name}, {beams} beams",
+            together=together,
+            num_beams=beams,
+            early_stopping=early_stopping,
+        )
         for beams in dict.fromkeys((1, num_beams))
         for name, together in batches.items()
     ]
@@ -189,7 +203,13 @@ class _Worker:
         return True
 
     def run(self, prompts: Sequence[Ids], work: Work) -> dict[str, Any]:
-        return self.ask({"prompts": prompts, "together": work.together, "num_beams": work.num_beams})
+        return self.ask(
+            {
+                "prompts": prompts,
+                "together": work.together,
+                "search": {"num_beams": work.num_beams, "early_stopping": work.early_stopping},
+            }
+        )
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to a command; a process that is gone replies with an error."""

@@ -4,8 +4,9 @@ A process for each, so that peak memory is one engine's, and no library's thread
 come as JSON lines on standard input, and each is answered by one JSON line on standard output:
 
     {"open": "native:int8", "folder": …, "threads": 2, "max_new_tokens": 32, "scratch": …} -> {"load_s": …}
-    {"prompts": [[…], …], "together": 64, "num_beams": 4}  -> {"wall_s": …, "processor_s": …, "answers": [[…], …]}
-    {"memory": true}                                       -> {"peak_bytes": …}
+    {"prompts": [[…], …], "together": 64, "search": {"num_beams": 4}}
+                           -> {"wall_s": …, "processor_s": …, "answers": [[…], …]}
+    {"memory": true}       -> {"peak_bytes": …}
 
 What goes wrong is {"error": sentence}. What libraries print goes to standard error.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from t5kit.errors import T5kitError
-from t5kit.testing.peers import Answer, EngineName, Ids, import_engine, open_engine, prepare_engine
+from t5kit.testing.peers import Answer, EngineName, Ids, Search, import_engine, open_engine, prepare_engine
 
 
 def peak_bytes() -> int:
@@ -38,12 +39,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def timed(answer: Answer, prompts: Sequence[Ids], together: int, num_beams: int) -> dict[str, Any]:
+def timed(answer: Answer, prompts: Sequence[Ids], together: int, search: Search) -> dict[str, Any]:
     """Return the answers to all prompts, asked for so many at a time, and the seconds it took."""
     answers: list[Ids] = []
     wall, processor = time.perf_counter(), time.process_time()
     for first in range(0, len(prompts), together):
-        answers += answer(prompts[first : first + together], num_beams)
+        answers += answer(prompts[first : first + together], search)
     return {
         "wall_s": time.perf_counter() - wall,
         "processor_s": time.process_time() - processor,
@@ -77,7 +78,7 @@ class EngineWorker:
             if "memory" in command:
                 return {"peak_bytes": peak_bytes()}
             assert self._answer is not None
-            return timed(self._answer, command["prompts"], command["together"], command["num_beams"])
+            return timed(self._answer, command["prompts"], command["together"], Search(**command["search"]))
         except T5kitError as error:
             return {"error": str(error)}
         except Exception as error:  # a peer may raise anything; the comparison goes on without it

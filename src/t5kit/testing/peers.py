@@ -1,6 +1,6 @@
 """Engines that answer ids with ids, ours and others', as plain functions: what `t5kit bench` compares.
 
-Each opener takes a model folder and returns a function from prompts and a number of beams to answers, EOS included
+Each opener takes a model folder and returns a function from prompts and a search to answers, EOS included
 where it was reached. They differ in nothing a caller can see, so that whatever they give can be compared id by id.
 This module imports none of them, nor what ours needs, so that the process of one engine holds nothing of another's.
 Libraries that are not installed are a DependencyError; a model that one cannot read is an error of its own kind.
@@ -23,8 +23,20 @@ if TYPE_CHECKING:
     from t5kit.decoding.options import Speculate
 
 Ids = list[int]
-Answer = Callable[[Sequence[Ids], int], list[Ids]]
-"""Prompts asked for together and the number of beams -> their answers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How answers are looked for, the same for every engine."""
+
+    num_beams: int = 1
+    early_stopping: bool = False
+    """Beams stop once as many answers as beams are finished. CTranslate2 has no other rule; False has the others go on
+    for a better answer, which is more work."""
+
+
+Answer = Callable[[Sequence[Ids], Search], list[Ids]]
+"""Prompts asked for together and the search -> their answers."""
 
 CTRANSLATE2_WEIGHTS = ("int8", "int8_float32", "int16", "bfloat16", "float32")
 WEIGHTS_OF: dict[str, tuple[str, ...]] = {
@@ -142,8 +154,13 @@ def _open_ours(folder: Path, name: EngineName, threads: int, max_new_tokens: int
     )
     speculate: Speculate = "auto" if engine == "native" else 0  # as Model.generate does
 
-    def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
-        options = DecodingOptions(max_new_tokens=max_new_tokens, num_beams=num_beams, speculate=speculate)
+    def answer(prompts: Sequence[Ids], search: Search) -> list[Ids]:
+        options = DecodingOptions(
+            max_new_tokens=max_new_tokens,
+            num_beams=search.num_beams,
+            early_stopping=search.early_stopping,
+            speculate=speculate,
+        )
         scheduler = ContinuousScheduler(runtime)
         scheduler.submit(
             [
@@ -176,10 +193,10 @@ def _open_ctranslate2(
         str(converted), device="cpu", compute_type=name.weights, intra_threads=threads_each, inter_threads=num_workers
     )
 
-    def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
+    def answer(prompts: Sequence[Ids], search: Search) -> list[Ids]:
         made = translator.translate_batch(
             [[vocabulary[token] for token in ids] for ids in prompts],
-            beam_size=num_beams,
+            beam_size=search.num_beams,
             max_decoding_length=max_new_tokens,
             max_input_length=0,
             max_batch_size=-(-len(prompts) // num_workers),
@@ -224,7 +241,7 @@ def _open_transformers(folder: Path, weights: str, threads: int, max_new_tokens:
     )
 
     @torch.inference_mode()
-    def answer(prompts: Sequence[Ids], num_beams: int) -> list[Ids]:
+    def answer(prompts: Sequence[Ids], search: Search) -> list[Ids]:
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), pad, dtype=torch.int64)
         mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
@@ -232,7 +249,12 @@ def _open_transformers(folder: Path, weights: str, threads: int, max_new_tokens:
             ids[row, : len(prompt)] = torch.tensor(prompt)
             mask[row, : len(prompt)] = 1
         made = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=search.num_beams,
+            early_stopping=search.early_stopping,
+            max_new_tokens=max_new_tokens,
         )
         return [row[: row.index(eos) + 1] if eos in row else row for row in made[:, 1:].tolist()]
 
