@@ -16,8 +16,9 @@ They answer the same test.csv, which none has seen, and are scored by the same c
 folder it left, by the engine that a user gets. A difference is t5kit's score minus the other's, by a paired bootstrap.
 
 By default the model is FLAN-T5-small of `make weights`. --seconds: the most that Hugging Face trains, where t5kit took
-longer. --lr: of Hugging Face's AdamW; several make a run each. --rows: of train and of test, for a try. --options: of
-the one-liner, to see what another default would be worth.
+longer. --lr: of Hugging Face's AdamW; several make a run each. --rows: of train and of test, for a try; --train-rows:
+of train alone. --options: of the one-liner, to see what another default would be worth; --input: another wording of the
+input, with --only.
 
 One JSON line a result on stdout; a table at the end on stderr.
 """
@@ -107,16 +108,23 @@ class Question:
         return evaluate_predictions(self.test, predictions, self.scoring, bootstrap=Bootstrap())
 
 
-def open_question(name: str, folder: Path, *, num_rows: int | None, scratch: Path) -> Question:
-    """Return a data set's question; with num_rows, over the first rows of each file, train's written to scratch."""
-    data = DATA_SETS[name]
+def open_question(
+    name: str, folder: Path, *, wording: str | None, num_rows: Mapping[str, int | None], scratch: Path
+) -> Question:
+    """Return a data set's question; over some rows of train and test where num_rows says how many.
+
+    Those are written to scratch. wording: of the input, None for the data set's own.
+    """
+    data = DATA_SETS[name] if wording is None else dataclasses.replace(DATA_SETS[name], input=wording)
     form = pair_form(data.input, data.target)
     paths = {part: folder / name / f"{part}.csv" for part in ("train", "test")}
-    if num_rows is not None:
-        for part, whole in paths.items():
-            lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)  # no cell of ours has a line break
+    for part, most in num_rows.items():
+        if most is not None:
+            # No cell of ours has a line break.
+            header, *lines = paths[part].read_text(encoding="utf-8").splitlines(keepends=True)
             paths[part] = scratch / f"{name}-{part}.csv"
-            paths[part].write_text("".join(lines[: num_rows + 1]), encoding="utf-8")
+            kept = np.random.default_rng(0).permutation(len(lines))[:most]  # the files are sorted, by time or alphabet
+            paths[part].write_text("".join([header, *(lines[n] for n in kept)]), encoding="utf-8")
     train, test = (evaluation_set(form, read_table(paths[part])) for part in ("train", "test"))
     profile = TargetProfile.of([example.references[0] for example in train.examples])
     return Question(name=name, data=data, train_path=paths["train"], train=train, test=test, profile=profile)
@@ -310,11 +318,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=None, help="the most that Hugging Face trains")
     parser.add_argument("--lr", type=float, nargs="+", default=[LR], help="learning rates of Hugging Face's AdamW")
     parser.add_argument("--rows", type=int, default=None, help="of train and of test, for a try")
+    parser.add_argument("--train-rows", type=int, default=None, help="of train alone: what few records come to")
+    parser.add_argument("--input", default=None, help="a template such as 'review: {text}'; with --only")
     parser.add_argument("--options", default="", help="more options of t5kit finetune")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="t5kit runs in any case")
     arguments = parser.parse_args()
     if not (arguments.model / "model.safetensors").exists():
         sys.exit(f"{arguments.model} holds no model.safetensors. Run `make weights`, or name another --model.")
+    if arguments.input is not None and arguments.only is None:
+        parser.error("--input words one data set's input: give --only too.")
     names = [arguments.only] if arguments.only else list(COMPARED)
     if arguments.out is not None:
         if taken := [name for name in names if (arguments.out / name).exists()]:
@@ -325,7 +337,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = built_data(names)
         for name in names:
-            question = open_question(name, data, num_rows=arguments.rows, scratch=Path(scratch))
+            rows = {"train": arguments.train_rows or arguments.rows, "test": arguments.rows}
+            question = open_question(name, data, wording=arguments.input, num_rows=rows, scratch=Path(scratch))
             measured.append((question, measure(question, arguments, arguments.out or Path(scratch))))
     print(table(measured), file=sys.stderr)
 

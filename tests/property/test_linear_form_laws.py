@@ -38,8 +38,31 @@ def scalars() -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
         st.lists(st.sampled_from([-7, 0, 1, 12, 120, 1.5]), min_size=1, max_size=3, unique=True).flatmap(
             lambda numbers: st.sampled_from(numbers).map(lambda number: ({"enum": numbers}, number))
         ),
-        st.integers(-20, 120).map(lambda number: ({"type": "integer", "minimum": -20, "maximum": 120}, number)),
+        bounded(st.integers(-(10**18) + 1, 10**18 - 1) | st.integers(-30, 130), "integer"),
+        bounded(DECIMALS, "number"),
     )
+
+
+DECIMALS = st.one_of(st.decimals(-(10**6), 10**6, places=3), st.decimals(-2, 2, places=2), st.integers(-12, 12)).map(
+    float
+)
+
+
+def bounded(numbers: st.SearchStrategy[Any], kind: str) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
+    """Give a schema with some bounds that a number keeps, and the number."""
+
+    def made(parts: tuple[Any, Any, Any, int]) -> tuple[dict[str, Any], Any]:
+        least, number, most = sorted(parts[:3])
+        bounds = {"minimum": least, "maximum": most}
+        if parts[3] & 1 and least < number:
+            bounds["exclusiveMinimum"] = bounds.pop("minimum")
+        if parts[3] & 2 and number < most:
+            bounds["exclusiveMaximum"] = bounds.pop("maximum")
+        if parts[3] >= 12:  # one side alone
+            bounds.popitem()
+        return {"type": kind, **bounds}, number
+
+    return st.tuples(numbers, numbers, numbers, st.integers(0, 15)).map(made)
 
 
 def lists_of(inner: st.SearchStrategy[tuple[dict[str, Any], Any]]) -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
@@ -315,8 +338,13 @@ DOUBLING: dict[str, Any] = {"0": {"type": "boolean"}} | {
         ({"type": "string", "pattern": "a"}, "'pattern', which cannot be asked"),
         ({"type": "string", "minLength": 5, "maxLength": 2}, "must not be above"),
         ({"type": "string", "maxLength": 0}, "leaves no text"),
-        ({"type": "integer", "minimum": 0, "maximum": 10**6}, "at most 1,000 numbers from one to the other"),
-        ({"type": "integer", "minimum": 0}, "'minimum', which cannot be asked"),
+        ({"type": "integer", "minimum": 3, "exclusiveMaximum": 3}, "leaves no whole number between"),
+        ({"type": "number", "exclusiveMinimum": 1, "maximum": 1}, "leaves no number of at most 12 digits"),
+        ({"type": "integer", "minimum": "0"}, r"minimum = '0' must be a number between -10\^18"),
+        ({"type": "number", "exclusiveMinimum": True}, "exclusiveMinimum = True must be a number"),
+        ({"type": "number", "maximum": 1e15}, r"maximum = 1000000000000000.0 must be a number between -10\^15"),
+        ({"type": "number", "maximum": float("nan")}, "maximum = nan must be a number"),
+        ({"type": "number", "multipleOf": 2}, "'multipleOf', which cannot be asked"),
         ({"type": "array"}, "without items"),
         ({"type": "object"}, "without properties"),
         ({"type": "object", "properties": {"a": str}, "required": ["b"]}, "among its properties"),
@@ -436,7 +464,7 @@ def test_what_a_model_extracts_is_always_of_the_schema(model: Model, is_copied: 
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        ({"a": {"anyOf": [{"type": "string"}]}}, "'anyOf', which cannot be asked"),
+        ({"a": {"anyOf": [{"type": "string"}, {"type": "boolean"}]}}, "'anyOf', which cannot be asked"),
         ({"type": ["integer", "null"]}, "names several types"),
         ({"type": "object", "properties": {"a": {"type": ["string", "integer", "null"]}}}, "names several types"),
         ({"type": "array", "items": {"type": ["string", "null"]}}, "null may stand beside it in a field alone"),
@@ -452,6 +480,17 @@ def test_what_a_model_extracts_is_always_of_the_schema(model: Model, is_copied: 
 def test_a_json_schema_that_cannot_be_asked_is_no_plain_one(schema: Any, says: str) -> None:
     with pytest.raises(RequestError, match=re.escape(says)):
         read_schema(schema)
+
+
+def test_one_way_of_several_words_for_it_is_that_way() -> None:
+    for word in ("anyOf", "oneOf", "allOf"):
+        assert read_schema({"a": {word: [{"type": "integer", "minimum": 1}], "title": "A"}}) == read_schema(
+            {"a": {"type": "integer", "minimum": 1}}
+        )
+    assert read_schema({"type": ["string"], "maxLength": 3}) == read_schema({"type": "string", "maxLength": 3})
+    definitions = {"Point[float]": {"type": "number"}, "a/b~c": {"type": "boolean"}}
+    for reference, kind in (("Point%5Bfloat%5D", "number"), ("a~1b~0c", "boolean")):
+        assert read_schema({"$ref": f"#/$defs/{reference}", "$defs": definitions}) == read_schema({"type": kind})
 
 
 def test_a_json_schema_may_leave_its_type_to_its_keywords_and_a_plain_one_has_any_names() -> None:

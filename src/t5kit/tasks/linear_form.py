@@ -15,6 +15,7 @@ write; the grammar of a schema lets any model write nothing else.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from t5kit.errors import DataError
@@ -119,13 +120,15 @@ def _write_choice(value: Any, schema: ChoiceSchema, place: str) -> str:
 def _write_number(value: Any, schema: NumberSchema, place: str) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**18  # NaN is not
     if schema.is_integer:
-        _check(is_number and value == int(value), place, value, "a whole number of at most 18 digits")
+        fits = is_number and value == int(value) and schema.holds(Decimal(int(value)))
+        _check(fits, place, value, str(schema))
         return str(int(value))
     text = str(value) if is_number else ""
     if isinstance(value, float) and not NUMBER.fullmatch(text):
         text = f"{value:.12f}".rstrip("0").rstrip(".")
     is_exact = is_number and bool(NUMBER.fullmatch(text)) and float(text) == value
     _check(is_exact, place, value, "a number that 15 digits before the point and 12 after it write exactly")
+    _check(schema.holds(Decimal(text)), place, value, str(schema))
     return text
 
 
@@ -169,7 +172,8 @@ def _parse(text: str, schema: Schema, line: str) -> Any:
             return text if fits else _refuse(line, text, f"{schema.min_length} to {schema.max_length} characters")
         case NumberSchema(is_integer):
             pattern = INTEGER if is_integer else NUMBER
-            return json.loads(text) if pattern.fullmatch(text) else _refuse(line, text, "a number")
+            fits = bool(pattern.fullmatch(text)) and schema.holds(Decimal(text))
+            return json.loads(text) if fits else _refuse(line, text, str(schema))
         case ChoiceSchema(words, is_boolean):
             if text not in words:
                 return _refuse(line, text, _one_of(words))

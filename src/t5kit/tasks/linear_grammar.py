@@ -4,6 +4,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from decimal import Decimal
 
 from t5kit.errors import DataError
 from t5kit.tasks.linear_form import EMPTY_LIST, FIELD_SEPARATOR, ITEM_SEPARATOR, NAME_SEPARATOR, NOTHING
@@ -23,6 +24,7 @@ from t5kit.tasks.linear_schema import (
     StringSchema,
     read_schema,
 )
+from t5kit.tasks.number_range import at_least, at_most
 
 _CHUNK = re.compile(r"[wm](?:[wm]|j+(?=[wm]))*|om*(?:jom*)*|.")
 """A copied string begins and ends at the borders of these: words, or signs with what is joined to them, as the kinds of
@@ -95,10 +97,8 @@ class _GrammarWriter:
         match schema:
             case StringSchema():
                 return self._string(schema)
-            case NumberSchema(is_integer):
-                return self._named(
-                    "INTEGER" if is_integer else "NUMBER", f"/{(INTEGER if is_integer else NUMBER).pattern}/"
-                )
+            case NumberSchema():
+                return self._number(schema)
             case ChoiceSchema(words):
                 return self._named("CHOICE", " | ".join(_literal(word) for word in words))
             case ListSchema():
@@ -157,6 +157,24 @@ class _GrammarWriter:
         if self._span:  # a run of punctuation alone is nothing that anyone looks for
             parts = [self._span, r"/[^\n]*[\p{L}\p{N}][^\n]*/", *parts]
         return self._named("STRING", " & ".join(parts))
+
+    def _number(self, schema: NumberSchema) -> str:
+        kind, pattern = ("INTEGER", INTEGER) if schema.is_integer else ("NUMBER", NUMBER)
+        written = f"/{pattern.pattern}/"
+        if schema.minimum is None and schema.maximum is None:
+            return self._named(kind, written)
+        signed = []
+        if schema.maximum is None or schema.maximum >= 0:
+            signed.append(self._magnitude(max(schema.minimum or Decimal(0), Decimal(0)), schema.maximum))
+        if schema.minimum is None or schema.minimum < 0:
+            least = Decimal(0) if schema.maximum is None else max(-schema.maximum, Decimal(0))
+            magnitude = self._magnitude(least, None if schema.minimum is None else -schema.minimum)
+            signed.append(self._named("NEGATIVE", f'"-" {magnitude}'))
+        return self._named(kind, f"{written} & ({' | '.join(signed)})")
+
+    def _magnitude(self, least: Decimal, most: Decimal | None) -> str:
+        patterns = [at_least(least), *([] if most is None else [at_most(most)])]
+        return self._named("MAGNITUDE", " & ".join(f"/{pattern}/" for pattern in patterns))
 
     def _can_write(self, schema: StringSchema) -> bool:
         """Return whether the text has a run of chunks that may be copied for this string."""
@@ -238,5 +256,6 @@ def fixed_texts(schema: Schema) -> Iterator[str]:
             yield from (NOTHING, FIELD_SEPARATOR, ITEM_SEPARATOR, *relations)
         case StringSchema():
             return
-        case NumberSchema():
-            yield "-0123456789" if schema.is_integer else "-0123456789."
+        case NumberSchema(is_integer, minimum):
+            sign = "-" if minimum is None or minimum < 0 else ""
+            yield f"{sign}0123456789" if is_integer else f"{sign}0123456789."

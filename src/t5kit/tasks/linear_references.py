@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from t5kit.errors import RequestError
 
@@ -17,7 +18,8 @@ _MAX_DEPTH: Final = 64
 def without_references(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON schema with each local `$ref` replaced by what it names, and without definitions.
 
-    An `allOf` of one schema, which pydantic writes around some `$ref`s, is that schema.
+    An `allOf` (or `anyOf`, `oneOf`) of one schema, which pydantic writes around some `$ref`s, is that schema, and a
+    `type` that lists one is that one.
     Raises: RequestError for a reference to itself, to nothing or to elsewhere, and for more than 10,000 parts in all.
     """
     written: dict[str, Any] = _Expansion(schema).expanded(schema, ())
@@ -41,7 +43,7 @@ class _Expansion:
                 f"schema has more than {_MAX_PARTS:,} parts, or parts more than {_MAX_DEPTH} deep, once its references "
                 "are followed. Leave out what need not be asked for."
             )
-        reference, ways = schema.get("$ref"), schema.get("allOf")
+        reference = schema.get("$ref")
         beside = {word: part for word, part in schema.items() if word not in (*ANNOTATIONS, *_DEFINITIONS)}
         if isinstance(reference, str):
             if reference in open_references:
@@ -51,9 +53,11 @@ class _Expansion:
                 )
             meant = self.expanded(self._named(reference), (*open_references, reference), depth + 1)
             return self._joined(meant, beside, "$ref", open_references, depth)
-        if isinstance(ways, list | tuple) and len(ways) == 1 and isinstance(ways[0], Mapping):
-            meant = self.expanded(ways[0], open_references, depth + 1)
-            return self._joined(meant, beside, "allOf", open_references, depth)
+        for word in ("allOf", "anyOf", "oneOf"):
+            ways = schema.get(word)
+            if isinstance(ways, list | tuple) and len(ways) == 1 and isinstance(ways[0], Mapping):
+                meant = self.expanded(ways[0], open_references, depth + 1)
+                return self._joined(meant, beside, word, open_references, depth)
         written: dict[str, Any] = {}
         for word, part in schema.items():
             if word in _DEFINITIONS:
@@ -64,6 +68,8 @@ class _Expansion:
                 part = self.expanded(part, open_references, depth + 1)
             elif word in ("anyOf", "oneOf", "allOf") and isinstance(part, list | tuple):
                 part = [self.expanded(way, open_references, depth + 1) for way in part]
+            elif word == "type" and isinstance(part, list | tuple) and len(part) == 1:
+                (part,) = part
             written[word] = part
         return written
 
@@ -87,7 +93,7 @@ class _Expansion:
                 f"schema refers to {reference!r:.80}, which is not in it; only #/$defs/… and the like are followed."
             )
         for step in reference.split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
+            name = unquote(step).replace("~1", "/").replace("~0", "~")  # as RFC 6901 writes a name into an address
             if not isinstance(part, Mapping) or name not in part:
                 raise RequestError(f"schema refers to {reference!r:.80}, and has no {name!r:.60} there.")
             part = part[name]

@@ -1,9 +1,12 @@
 """What a value written as one line may be: schemas, from JSON's or plain Python's."""
 
 import dataclasses
+import decimal
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from t5kit.errors import RequestError
@@ -21,8 +24,9 @@ NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,12})?")
 _IGNORED_KEYWORDS: Final = (*ANNOTATIONS, "additionalProperties")
 _JSON_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _MAX_DEPTH: Final = 8
-_MAX_RANGE: Final = 1000
-"""Whole numbers between a minimum and a maximum: each is written out in the grammar."""
+_FINEST: Final = Decimal("1e-12")
+_LARGEST: Final = {True: Decimal(10) ** 18, False: Decimal(10) ** 15}
+"""What whole numbers, and others, stay below."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +42,19 @@ class NumberSchema:
     """A whole number of at most 18 digits, or one with a point: 15 digits before it, 12 after."""
 
     is_integer: bool
+    minimum: Decimal | None = None
+    maximum: Decimal | None = None
+    """Both included, and numbers of this form themselves."""
+
+    def holds(self, value: Decimal) -> bool:
+        """Say whether a number is between minimum and maximum."""
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
+
+    def __str__(self) -> str:
+        ends = [f"from {self.minimum:f}"] if self.minimum is not None else []
+        ends += [f"up to {self.maximum:f}"] if self.maximum is not None else []
+        kind = "whole number of at most 18 digits" if self.is_integer else "number"
+        return " ".join([f"a {kind}", *ends])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,11 +109,11 @@ def read_schema(schema: object) -> Schema:
     """Return what a user's schema says.
 
     A mapping with "entities" or "relations" alone, to a list of names. Or a JSON schema: type object (properties,
-    required), array (items, minItems, maxItems), string (minLength, maxLength), integer (minimum and maximum at most
-    1,000 apart), number, boolean, or enum of strings or of numbers; local $refs are followed, and a field that may be
-    null is None where a line leaves it out. Or a plain mapping from field to str, int, float, bool, a list of the texts
-    allowed, [str] for a list of texts, a mapping or a JSON schema again; every field is required then, unless it may be
-    null. A Schema is returned as it is.
+    required), array (items, minItems, maxItems), string (minLength, maxLength), integer and number (minimum, maximum,
+    exclusiveMinimum, exclusiveMaximum), boolean, or enum of strings or of numbers; local $refs are followed, and a
+    field that may be null is None where a line leaves it out. Or a plain mapping from field to str, int, float, bool,
+    a list of the texts allowed, [str] for a list of texts, a mapping or a JSON schema again; every field is required
+    then, unless it may be null. A Schema is returned as it is.
     Raises: RequestError naming the place and what it may hold.
     """
     if isinstance(
@@ -193,10 +210,8 @@ def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
             if not most:
                 raise RequestError(f"{place}.maxLength = 0 leaves no text to write. Make the field optional instead.")
             found = StringSchema(max(1, least), most)
-        case "integer" if "minimum" in schema and "maximum" in schema:
-            found = _read_range(schema.pop("minimum"), schema.pop("maximum"), place)
         case "integer" | "number":
-            found = NumberSchema(is_integer=kind == "integer")
+            found = _read_number(schema, place, is_integer=kind == "integer")
         case "boolean":
             found = ChoiceSchema(("true", "false"), is_boolean=True)
         case "array":
@@ -290,14 +305,39 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _read_range(least: object, most: object, place: str) -> ChoiceSchema:
-    """Return the whole numbers of a small range as a choice: what a grammar of lines can count."""
-    if not isinstance(least, int) or not isinstance(most, int) or not 0 <= most - least < _MAX_RANGE:
+def _read_number(schema: dict[str, Any], place: str, *, is_integer: bool) -> NumberSchema:
+    """Return the numbers between the bounds of a JSON schema, which are taken out of it."""
+    least = [_end(schema, word, place, is_integer, decimal.ROUND_CEILING) for word in ("minimum", "exclusiveMinimum")]
+    most = [_end(schema, word, place, is_integer, decimal.ROUND_FLOOR) for word in ("maximum", "exclusiveMaximum")]
+    minimum = max((end for end in least if end is not None), default=None)
+    maximum = min((end for end in most if end is not None), default=None)
+    found = NumberSchema(is_integer, minimum, maximum)
+    if minimum is not None and maximum is not None and minimum > maximum:
+        kind = "whole number" if is_integer else "number of at most 12 digits behind the point"
+        raise RequestError(f"{place} leaves no {kind} between its minimum and its maximum.")
+    return found
+
+
+def _end(schema: dict[str, Any], word: str, place: str, is_integer: bool, rounding: str) -> Decimal | None:
+    """Return the outermost number that a bound lets through and a line can write; None where there is no bound."""
+    if word not in schema:
+        return None
+    value = schema.pop(word)
+    if not _is_number(value) or not math.isfinite(value) or not abs(value) < _LARGEST[is_integer]:
         raise RequestError(
-            f"{place} has minimum = {least!r:.40} and maximum = {most!r:.40}; expected integers with at most "
-            f"{_MAX_RANGE:,} numbers from one to the other. Leave both out, and check what comes."
+            f"{place}.{word} = {value!r:.60} must be a number between -10^{_LARGEST[is_integer].adjusted()} and "
+            f"10^{_LARGEST[is_integer].adjusted()}."
         )
-    return _read_choice([*range(least, most + 1)], place)
+    is_low, is_excluded = rounding == decimal.ROUND_CEILING, word.startswith("exclusive")
+    exact = Decimal(str(value))
+    # Numerics: a line's number becomes a float, so the next one inwards is what an excluded bound begins at.
+    if is_excluded and not is_integer:
+        exact = Decimal(math.nextafter(float(value), math.inf if is_low else -math.inf))
+    with decimal.localcontext(prec=400):  # the smallest float has 324 digits behind the point
+        end = exact.quantize(Decimal(1) if is_integer else _FINEST, rounding=rounding)
+        if is_excluded and is_integer and end == exact:
+            end += 1 if is_low else -1
+        return end + 0  # no negative zero
 
 
 def _bounds(schema: dict[str, Any], least_word: str, most_word: str, default: int, place: str) -> tuple[int, int]:
