@@ -9,6 +9,8 @@ namespace nb = nanobind;
 
 NB_MODULE(_native, module) {
     module.doc() = "The C++ core of t5kit.";
+    // What a signal handler or another library still holds when Python ends is no fault of ours to print about.
+    nb::set_leak_warnings(false);
     module.def(
         "cpu_features",
         [] {

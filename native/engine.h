@@ -4,6 +4,8 @@
 // E head width, F d_ff, V vocabulary.
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
 #include <memory>
 #include <string>
@@ -96,10 +98,14 @@ public:
     Engine(const ModelConfig& config, const TensorMap& tensors, Format format, int threads, const Kernels& kernels,
            const PackedBytes& packed = {});
 
-    // One call at a time: whoever calls holds one of these, and a second thread gets an error instead of torn caches.
+    // One call at a time: whoever calls holds one of these, and a second thread gets an error instead of torn caches. So does a
+    // forked process, in which a call that was at work then never ends.
     class Call {
     public:
         explicit Call(Engine& engine) : busy_(engine.busy_) {
+            T5KIT_CHECK(engine.owner_process_ == getpid() || !busy_.load(std::memory_order_acquire),
+                        "This model was at work in another thread when the process was forked, and is half done here. Load it again in the new "
+                        "process.");
             T5KIT_CHECK(!busy_.exchange(true, std::memory_order_acquire),
                         "This model is at work in another thread, and takes one call at a time. Put a lock around it, or load it twice.");
         }
@@ -282,6 +288,7 @@ private:
     Buffer<float> chunk_largest_, chunk_sums_;
     std::vector<Scratch> scratch_;
     std::atomic<bool> busy_{false};
+    const long owner_process_ = getpid();
 };
 
 }  // namespace t5kit

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <fstream>
 #include <system_error>
+#include <utility>
 
 #include "check.h"
 
@@ -137,6 +138,7 @@ void ThreadPool::run(const std::function<void(int)>& work) {
     if (size_ == 1) {
         next_item_.store(0, std::memory_order_relaxed);
         work(0);
+        throw_failure();
         return;
     }
     work_ = &work;
@@ -148,6 +150,17 @@ void ThreadPool::run(const std::function<void(int)>& work) {
     }
     work_on(work, 0);
     barrier();
+    throw_failure();
+}
+
+void ThreadPool::note_failure() {
+    if (!has_failed_.exchange(true, std::memory_order_acq_rel)) failure_ = std::current_exception();
+}
+
+// After the last barrier, which all that was noted came before.
+void ThreadPool::throw_failure() {
+    if (!has_failed_.exchange(false, std::memory_order_acq_rel)) return;
+    std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void ThreadPool::barrier() {

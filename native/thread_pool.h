@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -29,8 +30,9 @@ public:
 
     int size() const { return size_; }
 
-    // Calls work(thread number) on every thread and returns when all are done; work must not throw (that ends the process,
-    // since others may wait for the thread at a barrier). One caller at a time.
+    // Calls work(thread number) on every thread and returns when all are done. One caller at a time. What an item of
+    // for_each throws (memory that ran out) is thrown again then, the first of it; the other items are done, on what the failed one left.
+    // Outside for_each work must not throw: that ends the process, since others may wait for the thread at a barrier.
     // Raises: EngineFailure in a process forked after the pool was made, which has none of its threads.
     void run(const std::function<void(int)>& work);
 
@@ -42,7 +44,11 @@ public:
             const int first = next_item_.fetch_add(grain, std::memory_order_relaxed);
             if (first >= count) break;
             const int last = first + grain < count ? first + grain : count;
-            for (int item = first; item < last; ++item) body(item);
+            try {
+                for (int item = first; item < last; ++item) body(item);
+            } catch (...) {
+                note_failure();
+            }
         }
         barrier();
     }
@@ -60,12 +66,16 @@ private:
 
     void serve(int number);
     void stop();
+    void note_failure();
+    void throw_failure();
 
     const int size_;
     const long owner_process_;
     std::vector<std::thread> threads_;
     const std::function<void(int)>* work_ = nullptr;
     bool stops_ = false;
+    std::atomic<bool> has_failed_{false};
+    std::exception_ptr failure_;  // by the thread that was first to set has_failed_
 
     alignas(64) std::atomic<int> next_item_{0};
     alignas(64) std::atomic<int> num_arrived_{0};

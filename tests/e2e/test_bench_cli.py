@@ -110,6 +110,16 @@ def test_nothing_to_measure_is_an_error(
     assert says in err
 
 
+def test_no_baseline_is_computed_for_engines_that_cannot_be_opened(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(_Worker, "open", lambda self, command: opened.append(self.name))  # None: refused
+    assert run(folder, *FEW, "--engines", "native")[0] == 1
+    assert opened == ["native:int8"] or opened == ["native"]
+    assert run(folder, "--threads", "1025")[0] == 2
+
+
 def test_an_empty_file_is_refused(run: Run, folder: Path, tmp_path: Path) -> None:
     texts = tmp_path / "none.txt"
     texts.write_text("", encoding="utf-8")

@@ -31,6 +31,7 @@ from t5kit.evaluation.answering import log_probabilities
 from t5kit.evaluation.config import RepeatedPrompts
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.runtime import Runtime
+from t5kit.runtime.interrupts import interrupts_between_blocks
 from t5kit.runtime.pooling import Pooling
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished, TokensGenerated
 from t5kit.sources.records import Format
@@ -448,13 +449,14 @@ class Model(Adaptable, Asking, Explainable):
         scheduler = self._scheduler()
         scheduler.submit(requests)
         results: dict[int, RequestFinished | RequestFailed] = {}
-        try:
-            while scheduler.has_work:
-                for event in scheduler.step():
-                    if not isinstance(event, TokensGenerated):
-                        results[event.request_id] = event
-        finally:
-            scheduler.close()
+        with interrupts_between_blocks():
+            try:
+                while scheduler.has_work:
+                    for event in scheduler.step():
+                        if not isinstance(event, TokensGenerated):
+                            results[event.request_id] = event
+            finally:
+                scheduler.close()
         return [results[request.request_id] for request in requests]
 
     def _answered(self, requests: list[GenerationRequest]) -> list[RequestFinished]:

@@ -10,6 +10,7 @@ from t5kit.config import T5Config
 from t5kit.errors import EngineError, RequestError
 from t5kit.evaluation.answering import log_probabilities
 from t5kit.runtime import LogitEdits, Need, Runtime, StepInput
+from t5kit.runtime.opened import encoded, opened
 from t5kit.scheduling.memory import prompt_bytes
 from t5kit.text import Tokenizer
 
@@ -79,12 +80,7 @@ def relevance_scores(
     allowed = np.array(sorted(ids), np.int32)
     scores = np.empty(len(prompts))
     for start, chunk in _chunks(runtime.config, prompts, max_bytes=max_bytes):
-        handles = runtime.encode(chunk)
-        try:
-            slots = runtime.open_slots(handles)
-        finally:
-            runtime.release(handles)
-        try:
+        with encoded(runtime, chunk) as handles, opened(runtime, handles) as slots:
             output = runtime.step(
                 StepInput.one_token_each(
                     slots,
@@ -93,8 +89,6 @@ def relevance_scores(
                     need=Need(top_k=2),
                 )
             )
-        finally:
-            runtime.close_slots(slots)
         logits_R2 = output.top_logits.astype(np.float64)
         if not np.isfinite(logits_R2).all():
             raise EngineError(

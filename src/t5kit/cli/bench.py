@@ -79,7 +79,9 @@ def bench(
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 32,
     max_input_tokens: Annotated[int, typer.Option(help="Longer texts are cut, EOS kept.", min=2)] = 512,
     rounds: Annotated[int, typer.Option(help="Runs of each engine, by turns; medians count.", min=1)] = 3,
-    threads: Annotated[int | None, typer.Option(help="Processor threads of each.", show_default="all", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads of each.", show_default="all", min=1, max=1024)
+    ] = None,
     json: options.JsonOption = False,
     output: options.OutputOption = None,
     revision: options.RevisionOption = None,
@@ -112,6 +114,8 @@ def bench(
             worker = stack.enter_context(_worker(name, threads))
             if worker.open(opening):
                 workers[name] = worker
+        if not workers:
+            raise EngineError("No engine could be measured; the reasons stand above.")
         right = _right_answers(workers, opening, stack, prompts, works)
         results = _measure(workers, prompts, works, right, rounds)
         if not results:

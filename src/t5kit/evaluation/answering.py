@@ -12,6 +12,7 @@ from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions, answer_text
 from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.runtime import Runtime
+from t5kit.runtime.interrupts import interrupts_wait
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
 from t5kit.scheduling.memory import prompt_bytes
 from t5kit.text import Tokenizer
@@ -192,15 +193,17 @@ def likelihoods_of(
     try:
         for chunk in _chunks(runtime.config, pairs, max_cache_bytes):
             needed = {prompt.tobytes(): prompt for _, prompt, _ in chunk}
-            runtime.release([handles.pop(key) for key in [key for key in handles if key not in needed]])
-            new = {key: prompt for key, prompt in needed.items() if key not in handles}
-            handles.update(zip(new, runtime.encode(list(new.values())), strict=True))
+            with interrupts_wait():
+                runtime.release([handles.pop(key) for key in [key for key in handles if key not in needed]])
+                new = {key: prompt for key, prompt in needed.items() if key not in handles}
+                handles.update(zip(new, runtime.encode(list(new.values())), strict=True))
             rows = runtime.score([handles[prompt.tobytes()] for _, prompt, _ in chunk], [ids for _, _, ids in chunk])
             for (place, _, ids), row in zip(chunk, rows, strict=True):
                 results[place] = Likelihood(_finite(float(row.sum(dtype=np.float64))), len(ids))
             progress(len(chunk))
     finally:
-        runtime.release(list(handles.values()))
+        with interrupts_wait():
+            runtime.release(list(handles.values()))
     return results
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from t5kit.runtime.opened import encoded, opened
 from t5kit.runtime.protocol import Need, Runtime, StepInput
 
 
@@ -17,21 +18,14 @@ def cross_attention(
     """
     start = np.array([runtime.config.decoder_start_id], np.int32)
     tokens = np.concatenate([start, target_ids[:-1]]).astype(np.int32)
-    handles = runtime.encode([encoder_input_ids])
-    try:
-        slots = runtime.open_slots(handles)
-        try:
-            out = runtime.step(
-                StepInput(
-                    slots=slots,
-                    tokens=tokens,
-                    lengths=np.array([len(tokens)], np.int32),
-                    need=Need(all_positions=True, cross_attention=True),
-                )
+    with encoded(runtime, [encoder_input_ids]) as handles, opened(runtime, handles) as slots:
+        out = runtime.step(
+            StepInput(
+                slots=slots,
+                tokens=tokens,
+                lengths=np.array([len(tokens)], np.int32),
+                need=Need(all_positions=True, cross_attention=True),
             )
-        finally:
-            runtime.close_slots(slots)
-    finally:
-        runtime.release(handles)
+        )
     assert out.cross_attention is not None, "it was asked for"
     return out.cross_attention[0]

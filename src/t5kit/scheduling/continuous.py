@@ -34,8 +34,8 @@ from t5kit.decoding import (
 from t5kit.errors import RequestError, T5kitError
 from t5kit.runtime import Runtime, StepInput
 from t5kit.runtime.adapters import encode_adapted
+from t5kit.runtime.interrupts import interrupts_wait
 from t5kit.runtime.validation import check_ids
-from t5kit.scheduling.interrupts import interrupts_wait
 from t5kit.scheduling.memory import answer_bytes, prompt_bytes
 from t5kit.scheduling.merging import merge_steps, split_output
 from t5kit.scheduling.requests import (

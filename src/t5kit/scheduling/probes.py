@@ -13,7 +13,8 @@ from t5kit.checkpoint.sentence_modules import PoolingMode
 from t5kit.config import T5Config
 from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.runtime import Need, Runtime, StepInput, StepOutput
-from t5kit.runtime.adapters import NO_ADAPTER, encode_adapted, encoder_states_adapted
+from t5kit.runtime.adapters import NO_ADAPTER, encoder_states_adapted
+from t5kit.runtime.opened import encoded, opened
 from t5kit.runtime.pooling import pool
 from t5kit.runtime.validation import check_encoder_sequences, check_ids
 from t5kit.scheduling.memory import prompt_bytes
@@ -177,24 +178,13 @@ def _answer(runtime: Runtime, probes: Sequence[Probe]) -> list[ProbeEvent]:
 def _scores(runtime: Runtime, probes: Sequence[ScoreRequest]) -> list[ScoreFinished]:
     keys = [(probe.adapter, probe.encoder_input_ids.tobytes()) for probe in probes]
     distinct = dict(zip(keys, probes, strict=True))
-    handles = dict(
-        zip(
-            distinct,
-            encode_adapted(
-                runtime,
-                [probe.encoder_input_ids for probe in distinct.values()],
-                [probe.adapter for probe in distinct.values()],
-            ),
-            strict=True,
-        )
-    )
-    try:
+    prompts = [probe.encoder_input_ids for probe in distinct.values()]
+    with encoded(runtime, prompts, [probe.adapter for probe in distinct.values()]) as found_handles:
+        handles = dict(zip(distinct, found_handles, strict=True))
         rows = runtime.score(
             [handles[key] for key, probe in zip(keys, probes, strict=True) for _ in probe.targets],
             [target for probe in probes for target in probe.targets],
         )
-    finally:
-        runtime.release(list(handles.values()))
     if not all(np.isfinite(row).all() for row in rows):
         raise EngineError(_NOT_FINITE.format("scores"))
     found, start = [], 0
@@ -232,22 +222,15 @@ def _trace(runtime: Runtime, probe: TraceRequest) -> TraceFinished:
     need = Need(top_k=probe.num_alternatives, all_positions=True, cross_attention=probe.has_attention)
     outputs: list[StepOutput] = []
     attention: list[np.ndarray] = []
-    (handle,) = encode_adapted(runtime, [probe.encoder_input_ids], [probe.adapter])
-    try:
-        (log_probs,) = runtime.score([handle], [target])
-        slots = runtime.open_slots([handle])
-        try:
-            for first in range(0, len(inputs), num_tokens):
-                tokens = inputs[first : first + num_tokens]
-                lengths = np.array([len(tokens)], np.int32)
-                output = runtime.step(StepInput(slots=slots, tokens=tokens, lengths=lengths, need=need))
-                if output.cross_attention is not None:
-                    attention.append(output.cross_attention[0].mean(axis=(0, 1), dtype=np.float32))
-                outputs.append(dataclasses.replace(output, cross_attention=None))
-        finally:
-            runtime.close_slots(slots)
-    finally:
-        runtime.release([handle])
+    with encoded(runtime, [probe.encoder_input_ids], [probe.adapter]) as handles, opened(runtime, handles) as slots:
+        (log_probs,) = runtime.score(handles, [target])
+        for first in range(0, len(inputs), num_tokens):
+            tokens = inputs[first : first + num_tokens]
+            lengths = np.array([len(tokens)], np.int32)
+            output = runtime.step(StepInput(slots=slots, tokens=tokens, lengths=lengths, need=need))
+            if output.cross_attention is not None:
+                attention.append(output.cross_attention[0].mean(axis=(0, 1), dtype=np.float32))
+            outputs.append(dataclasses.replace(output, cross_attention=None))
     top_log_probs = np.concatenate([output.top_logits - output.log_sum_exp[:, None] for output in outputs])
     if not (np.isfinite(log_probs).all() and np.isfinite(top_log_probs).all()):
         raise EngineError(_NOT_FINITE.format("scores"))

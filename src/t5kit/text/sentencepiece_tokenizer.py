@@ -1,7 +1,9 @@
 """SentencePiece vocabularies: T5, FLAN, mT5, umT5, MADLAD-400 and our own."""
 
+import contextlib
 import itertools
 import operator
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ MODEL_NAME = "spiece.model"
 JSON_NAME = "tokenizer.json"
 NUM_SENTINELS = 100
 """T5's own number of sentinels (t5 utils, DEFAULT_EXTRA_IDS)."""
+_FEW_TEXTS = 16
 
 
 class SentencePieceTokenizer:
@@ -114,17 +117,29 @@ class SentencePieceTokenizer:
         return np.array(ids, dtype=np.int32)
 
     def encode_batch(self, texts: Sequence[str], *, add_eos: bool = True) -> list[np.ndarray]:
-        """Return `encode` of each text, in order; the library works on all cores."""
+        """Return `encode` of each text, in order; the library works on all cores where they are many."""
         texts = checked_texts(texts)
         if self.facts.keeps_all_text and any(WORD_BOUNDARY in text for text in texts):
             return [self.encode(text, add_eos=add_eos) for text in texts]
         by_rule = [rule_of(text, self.character_rules) is not None for text in texts]
-        pieces = iter(self._processor.encode(list(itertools.compress(texts, map(operator.not_, by_rule)))))
+        pieces = iter(self._encode_each(list(itertools.compress(texts, map(operator.not_, by_rule)))))
         end = [self.eos_id] if add_eos else []
         return [
             np.array((self._encode(text) if has_rule else next(pieces)) + end, dtype=np.int32)
             for text, has_rule in zip(texts, by_rule, strict=True)
         ]
+
+    def _encode_each(self, texts: list[str]) -> list[list[int]]:
+        """Speed: a list costs the library new threads, 150 us: as much as some fifteen texts of 80 tokens.
+
+        Without them it also goes on where a process may have no more threads.
+        """
+        if len(texts) > _FEW_TEXTS:
+            num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            with contextlib.suppress(RuntimeError):  # no thread to be had
+                found: list[list[int]] = self._processor.encode(texts, num_threads=num_processors)
+                return found
+        return [self._processor.encode(text) for text in texts]
 
     def encode_targets(self, targets: Sequence[str], prompts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids of each target, EOS at the end: in characters where the rule of its prompt says so."""

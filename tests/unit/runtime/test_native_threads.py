@@ -114,6 +114,81 @@ def test_threads_that_the_system_does_not_give_are_an_error() -> None:
     assert done.returncode == 7, done.stderr
 
 
+LITTLE_MEMORY = """
+import dataclasses, resource
+import numpy as np
+from t5kit.runtime import Need, StepInput
+from t5kit.runtime.native import NativeRuntime
+from t5kit.testing.tiny import TINY_CONFIGS, random_tensors
+
+config = dataclasses.replace(TINY_CONFIGS["t5_v1_1"], vocab_size=60_000)
+tensors = list(random_tensors(config))
+
+def outcome(margin):
+    runtime = NativeRuntime(config, tensors, weights="int8", threads=2)
+    slots = runtime.open_slots(runtime.encode([np.array([5, 1], np.int32)] * 64))
+    step = StepInput.one_token_each(slots, np.zeros(64, np.int32), need=Need(top_k=3000))
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + margin, resource.RLIM_INFINITY))
+    try:
+        runtime.step(step)
+        return "answered"
+    except MemoryError:
+        return "refused"
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        runtime.close()
+
+found = {outcome(number * 150_000) for number in range(200)}
+assert found == {"answered", "refused"}, found
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_memory_that_runs_out_anywhere_in_a_step_is_an_error() -> None:
+    # Every allocation of 4 KB and more asks the system, so that a limit can stop any of them.
+    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4096", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY], env={**os.environ, **malloc}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_in_the_middle_of_another_threads_call_is_told_so() -> None:
+    runtime = runtime_of(1)
+    is_over = threading.Event()
+
+    def work() -> None:
+        while not is_over.is_set():
+            runtime.encoder_states([np.full(400, 5, np.int32)] * 40)
+
+    def told_in_a_child() -> str:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                runtime.encoder_states([np.array([5, 1], np.int32)])
+                os._exit(0)
+            except EngineError as error:
+                os.write(writing, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        with os.fdopen(reading) as said:
+            return said.read()
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        end_s = time.monotonic() + 20
+        while not (told := told_in_a_child()) and time.monotonic() < end_s:
+            pass
+        is_over.set()
+        working.result()
+    assert "when the process was forked" in told and "Load it again" in told
+
+
 def test_a_second_thread_is_told_that_the_model_is_at_work() -> None:
     runtime = runtime_of(1)
     long = [np.full(400, 5, np.int32)] * 40

@@ -14,6 +14,7 @@ import pytest
 from t5kit.decoding import Constraint, DecodingOptions, Grammar
 from t5kit.errors import EngineError, RequestError
 from t5kit.runtime import StepInput, StepOutput
+from t5kit.runtime.interrupts import interrupts_between_blocks, interrupts_wait
 from t5kit.runtime.native import NativeRuntime
 from t5kit.scheduling import (
     ContinuousScheduler,
@@ -24,7 +25,6 @@ from t5kit.scheduling import (
     TokensGenerated,
     request_bytes,
 )
-from t5kit.scheduling.interrupts import interrupts_wait
 from t5kit.scheduling.memory import prompt_bytes
 from t5kit.testing import TINY_CONFIGS
 from t5kit.testing.answers import NumberDetokenizer, random_prompts, run
@@ -504,7 +504,7 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise StopError
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM])
 @pytest.mark.parametrize("share", [number / 40 for number in range(40)])
 def test_an_interrupt_between_any_two_lines_leaves_nothing_open(
     runtime: CountingRuntime, number: signal.Signals, share: float
@@ -535,6 +535,34 @@ def test_every_signal_within_a_step_is_delivered() -> None:
         assert delivered == [signal.SIGTERM] * 2
     finally:
         signal.signal(signal.SIGTERM, usual)
+
+
+def test_signals_between_blocks_take_effect_at_the_end_of_the_next() -> None:
+    delivered = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        delivered.append(number)
+        signal.signal(number, signal.SIG_IGN)  # as a handler that asks only once
+
+    usual = signal.signal(signal.SIGALRM, note)
+    try:
+        with interrupts_between_blocks():
+            signal.raise_signal(signal.SIGALRM)
+            assert delivered == []
+            with interrupts_wait():
+                pass
+            assert delivered == [signal.SIGALRM]
+            signal.raise_signal(signal.SIGALRM)  # ignored from now on, within the block too
+            with interrupts_wait():
+                pass
+        assert delivered == [signal.SIGALRM]
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+        signal.signal(signal.SIGALRM, stop)
+        with pytest.raises(StopError), interrupts_between_blocks():
+            signal.raise_signal(signal.SIGALRM)
+        assert signal.getsignal(signal.SIGALRM) is stop
+    finally:
+        signal.signal(signal.SIGALRM, usual)
 
 
 def count_lines(work: Callable[[], object], interrupted_at: int = -1, number: signal.Signals = signal.SIGINT) -> int:

@@ -104,6 +104,28 @@ def test_ids_may_come_as_any_row_of_integers(plain: SentencePieceTokenizer) -> N
             plain.decode(wrong)
 
 
+def test_texts_are_encoded_where_a_process_may_have_no_more_threads(
+    plain: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[int] = []
+
+    class FewThreads:
+        def encode(self, text: str | list[str], **_: int) -> list[int]:
+            if isinstance(text, list):
+                lists.append(len(text))
+                raise RuntimeError("Resource temporarily unavailable")
+            found: list[int] = processor.encode(text)
+            return found
+
+    processor = plain._processor
+    texts = [f"text {number}" for number in range(40)]
+    expected = [plain.encode(text).tolist() for text in texts]
+    monkeypatch.setattr(plain, "_processor", FewThreads())
+    assert [ids.tolist() for ids in plain.encode_batch(texts)] == expected
+    assert [ids.tolist() for ids in plain.encode_batch(texts[:3])] == expected[:3]
+    assert lists == [40]  # a few texts ask for none
+
+
 def test_what_is_no_text_is_a_request_error(plain: SentencePieceTokenizer) -> None:
     for encode in (plain.encode, lambda text: plain.encode_batch(["a", text])):
         with pytest.raises(RequestError, match=r"U\+D800 at character 1"):
