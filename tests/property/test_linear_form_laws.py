@@ -517,6 +517,11 @@ def test_extract_of_one_text_and_of_many_agree(model: Model) -> None:
     assert model.extract([], SCHEMAS[0]) == []
 
 
+def test_a_text_that_nothing_can_be_taken_of_is_named_by_its_place(model: Model) -> None:
+    with pytest.raises(DataError, match="Text 1: The text holds no word to copy"):
+        model.extract(["a b", "", "c d"], {"name": str})
+
+
 def test_fields_are_asked_one_by_one_and_put_together(model: Model) -> None:
     schema = {"name": {"type": "string", "maxLength": 5}, "kind": ["cat", "dog"], "tags": [bool], "at": {"x": bool}}
     texts = ["Ada met Bob", "(Rome)"]

@@ -348,7 +348,7 @@ class Asking(Trainable, abc.ABC):
         prompts = self._encode([template.render(each) for each in seen], truncate=False)
         repeats: collections.Counter[bytes] = collections.Counter()
         requests: list[GenerationRequest] = []
-        numbers = [number for number, asked_of_one in enumerate(per_text, 1) for _ in asked_of_one]
+        numbers = [number for number, asked_of_one in enumerate(per_text) for _ in asked_of_one]
         kept: list[int] = []
         for number, (question, fields, ids) in enumerate(zip(every, seen, prompts, strict=True)):
             source = fields["text"] if is_copied else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from t5kit.api.fitting import FitPlan, plan_fit
 from t5kit.api.fitting_config import LONGEST_ROW
-from t5kit.api.fitting_data import FitData
+from t5kit.api.fitting_data import FitData, references_of
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.training import require_torch, run_hooks
 from t5kit.checkpoint import open_folder, resolve
@@ -188,7 +188,8 @@ def scores_of(plan: FitPlan, model_path: Path) -> FinishedScores:
         engine = f"{model.runtime.description.engine}, {model.runtime.description.weights}"
         for split in (DEV, TEST):
             if split in tables:
-                rows = [dict(tables[split][index].fields) for index in range(len(tables[split]))]
+                records = [tables[split][index] for index in range(len(tables[split]))]
+                rows = [{"input": each.fields["input"], "target": references_of(each)} for each in records]
                 try:
                     reports[split] = model.evaluate(rows, list(plan.metrics), truncate=True)
                 except T5kitError as error:

@@ -139,7 +139,12 @@ def plan_fit(
     chosen = tuple(dict.fromkeys(metrics)) or profile.metrics
     scored = {DEV: found.whole_dev, TEST: found.tables.get(TEST)}
     check_targets({split: table for split, table in scored.items() if table is not None}, chosen)
-    task = TaskConfig(metrics=chosen, train=("train.jsonl",), dev=("dev.jsonl",) if DEV in tables else ())
+    task = TaskConfig(
+        references="references" if "references" in tables[TRAIN][0].fields else "",
+        metrics=chosen,
+        train=("train.jsonl",),
+        dev=("dev.jsonl",) if DEV in tables else (),
+    )
     plan = _plan(
         start, tokenizer, tables, found.reports, task, run_folder, settings, profile,
         findings=found.findings, kept=(prefix, suffix), files=files,

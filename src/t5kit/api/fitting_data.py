@@ -28,7 +28,7 @@ from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks.augmentation import Paraphrase, paraphrased
 from t5kit.tasks.configured import DEV, TEST, TRAIN, JoinedTable, SelectedTable
 from t5kit.tasks.target_profile import TargetProfile
-from t5kit.tasks.templates import Template
+from t5kit.tasks.templates import check_template
 from t5kit.text import Tokenizer
 from t5kit.text.tokenizer import check_text
 
@@ -65,7 +65,8 @@ class FitTables:
     """The pairs of a run by split, with what was found out about them."""
 
     tables: Mapping[str, RecordTable]
-    """train, and dev and test where there are such; fields "input" and "target"."""
+    """train, and dev and test where there are such; fields "input" and "target", and "references", a list of all that
+    counts as right, in every record if there are several for any."""
     reports: Mapping[str, ReadReport]
     """What reading each given split found."""
     profile: TargetProfile
@@ -85,9 +86,10 @@ def fit_tables(
 
     most_watched: a larger dev is cut to so many records, drawn by the seed, for it is looked at again and again.
     """
-    findings: list[str] = []
+    given, findings = _with_references(given)
     targets = _texts(given[TRAIN], "target")
-    profile = TargetProfile.of(targets)
+    has_references = "references" in given[TRAIN][0].fields
+    profile = TargetProfile.of(targets, has_references=has_references)
     written, said = _as_written(profile, targets, tokenizer)
     findings += said
     tables: dict[str, RecordTable] = {split: _rewritten(table, written) for split, table in given.items()}
@@ -95,7 +97,7 @@ def fit_tables(
         if split in tables:
             tables[split], said = _with_scored(tables[split], split)
             findings += said
-    profile = TargetProfile.of(_texts(tables[TRAIN], "target"))
+    profile = TargetProfile.of(_texts(tables[TRAIN], "target"), has_references=has_references)
     findings += profile.findings() + _of_train(tables[TRAIN]) + _of_held_labels(tables[TRAIN], profile)
     findings += _across(tables, profile)
     num_held_out, whole_dev = 0, tables.get(DEV)
@@ -179,17 +181,17 @@ def split_off(
 
 def with_paraphrases(table: RecordTable, paraphrase: Paraphrase, *, kept_prefix: str, kept_suffix: str) -> RecordTable:
     """Return the table with every input once more in the callable's words, where those are others."""
-    rows = list(_pairs(table))
-    new = paraphrased([source for source, _ in rows], paraphrase, kept_prefix=kept_prefix, kept_suffix=kept_suffix)
-    more = [
-        {"input": other, "target": target} for other, (_, target) in zip(new, rows, strict=True) if other is not None
-    ]
+    rows = [table[index].fields for index in range(len(table))]
+    inputs = _texts(table, "input")
+    new = paraphrased(inputs, paraphrase, kept_prefix=kept_prefix, kept_suffix=kept_suffix)
+    more = [{**row, "input": other} for other, row in zip(new, rows, strict=True) if other is not None]
     return JoinedTable((table, table_of(more, name="paraphrase"))) if more else table
 
 
 def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
     """Return {"input", "target"} of every record that has both, outer spaces of targets dropped; the others are bad.
 
+    A target that is a list of several texts is the first of them, and all are its "references".
     Raises: DataError if no record has both; RequestError for a column that is not there, with the nearest one.
     """
     _check_columns(table, columns)
@@ -204,10 +206,17 @@ def read_pairs(table: MemoryTable, columns: PairColumns) -> MemoryTable:
                 if is_empty(word, record.fields, text):
                     raise DataError(f"its {name} is empty.")
                 check_text(text)
+            accepted: Any = fields["references"]
+            references = list(dict.fromkeys([target, *filter(None, (text.strip() for text in accepted))]))
+            for text in references[1:]:
+                check_text(text)
         except (DataError, RequestError) as error:
             bad.append(BadRecord(place=record.place, error=f"{record.place}: {error}"))
             continue
-        records.append(dataclasses.replace(record, fields={"input": prompt, "target": target}))
+        pair: dict[str, object] = {"input": prompt, "target": target}
+        if len(references) > 1:
+            pair["references"] = references
+        records.append(dataclasses.replace(record, fields=pair))
     if not records:
         raise DataError(f"no record has an input and a target; {bad[0].error}")
     return with_report(dataclasses.replace(table, records=records), table.report, bad)
@@ -242,7 +251,7 @@ def check_targets(tables: Mapping[str, RecordTable], metrics: Sequence[str]) -> 
     metric's library is missing.
     """
     for split, table in tables.items():
-        references = [[target] for target in _texts(table, "target")]
+        references = [references_of(table[index]) for index in range(len(table))]
         for name in metrics:
             metric = metric_named(name)
             try:
@@ -380,7 +389,7 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
         fields = {**fields, "input": "", "target": ""}
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
         if "{" in word:
-            Template(word)  # says what is wrong with one that is none
+            check_template(option, word)
         names = template_fields(word) if "{" in word else [word] if word else []
         there = ", ".join(map(repr, list(fields)[:20])) or "no column"
         for name in names:
@@ -451,12 +460,38 @@ def _as_written(
 def _rewritten(table: MemoryTable, written: Mapping[str, str]) -> MemoryTable:
     if not written:
         return table
-    records = [
-        dataclasses.replace(record, fields={**record.fields, "target": written.get(target, target)})
-        for record in table.records
-        for target in [str(record.fields["target"])]
-    ]
+    records = []
+    for record in table.records:
+        first, *others = [written.get(text, text) for text in references_of(record)]
+        new = {"target": first, **({"references": [first, *others]} if "references" in record.fields else {})}
+        records.append(dataclasses.replace(record, fields={**record.fields, **new}))
     return dataclasses.replace(table, records=records)
+
+
+def references_of(record: Record) -> list[str]:
+    """Return all texts that count as right for a record of a run, the one that is learned first."""
+    several = record.fields.get("references")
+    return list(several) if isinstance(several, list) else [str(record.fields["target"])]
+
+
+def _with_references(given: Mapping[str, MemoryTable]) -> tuple[Mapping[str, MemoryTable], list[str]]:
+    """Return tables whose records all have "references" if any has several, and what is to be said of that."""
+    counts = {split: sum("references" in each.fields for each in table.records) for split, table in given.items()}
+    if not any(counts.values()):
+        return given, []
+    filled = {
+        split: dataclasses.replace(
+            table,
+            records=[
+                dataclasses.replace(each, fields={**each.fields, "references": references_of(each)})
+                for each in table.records
+            ],
+        )
+        for split, table in given.items()
+    }
+    some = ", ".join(f"{count:,} of {len(given[split]):,} {split}" for split, count in counts.items() if count)
+    said = "targets are lists of texts: the first of each is learned, and all count as right where answers are scored."
+    return filled, [f"{some} {said}"]
 
 
 def _of_train(table: RecordTable) -> list[str]:

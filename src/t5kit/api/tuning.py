@@ -21,7 +21,7 @@ from t5kit.api.fitting_config import OPTIMIZERS, PROMPT_EPOCHS
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.training import run_hooks
 from t5kit.checkpoint.atomic import atomic_folder, remove_folder, write_file
-from t5kit.errors import ConfigError, DependencyError, RequestError
+from t5kit.errors import ConfigError, DataError, DependencyError, RequestError
 from t5kit.evaluation.report import EvaluationReport
 from t5kit.model.config import AdaptationConfig
 
@@ -260,7 +260,7 @@ def _search(study: Any, plan: FitPlan, folder: Path, command: str) -> "Search":
                 number=trial.number + 1,
                 settings=dict(trial.params),
                 value=float("nan") if trial.value is None else float(trial.value),
-                seconds=trial.duration.total_seconds() if trial.duration is not None else 0.0,
+                seconds=_seconds(folder / RUNS / f"{trial.number + 1:04d}"),
             )
             for trial in finished
         ),
@@ -273,6 +273,17 @@ def _search(study: Any, plan: FitPlan, folder: Path, command: str) -> "Search":
         return search
     words = [f"--{name.replace('_', '-')} {value!r}" for name, value in best.settings.items()]
     return dataclasses.replace(search, command=f"{command} {' '.join(words)}")
+
+
+def _seconds(run_folder: Path) -> float:
+    """Return how long a run trained and was scored, pauses not counted; 0 where it came to no line of metrics."""
+    from t5kit.training.run_history import read_run
+
+    try:
+        run = read_run(run_folder)
+    except DataError:
+        return 0.0
+    return sum(line.get("seconds", 0.0) for line in (*run.train, *run.evaluations))
 
 
 def _write_report(folder: Path, search: "Search") -> None:

@@ -15,7 +15,7 @@ from t5kit.cli.outputs import check_writable, json_line, open_output, progress
 from t5kit.drawing.page import write_page
 from t5kit.errors import RequestError
 from t5kit.metrics import METRICS
-from t5kit.sources.records import Format
+from t5kit.sources.records import Format, format_of
 from t5kit.sources.tables import NUM_SHOWN, read_table
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ def evaluate(
         )  # fmt: skip
     if compare_with is not None and bootstrap is None:
         raise RequestError("--compare works by resampling; --num-bootstrap-samples must be above 0.")
+    if compare_with is not None and format_of(Path(compare_with)) and not Path(compare_with).exists():
+        raise RequestError(f"--compare {compare_with}: there is no such file. Name predictions, or a model.")
     names_of_columns = options.column_names(columns)
     records: EvaluationData
     if form is not None:

@@ -22,6 +22,10 @@ _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 NOT_UTF_8 = "not UTF-8"
 """What the error of an undecodable line says."""
+_NO_FILE_IS_IN = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
+"""Codecs that are for single names or for program texts."""
+_USUAL = "utf-8, cp1252 (Windows, Western Europe), latin-1, utf-16 and cp1251 (Cyrillic)"
+_OTHER_ENCODING = "Drop the encoding if the file is UTF-8, or name another one."
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is a bad record: it is no text, or a compressed file made to fill the memory."""
 
@@ -43,10 +47,10 @@ def open_lines(path: Path, *, encoding: str | None = None) -> BinaryIO:
     if encoding is None:
         file = open_binary(path)
         is_utf_16 = isinstance(file, io.BufferedReader) and file.peek(2)[:2] in _UTF_16_MARKS
-        return cast(BinaryIO, _Recoded(file, "utf-16")) if is_utf_16 else file
+        return cast(BinaryIO, _Recoded(file, "utf-16", str(path))) if is_utf_16 else file
     is_utf_8 = _is_utf_8(encoding)  # before the file is opened: it says an unknown one
     file = open_binary(path)
-    return file if is_utf_8 else cast(BinaryIO, _Recoded(file, encoding))
+    return file if is_utf_8 else _recoded(file, encoding, str(path))
 
 
 def standard_input(*, encoding: str | None = None) -> BinaryIO:
@@ -55,34 +59,64 @@ def standard_input(*, encoding: str | None = None) -> BinaryIO:
     Raises: DataError for an encoding that Python does not know.
     """
     file = sys.stdin.buffer
-    return file if encoding is None or _is_utf_8(encoding) else cast(BinaryIO, _Recoded(file, encoding))
+    return file if encoding is None or _is_utf_8(encoding) else _recoded(file, encoding, "standard input")
+
+
+def _recoded(file: BinaryIO, encoding: str, name: str) -> BinaryIO:
+    try:
+        return cast(BinaryIO, _Recoded(file, encoding, name))
+    except DataError:
+        file.close()
+        raise
 
 
 def _is_utf_8(encoding: str) -> bool:
     try:
-        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)  # no codec of bytes, such as base64
+        name = codecs.lookup(encoding).name
+        if name in _NO_FILE_IS_IN:
+            raise LookupError(name)
+        return name in ("utf-8", "utf-8-sig", "ascii")
     except LookupError:
-        raise DataError(
-            f"encoding = {encoding!r} is not known; usual ones are utf-8, cp1252 (Windows, Western Europe), latin-1, "
-            "utf-16 and cp1251 (Cyrillic)."
-        ) from None
+        raise DataError(f"encoding = {encoding!r} is not known; usual ones are {_USUAL}.") from None
 
 
 class _Recoded:
     """A file in another encoding, read as UTF-8 lines; bytes that it does not have are passed on, to be bad lines."""
 
-    def __init__(self, file: BinaryIO, encoding: str) -> None:
-        errors = "replace" if encoding.lower().startswith(("utf-16", "utf16")) else "surrogateescape"
+    def __init__(self, file: BinaryIO, encoding: str, name: str) -> None:
+        self._encoding, self._name = encoding, name
+        is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+        if is_wide:
+            _check_wide(file, encoding, name)
+        errors = "replace" if is_wide else "surrogateescape"
         self._text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n")
 
     def readline(self, size: int = -1) -> bytes:
-        return self._text.readline(size).encode("utf-8", "surrogateescape")
+        try:
+            return self._text.readline(size).encode("utf-8", "surrogateescape")
+        except UnicodeError as error:  # such as the mark that UTF-16 begins with
+            raise DataError(f"{self._name} is not in {self._encoding} ({error}). {_OTHER_ENCODING}") from error
 
     def __enter__(self) -> "_Recoded":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._text.close()
+
+
+def _check_wide(file: BinaryIO, encoding: str, name: str) -> None:
+    """Raise DataError for a file of UTF-8: as letters of two or four bytes it would be other letters, not damage."""
+    try:
+        beginning = cast(io.BufferedReader, file).peek(4096)[:4096]
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):  # damaged: whoever reads on says so
+        return
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)  # its last letter may be cut
+    except UnicodeDecodeError:
+        return
+    if beginning and b"\0" not in beginning:  # every space and line end of the wide ones has one
+        raise DataError(f"{name} is not in {encoding}: it is UTF-8 (or ASCII). {_OTHER_ENCODING}")
 
 
 def open_binary(path: Path) -> BinaryIO:

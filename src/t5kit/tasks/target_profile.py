@@ -48,15 +48,18 @@ class TargetProfile:
     """What is to be said of few targets without which the others would be numbers, or labels; empty: there are none."""
 
     @classmethod
-    def of(cls, targets: Sequence[str]) -> Self:
+    def of(cls, targets: Sequence[str], *, has_references: bool = False) -> Self:
         """Return the profile of at least one target.
 
+        has_references: other texts count as right too for some, so they are answers, and neither labels nor numbers.
         Examples: ["good", "bad", "good"] -> labels; 0.2, 3.8 … -> numbers; ["Paris", "a whale", …] -> answers.
         """
         counts = collections.Counter(targets)
         letters = [letter for target in counts for letter in target if letter.isalpha()]
         is_latin = sum(letter.isascii() for letter in letters) * 2 >= len(letters)
         kind = _kind(targets, counts)
+        if has_references and kind in ("labels", "numbers"):
+            kind = "answers"
         labels = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))) if kind == "labels" else {}
         return cls(kind, len(targets), labels, is_latin, _stray(targets, kind))
 

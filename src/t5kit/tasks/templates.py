@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from t5kit.errors import ConfigError, DataError
 
 Fields = Mapping[str, object]
+_NO_SIGNS = (
+    "A field whose own name has : ! { or } cannot stand in braces; rename it, or name it alone and without them."
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,21 +24,28 @@ class TextPair:
 
 
 def check_template(word: str, text: str) -> None:
-    """Raise ConfigError, naming what `word` the template is called by, unless its braces hold plain field names."""
+    """Raise ConfigError, naming what `word` the template is called by, unless its braces hold plain field names.
+
+    Any column's name will do, such as {Review Text}; it is looked up as it stands.
+    """
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
-        raise ConfigError(f"{word} = {text!r} is no template ({error}).") from error
+        raise ConfigError(f"{word} = {text!r} is no template ({error}). {_NO_SIGNS}") from error
     for _, field, format, conversion in parts:
-        if field is not None and (not field or not field.isidentifier() or format or conversion):
-            raise ConfigError(f"{word} = {text!r} holds {{{field}}}; expected field names alone, such as {{source}}.")
+        if field is not None and (not field.strip() or format or conversion):
+            more = (f"!{conversion}" if conversion else "") + (f":{format}" if format else "")
+            raise ConfigError(
+                f"{word} = {text!r} holds {{{field}{more}}}; expected field names alone, such as {{source}}. "
+                f"{_NO_SIGNS}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
     """A prompt and a target with fields in braces; {{ and }} stand for braces.
 
-    Only names stand in braces, without attributes, indices or formats: a template is data that may come from anyone.
+    Only names stand in braces, looked up as they are, without formats: a template is data that may come from anyone.
     Example: Template("translate English to German: {source}", "{target}")
     """
 

@@ -47,7 +47,8 @@ def train(run: TrainingRun) -> TrainingResult:
 
     Each pass does what is due after the steps made so far (a line of metrics, an evaluation, a checkpoint, in this
     order), then one step more. A run that is finished already says so in a warning and gives its result at once.
-    Raises: RunStoppedError when SIGINT or SIGTERM asked for it, with all saved; CheckpointError if no checkpoint is
+    Raises: RunStoppedError when SIGINT or SIGTERM asked for it, with all saved (and the run finished, where nothing was
+    left to do: whoever has more to do then must not begin it); CheckpointError if no checkpoint is
     whole or nothing can be written: after mending that, the run can be resumed. TrainingError after
     `max_skipped_in_a_row` updates that were not finite, which a resumed run would meet again.
     """
@@ -64,12 +65,14 @@ def train(run: TrainingRun) -> TrainingResult:
                 state = evaluated
                 continue  # patience may have ended the run: the line of its last steps is due then
             is_over = _is_over(run.config, state) and not _evaluation_is_due(run, state)
-            must_stop = is_true_for_any(stop.is_made, run.model.shared.weight.device) and not is_over
+            must_stop = _is_asked_to_stop(run, stop) and not is_over
             if state != saved and (is_over or must_stop or _checkpoint_is_due(run.config, state)):
                 _save(run, state, watchers)
                 saved = state
             if is_over:
-                return _finish(run, state, watchers)
+                result = _finish(run, state, watchers)
+                must_stop = _is_asked_to_stop(run, stop)
+                break
             if must_stop:
                 raise stop.answer(step=state.step, num_steps=run.config.num_steps, path=run.folder.path)
             start = time.perf_counter()
@@ -82,6 +85,9 @@ def train(run: TrainingRun) -> TrainingResult:
             state = state.after_step(report, lr=lr, seconds=time.perf_counter() - start)
             heap.after_step(state.step)
             _check_skipped(run.config, state)
+    if must_stop:
+        raise stop.answer(step=state.step, num_steps=run.config.num_steps, path=run.folder.path, is_finished=True)
+    return result
 
 
 def finished_result(folder: RunFolder) -> TrainingResult | None:
@@ -135,6 +141,10 @@ def _value(plain: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
 
 
 # What is due
+
+
+def _is_asked_to_stop(run: TrainingRun, stop: StopRequest) -> bool:
+    return is_true_for_any(stop.is_made, run.model.shared.weight.device)
 
 
 def _is_over(config: TrainingConfig, state: TrainingState) -> bool:

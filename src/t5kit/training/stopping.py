@@ -20,10 +20,15 @@ class TrainingError(T5kitError, RuntimeError):
 class RunStoppedError(T5kitError, RuntimeError):
     """A run was told to stop and did, with everything saved. `exit_code` is the signal's: 130 or 143."""
 
-    def __init__(self, *, signal_number: int, step: int, num_steps: int, path: Path) -> None:
+    def __init__(self, *, signal_number: int, step: int, num_steps: int, path: Path, is_finished: bool = False) -> None:
+        rest = (
+            "the run is finished. The same command does what comes after it."
+            if is_finished
+            else "resume the run to go on as if it had never stopped."
+        )
         super().__init__(
             f"stopped by {signal.Signals(signal_number).name} after step {step} of {num_steps}. Everything is saved "
-            f"in {path}; resume the run to go on as if it had never stopped."
+            f"in {path}; {rest}"
         )
         self.exit_code = 128 + signal_number
 
@@ -52,10 +57,10 @@ class StopRequest:
         """Whether a signal came."""
         return self.signal_number is not None
 
-    def answer(self, *, step: int, num_steps: int, path: Path) -> RunStoppedError:
+    def answer(self, *, step: int, num_steps: int, path: Path, is_finished: bool = False) -> RunStoppedError:
         """Return the error to leave with; the signal may have reached another process alone."""
         number = self.signal_number or signal.SIGTERM
-        return RunStoppedError(signal_number=number, step=step, num_steps=num_steps, path=path)
+        return RunStoppedError(signal_number=number, step=step, num_steps=num_steps, path=path, is_finished=is_finished)
 
     @contextlib.contextmanager
     def cutting(self) -> Iterator[None]:

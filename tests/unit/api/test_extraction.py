@@ -33,7 +33,7 @@ def test_a_text_without_words_has_no_optional_fields_and_names_itself_where_one_
     many = taught.extract(["...", "Ada has 2"], schema, method="fields", max_new_tokens=8)
     assert many[0].value is not None and "a" not in many[0].value and "a" in (many[1].value or {"a": 1})
     assert taught.extract("...", {**schema, "properties": {"a": {"type": "string"}}}, method="fields").value == {}
-    with pytest.raises(DataError, match="Text 2: The text holds no word to copy"):
+    with pytest.raises(DataError, match="Text 1: The text holds no word to copy"):
         taught.extract(["Ada", "..."], {**schema, "required": ["a"]}, method="fields", max_new_tokens=8)
 
 

@@ -19,6 +19,8 @@ from t5kit.evaluation.examples import evaluation_set
 from t5kit.evaluation.pair_form import pair_form
 from t5kit.model.config import AdaptationConfig
 from t5kit.sources.tables import table_of
+from t5kit.tasks.configured import TEST
+from t5kit.tasks.templates import TextPair
 
 
 class Translator:
@@ -207,3 +209,17 @@ def test_a_split_that_cannot_be_scored_costs_neither_the_other_s_scores_nor_the_
     scores = json.loads((tmp_path / "run" / "scores.json").read_text("utf-8"))
     assert "dev" in scores and scores["failures"] == finetuned.facts()["failures"] == {"test": "no such <number>"}
     assert "test could not be scored: no such &lt;number&gt;" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_targets_that_are_lists_are_scored_by_all_of_their_texts(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"input": f"q{n}", "target": [f"s{n % 5}", f"o{n % 5}"] if n % 2 else f"s{n % 5}"} for n in range(60)]
+    settings = FitSettings(precision="float32", threads=1, num_steps=1, batch_tokens=256)
+    plan = plan_finetuning(str(tiny_folder), rows, tmp_path / "run", settings=settings, test=rows)
+    assert plan.metrics == ("exact_match", "chrf"), "labels of which several are right are no classes"
+    form = plan.given.tasks[0].task.form
+    assert plan.test is not None
+    pair = form.pair(plan.test[1])
+    assert isinstance(pair, TextPair) and (pair.target, pair.references) == ("s1", ("s1", "o1"))
+    assert form.score([pair], ["o1"])["exact_match"] == 100
+    done = finetune(plan, tmp_path / "run", shows=False, tell=lambda line: None)
+    assert [result.references for result in done.reports[TEST].results][1] == ("s1", "o1")

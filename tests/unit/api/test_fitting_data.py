@@ -12,6 +12,7 @@ from t5kit.api.fitting_data import (
     num_to_hold_out,
     read_pairs,
     read_rows,
+    references_of,
     template_findings,
 )
 from t5kit.errors import ConfigError, DataError, RequestError
@@ -289,10 +290,35 @@ def test_records_without_a_text_are_counted_with_their_places() -> None:
     ]
 
 
-@pytest.mark.parametrize("word", ["{text", "{}", "{text.upper}"])
+@pytest.mark.parametrize("word", ["{text", "{}", "{ }", "{text!r}", "{text:>5}", "{stars {1-5}}"])
 def test_a_broken_template_is_a_sentence(word: str) -> None:
     with pytest.raises(ConfigError, match=r"is no template|expected field names alone"):
         read_pairs(read_rows([{"text": "a", "label": "b"}], None), PairColumns(input=word, target="label"))
+
+
+@pytest.mark.parametrize("name", ["Review Text", "stars 1-5", "user.name", "a[0]", "größe", "text.upper", "2"])
+def test_a_column_of_any_name_stands_in_a_template(name: str) -> None:
+    table = read_pairs(read_rows([{name: "a", "label": "b"}], None), PairColumns(f"review: {{{name}}}", "{label}"))
+    assert dict(table.records[0].fields) == {"input": "review: a", "target": "b"}
+    with pytest.raises(RequestError, match=r"names the column '.*', but .* has"):
+        read_pairs(read_rows([{"text": "a", "label": "b"}], None), PairColumns("{text.upper}", "{label}"))
+
+
+def test_a_list_of_targets_is_learned_by_its_first_and_scored_by_all() -> None:
+    rows = [{"q": f"q {n}", "a": [f" s{n} ", f"o{n}", "", f"s{n}"] if n % 2 else f"s{n}"} for n in range(60)]
+    pairs = read_pairs(read_rows(rows, None), PairColumns("{q}", "a"))
+    assert dict(pairs.records[1].fields) == {"input": "q 1", "target": "s1", "references": ["s1", "o1"]}
+    found = fit_tables({"train": pairs, "test": pairs}, ByteTokenizer(), seed=0)
+    told = "30 of 60 train, 30 of 60 test targets are lists of texts: the first of each is learned"
+    assert any(finding.startswith(told) for finding in found.findings)
+    for table in found.tables.values():
+        for index in range(len(table)):
+            fields = table[index].fields
+            number = str(fields["target"])[1:]
+            expected = [f"s{number}", f"o{number}"] if int(number) % 2 else [f"s{number}"]
+            assert fields["references"] == expected == references_of(table[index])
+    plain = fit_tables({"train": read_pairs(read_rows(REVIEWS, None), PairColumns())}, ByteTokenizer(), seed=0)
+    assert "references" not in plain.tables["train"][0].fields
 
 
 @pytest.mark.parametrize("bad", [("half \ud800 of a pair", "good"), ("fine", "half \ud800 of a pair")])

@@ -109,6 +109,17 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     assert len(tuned.search.tried) == 1 and told[0].startswith("run 1 of 1")
 
 
+def test_a_runs_seconds_are_those_it_worked(tmp_path: Path) -> None:
+    from t5kit.api.tuning import _seconds
+
+    assert _seconds(tmp_path) == 0  # gradients that explode end a run before its first line
+    lines = [("train", 1, 2.0), ("train", 2, 9.0), ("train", 2, 1.0), ("evaluation", 2, 0.5)]  # stopped, gone on with
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps({"kind": kind, "step": step, "seconds": s}) + "\n" for kind, step, s in lines)
+    )
+    assert _seconds(tmp_path) == 3.5
+
+
 @pytest.mark.parametrize(
     ("method", "kept", "searched"),
     [

@@ -1,5 +1,6 @@
 """Files that are not UTF-8, cells that are not small, and separators that are no commas."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,32 @@ def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     with pytest.raises(DataError, match="encoding = 'klingon' is not known; usual ones are"):
         read_table(tmp_path / "a.txt", encoding="klingon")
+
+
+@pytest.mark.parametrize("encoding", ["rot13", "base64", "hex", "idna", "punycode", "undefined", "unicode_escape"])
+def test_a_codec_that_no_text_file_is_in_is_no_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_text("x\n")
+    with pytest.raises(DataError, match=f"encoding = '{encoding}' is not known; usual ones are"):
+        read_table(tmp_path / "a.txt", encoding=encoding)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_a_file_of_utf_8_is_in_no_wide_encoding(tmp_path: Path, encoding: str, suffix: str) -> None:
+    path = tmp_path / f"a.csv{suffix}"
+    with (gzip.open if suffix else open)(path, "wb") as file:
+        file.write("text,label\ngrün,x\n".encode() * 400)
+    with pytest.raises(DataError, match=rf"a\.csv{suffix} is not in {encoding}: it is UTF-8"):
+        read_table(path, encoding=encoding)
+    with (gzip.open if suffix else open)(path, "wb") as file:
+        file.write("text,label\ngrün,x\n".encode(encoding))
+    assert fields_of(path, encoding=encoding) == [{"text": "grün", "label": "x"}]
+
+
+def test_a_wide_file_without_its_mark_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("eins\n".encode("utf-16-be"))
+    with pytest.raises(DataError, match=r"a\.txt is not in utf-16 \(UTF-16 stream does not start with BOM\)"):
+        read_table(tmp_path / "a.txt", encoding="utf-16")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

@@ -90,7 +90,7 @@ def test_a_line_of_other_columns_is_a_bad_record_that_says_so(tmp_path: Path) ->
     [
         (TaskConfig(train=("a.tsv",), form="glue/cole"), "data.tasks.t: There is no ready task 'glue/cole'"),
         (TaskConfig(train=("a.tsv",), metrics=("rouje",)), "data.tasks.t: There is no metric 'rouje'"),
-        (TaskConfig(train=("a.tsv",), templates=(TemplateConfig(prompt="{a.b}"),)), "data.tasks.t: task.template"),
+        (TaskConfig(train=("a.tsv",), templates=(TemplateConfig(prompt="{a!r}"),)), "data.tasks.t: task.template"),
         (TaskConfig(train=("a.tsv",), held_out=2), "data.tasks.t.held_out = 2 leaves nothing of 2 train records"),
     ],
 )  # fmt: skip

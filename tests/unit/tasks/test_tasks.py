@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -31,10 +32,18 @@ def test_a_template_fills_fields_and_puts_labels_into_words() -> None:
     )
 
 
-@pytest.mark.parametrize("prompt", ["{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:9999999999}", "{a", "a}", "{a b}"])
+@pytest.mark.parametrize("prompt", ["{}", "{ }", "{a!r}", "{a:9999999999}", "{a", "a}", "{a {b}}"])
 def test_a_template_takes_names_alone(prompt: str) -> None:
     with pytest.raises(ConfigError, match="prompt"):
         Template(prompt)
+
+
+@pytest.mark.parametrize("name", ["0", "a.b", "a[0]", "a b", "a.__class__"])
+def test_a_name_in_a_template_is_a_fields_own_and_reaches_into_nothing(name: str) -> None:
+    template = Template(f"x {{{name}}}")
+    assert template.render({name: "text", "target": "t"}) == ("x text", "t")
+    with pytest.raises(DataError, match=re.escape(f"no field {name!r}; it has: a")):
+        template.render({"a": "text", "target": "t"})
 
 
 def test_what_a_template_cannot_fill_is_told() -> None:

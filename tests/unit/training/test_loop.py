@@ -338,6 +338,25 @@ def test_a_signal_finishes_the_step_saves_and_leaves_with_a_sentence(number: int
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
 
 
+def test_a_signal_after_the_last_evaluation_finishes_the_run_and_is_not_lost(tmp_path: Path) -> None:
+    class Interrupting(Recorder):
+        def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+            super().evaluated(step, metrics)
+            if step == CONFIG.num_steps:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    recorder = Interrupting()
+    run = tiny_run(tmp_path / "run", CONFIG, hooks=[recorder])
+    with run.folder, pytest.raises(RunStoppedError, match=r"after step 12 of 12\. .*; the run is finished") as stop:
+        train(run)
+    assert stop.value.exit_code == 130
+    assert [name for name, _ in recorder.events][-1] == "finished"
+    finished(tmp_path / "whole")
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+    with pytest.warns(UserWarning, match="is finished"):
+        assert finished(tmp_path / "run").num_steps == 12
+
+
 @pytest.mark.parametrize("cut", [8, 12])
 def test_a_signal_cuts_an_evaluation_off_and_a_resumed_run_makes_it(cut: int, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", CONFIG)
