@@ -103,18 +103,20 @@ public:
     class Call {
     public:
         explicit Call(Engine& engine) : busy_(engine.busy_) {
-            T5KIT_CHECK(engine.owner_process_ == getpid() || !busy_.load(std::memory_order_acquire),
+            const long here = getpid();
+            long caller = 0;
+            if (busy_.compare_exchange_strong(caller, here, std::memory_order_acquire)) return;
+            T5KIT_CHECK(caller == here,
                         "This model was at work in another thread when the process was forked, and is half done here. Load it again in the new "
                         "process.");
-            T5KIT_CHECK(!busy_.exchange(true, std::memory_order_acquire),
-                        "This model is at work in another thread, and takes one call at a time. Put a lock around it, or load it twice.");
+            T5KIT_CHECK(false, "This model is at work in another thread, and takes one call at a time. Put a lock around it, or load it twice.");
         }
-        ~Call() { busy_.store(false, std::memory_order_release); }
+        ~Call() { busy_.store(0, std::memory_order_release); }
         Call(const Call&) = delete;
         Call& operator=(const Call&) = delete;
 
     private:
-        std::atomic<bool>& busy_;
+        std::atomic<long>& busy_;
     };
 
     const ModelConfig& config() const { return config_; }
@@ -287,8 +289,7 @@ private:
     Buffer<float> logits_;     // [rows of a group][padded vocabulary]
     Buffer<float> chunk_largest_, chunk_sums_;
     std::vector<Scratch> scratch_;
-    std::atomic<bool> busy_{false};
-    const long owner_process_ = getpid();
+    std::atomic<long> busy_{0};  // the process whose call is at work
 };
 
 }  // namespace t5kit

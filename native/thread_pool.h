@@ -31,7 +31,7 @@ public:
     int size() const { return size_; }
 
     // Calls work(thread number) on every thread and returns when all are done. One caller at a time. What an item of
-    // for_each throws (memory that ran out) is thrown again then, the first of it; the other items are done, on what the failed one left.
+    // for_each throws (memory that ran out) is thrown again then, the first of it; all but its neighbours of the same grain are done.
     // Outside for_each work must not throw: that ends the process, since others may wait for the thread at a barrier.
     // Raises: EngineFailure in a process forked after the pool was made, which has none of its threads.
     void run(const std::function<void(int)>& work);

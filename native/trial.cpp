@@ -133,7 +133,7 @@ private:
 
 #if defined(__linux__)
 
-bool passes_trial(const Kernels& candidate, const Kernels& vectors) {
+Verdict tried(const Kernels& candidate, const Kernels& vectors) {
     Trial trial(candidate, vectors);
     // A bare clone: handlers that libraries keep for forks may wait for threads that are not there, and no SIGCHLD reaches a
     // program that did not make this process.
@@ -149,18 +149,19 @@ bool passes_trial(const Kernels& candidate, const Kernels& vectors) {
         sigprocmask(SIG_UNBLOCK, &faults, nullptr);
         _exit(trial.passes() ? 0 : 1);
     }
-    if (child < 0) return false;
+    if (child < 0) return Verdict::not_tried;
     int status = 0;
     pid_t ended;
     do {
         ended = waitpid(static_cast<pid_t>(child), &status, __WCLONE);
     } while (ended < 0 && errno == EINTR);
-    return ended == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (ended != child) return Verdict::not_tried;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? Verdict::right : Verdict::wrong;
 }
 
 #else
 
-bool passes_trial(const Kernels&, const Kernels&) { return false; }  // no set needs one there
+Verdict tried(const Kernels&, const Kernels&) { return Verdict::not_tried; }  // no set needs one there
 
 #endif
 

@@ -344,6 +344,8 @@ DOUBLING: dict[str, Any] = {"0": {"type": "boolean"}} | {
         ({"type": "number", "exclusiveMinimum": True}, "exclusiveMinimum = True must be a number"),
         ({"type": "number", "maximum": 1e15}, r"maximum = 1000000000000000.0 must be a number between -10\^15"),
         ({"type": "number", "maximum": float("nan")}, "maximum = nan must be a number"),
+        ({"type": "integer", "minimum": 10**400}, "must be a number between"),
+        ({"type": "number", "exclusiveMinimum": 999999999999999.9}, "It leaves none"),
         ({"type": "number", "multipleOf": 2}, "'multipleOf', which cannot be asked"),
         ({"type": "array"}, "without items"),
         ({"type": "object"}, "without properties"),

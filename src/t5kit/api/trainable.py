@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -85,12 +85,13 @@ class Trainable:
         self._check_no_adapter("fit")
         folder = self._run_folder(run_folder)
         chosen = FitSettings.of(options)
-        result = fit(
-            self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
-            format=format, encoding=encoding, columns=columns, metrics=metrics, instructions=instructions,
-            paraphrase=paraphrase,
-            hooks=run_hooks(shows=progress), tell=_say if progress else None,
-        )  # fmt: skip
+        with self._taking_weights_if_stopped(is_kept=run_folder is not None):
+            result = fit(
+                self.folder.path, self.tokenizer, data, dev, folder, settings=chosen, input=input, target=target,
+                format=format, encoding=encoding, columns=columns, metrics=metrics, instructions=instructions,
+                paraphrase=paraphrase,
+                hooks=run_hooks(shows=progress), tell=_say if progress else None,
+            )  # fmt: skip
         self._take_weights(result.model_path, is_kept=run_folder is not None)
         return result
 
@@ -116,12 +117,25 @@ class Trainable:
         self._check_no_adapter("train")
         folder = self._run_folder(run_folder)
         chosen = FitSettings.of({"num_epochs": 1.0, **options})
-        result = pretrain(
-            self.folder.path, self.tokenizer, corpus, folder, settings=chosen, objective=objective, field=field,
-            format=format, hooks=run_hooks(shows=progress),
-        )  # fmt: skip
+        with self._taking_weights_if_stopped(is_kept=run_folder is not None):
+            result = pretrain(
+                self.folder.path, self.tokenizer, corpus, folder, settings=chosen, objective=objective, field=field,
+                format=format, hooks=run_hooks(shows=progress),
+            )  # fmt: skip
         self._take_weights(result.model_path, is_kept=run_folder is not None)
         return result
+
+    @contextlib.contextmanager
+    def _taking_weights_if_stopped(self, *, is_kept: bool) -> Iterator[None]:
+        """Answer with what a run in the block came to, if it was over when a signal stopped it."""
+        from t5kit.training.stopping import RunStoppedError
+
+        try:
+            yield
+        except RunStoppedError as stop:
+            if stop.model_path is not None:
+                self._take_weights(stop.model_path, is_kept=is_kept)
+            raise
 
     @property
     def _has_adapter(self) -> bool:

@@ -124,10 +124,12 @@ def bench(
         header = (
             f"{_number(len(prompts), 'text')} of {average:.0f} tokens on average, at most {max_new_tokens} new ones, "
             f"{_number(threads, 'thread')}, {_number(rounds, 'round')}; equal: to {right.engine}, text by text"
+            f"{', with beams that stop early' if early_stopping and num_beams > 1 else ''}"
         )
         if json:
             for result in results:
-                out.write(json_line({**result, "threads": threads, "max_new_tokens": max_new_tokens}))
+                asked = {"threads": threads, "max_new_tokens": max_new_tokens, "early_stopping": early_stopping}
+                out.write(json_line({**result, **asked}))
         else:
             out.write(_table(results, works, header))
 

@@ -12,7 +12,7 @@ from t5kit.config import T5Config
 from t5kit.decoding import DecodingOptions, answer_text
 from t5kit.errors import EngineError, RequestError, T5kitError
 from t5kit.runtime import Runtime
-from t5kit.runtime.interrupts import interrupts_wait
+from t5kit.runtime.interrupts import interrupts_between_blocks, interrupts_wait
 from t5kit.scheduling import ContinuousScheduler, GenerationRequest, RequestFailed, RequestFinished
 from t5kit.scheduling.memory import prompt_bytes
 from t5kit.text import Tokenizer
@@ -95,17 +95,18 @@ class RuntimeAnswerer:
             ]
         )
         progress(sum(isinstance(ids, T5kitError) for ids in encoded))
-        try:
-            while scheduler.has_work:
-                for event in scheduler.step():
-                    if isinstance(event, RequestFinished):
-                        answers[event.request_id] = self._answer_of(event)
-                        progress(1)
-                    elif isinstance(event, RequestFailed):
-                        answers[event.request_id] = _error_of(event)
-                        progress(1)
-        finally:
-            scheduler.close()
+        with interrupts_between_blocks():
+            try:
+                while scheduler.has_work:
+                    for event in scheduler.step():
+                        if isinstance(event, RequestFinished):
+                            answers[event.request_id] = self._answer_of(event)
+                            progress(1)
+                        elif isinstance(event, RequestFailed):
+                            answers[event.request_id] = _error_of(event)
+                            progress(1)
+            finally:
+                scheduler.close()
         return answers
 
     def likelihoods(
@@ -190,19 +191,20 @@ def likelihoods_of(
                 pairs.append((place, prompt, target))
     progress(len(prompts) - len(pairs))
     handles: dict[bytes, int] = {}
-    try:
-        for chunk in _chunks(runtime.config, pairs, max_cache_bytes):
-            needed = {prompt.tobytes(): prompt for _, prompt, _ in chunk}
-            with interrupts_wait():
-                runtime.release([handles.pop(key) for key in [key for key in handles if key not in needed]])
-                new = {key: prompt for key, prompt in needed.items() if key not in handles}
-                handles.update(zip(new, runtime.encode(list(new.values())), strict=True))
-            rows = runtime.score([handles[prompt.tobytes()] for _, prompt, _ in chunk], [ids for _, _, ids in chunk])
-            for (place, _, ids), row in zip(chunk, rows, strict=True):
-                results[place] = Likelihood(_finite(float(row.sum(dtype=np.float64))), len(ids))
-            progress(len(chunk))
-    finally:
-        with interrupts_wait():
+    with interrupts_between_blocks():
+        try:
+            for chunk in _chunks(runtime.config, pairs, max_cache_bytes):
+                needed = {prompt.tobytes(): prompt for _, prompt, _ in chunk}
+                with interrupts_wait():
+                    runtime.release([handles.pop(key) for key in [key for key in handles if key not in needed]])
+                    new = {key: prompt for key, prompt in needed.items() if key not in handles}
+                    handles.update(zip(new, runtime.encode(list(new.values())), strict=True))
+                asked = [handles[prompt.tobytes()] for _, prompt, _ in chunk]
+                rows = runtime.score(asked, [ids for _, _, ids in chunk])
+                for (place, _, ids), row in zip(chunk, rows, strict=True):
+                    results[place] = Likelihood(_finite(float(row.sum(dtype=np.float64))), len(ids))
+                progress(len(chunk))
+        finally:
             runtime.release(list(handles.values()))
     return results
 

@@ -20,11 +20,15 @@ _SIGNALS: Final = tuple(getattr(signal, name) for name in _NAMES.split() if hasa
 
 
 class _Waiting(contextlib.ContextDecorator):
-    """A block in which signals wait, and what waits. There is one, for the main thread: no other runs handlers."""
+    """A block in which signals wait, and what waits. There is one, for the main thread: no other runs handlers.
+
+    Handlers are exchanged one by one, and any that is not exchanged may raise in between. So `_receive` may be left
+    where it stands: while nobody has taken the signals it is as good as the handler it stands for.
+    """
 
     def __init__(self) -> None:
         self._usual: dict[int, _Handler] = {}
-        self._received: list[tuple[_Handler, int, FrameType | None]] = []
+        self._noted: list[tuple[int, FrameType | None]] = []
         self._num_takers = 0
         self._num_blocks = 0
 
@@ -41,46 +45,45 @@ class _Waiting(contextlib.ContextDecorator):
     def take(self) -> None:
         """Let signals be noted from here on, instead of handled."""
         if not self._num_takers:
-            self._note()
+            for number in _SIGNALS:
+                handler = signal.getsignal(number)
+                if callable(handler) and handler != self._receive:  # others end or ignore, or are taken already
+                    self._usual[number] = handler
+                    signal.signal(number, self._receive)
         self._num_takers += 1
 
     def give_back(self) -> None:
-        """Undo one `take`. Outside all blocks what was noted is handled, by the handlers that were there."""
-        self._num_takers -= 1
-        if self._num_takers and (self._num_blocks or not self._received):
-            return
-        try:
-            self._handle_again()
-        finally:
-            received, self._received = self._received, []
-            try:
-                for handler, number, frame in received:
-                    handler(number, frame)
-            finally:
-                if self._num_takers:  # a handler may have put another in its place
-                    self._note()
+        """Undo one `take`. Outside all blocks what was noted is handled, by the handlers that were there.
 
-    def _note(self) -> None:
-        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._usual = {
-            number: handler for number, handler in handlers.items() if callable(handler)
-        }  # others end or ignore
-        try:
-            for number in self._usual:
-                signal.signal(number, self._receive)
-        except BaseException:  # of a signal that was not noted yet
-            self._handle_again()
-            raise
+        All of it is; of several errors the last is raised.
+        """
+        errors = [] if self._num_blocks else self._handled()
+        self._num_takers -= 1
+        if not self._num_takers:
+            try:
+                for number, handler in self._usual.items():
+                    if signal.getsignal(number) == self._receive:  # no handler has put another there
+                        signal.signal(number, handler)
+            finally:
+                errors += self._handled()  # what came before the last taker went
+        if errors:
+            raise errors[-1]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received.append((self._usual[number], number, frame))
+        if self._num_takers:
+            self._noted.append((number, frame))
+        else:
+            self._usual[number](number, frame)
 
-    def _handle_again(self) -> None:
-        with (
-            contextlib.ExitStack() as stack
-        ):  # one that is handled already may raise here, and the others must come too
-            for number, handler in self._usual.items():
-                stack.callback(signal.signal, number, handler)
+    def _handled(self) -> list[BaseException]:
+        noted, self._noted = self._noted, []
+        errors: list[BaseException] = []
+        for number, frame in noted:
+            try:
+                self._usual[number](number, frame)
+            except BaseException as error:  # the others must come too
+                errors.append(error)
+        return errors
 
 
 _WAITING: Final = _Waiting()
@@ -99,7 +102,8 @@ def interrupts_wait() -> _Waiting:
 def interrupts_between_blocks() -> Iterator[None]:
     """Let signals take effect at the end of an `interrupts_wait` within the block, or when it is done itself.
 
-    Speed: handlers are exchanged once, and not for each of many short blocks, 10 us a time.
+    What is closed at its end is closed, whatever comes. Speed: handlers are exchanged once, and not for each of many
+    short blocks, 10 us a time.
     """
     is_interrupted = threading.current_thread() is threading.main_thread()
     if is_interrupted:

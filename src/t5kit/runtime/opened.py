@@ -1,4 +1,7 @@
-"""What a runtime holds for a block, and no longer, whatever ends the block."""
+"""What a runtime holds for a block, and no longer, whatever ends the block.
+
+Signals that come within the block take effect at the end of its next `interrupts_wait`, or of the block.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -6,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from t5kit.runtime.adapters import NO_ADAPTER, encode_adapted
-from t5kit.runtime.interrupts import interrupts_wait
+from t5kit.runtime.interrupts import interrupts_between_blocks
 from t5kit.runtime.protocol import Runtime
 
 
@@ -18,24 +21,20 @@ def encoded(
 
     Raises: what the runtime's `encode` does.
     """
-    handles: list[int] = []
-    try:
-        with interrupts_wait():
-            handles += encode_adapted(runtime, sequences, adapters or [NO_ADAPTER] * len(sequences))
-        yield handles
-    finally:
-        with interrupts_wait():
+    with interrupts_between_blocks():
+        handles = encode_adapted(runtime, sequences, adapters or [NO_ADAPTER] * len(sequences))
+        try:
+            yield handles
+        finally:
             runtime.release(handles)
 
 
 @contextlib.contextmanager
 def opened(runtime: Runtime, handles: Sequence[int]) -> Iterator[np.ndarray]:
     """Give a slot for each handle, [N] int32. Raises: what the runtime's `open_slots` does."""
-    slots = np.empty(0, np.int32)
-    try:
-        with interrupts_wait():
-            slots = runtime.open_slots(handles)
-        yield slots
-    finally:
-        with interrupts_wait():
+    with interrupts_between_blocks():
+        slots = runtime.open_slots(handles)
+        try:
+            yield slots
+        finally:
             runtime.close_slots(slots)

@@ -115,7 +115,7 @@ def _check_wide(file: BinaryIO, encoding: str, name: str) -> None:
         codecs.getincrementaldecoder("utf-8")().decode(beginning)  # its last letter may be cut
     except UnicodeDecodeError:
         return
-    if beginning and b"\0" not in beginning:  # every space and line end of the wide ones has one
+    if (b"\n" in beginning or b" " in beginning) and b"\0" not in beginning:  # which the wide ones write with one
         raise DataError(f"{name} is not in {encoding}: it is UTF-8 (or ASCII). {_OTHER_ENCODING}")
 
 

@@ -323,21 +323,23 @@ def _end(schema: dict[str, Any], word: str, place: str, is_integer: bool, roundi
     if word not in schema:
         return None
     value = schema.pop(word)
-    if not _is_number(value) or not math.isfinite(value) or not abs(value) < _LARGEST[is_integer]:
-        raise RequestError(
-            f"{place}.{word} = {value!r:.60} must be a number between -10^{_LARGEST[is_integer].adjusted()} and "
-            f"10^{_LARGEST[is_integer].adjusted()}."
-        )
+    largest = _LARGEST[is_integer]
+    says = (
+        f"{place}.{word} = {value!r:.60} must be a number between -10^{largest.adjusted()} and 10^{largest.adjusted()}."
+    )
+    if not _is_number(value) or value != value or not abs(value) < largest:  # Decimal compares with no NaN
+        raise RequestError(says)
     is_low, is_excluded = rounding == decimal.ROUND_CEILING, word.startswith("exclusive")
     exact = Decimal(str(value))
     # Numerics: a line's number becomes a float, so the next one inwards is what an excluded bound begins at.
     if is_excluded and not is_integer:
         exact = Decimal(math.nextafter(float(value), math.inf if is_low else -math.inf))
-    with decimal.localcontext(prec=400):  # the smallest float has 324 digits behind the point
-        end = exact.quantize(Decimal(1) if is_integer else _FINEST, rounding=rounding)
-        if is_excluded and is_integer and end == exact:
-            end += 1 if is_low else -1
-        return end + 0  # no negative zero
+    end = exact.quantize(Decimal(1) if is_integer else _FINEST, rounding=rounding)
+    if is_excluded and is_integer and end == exact:
+        end += 1 if is_low else -1
+    if abs(end) >= largest:
+        raise RequestError(f"{says} It leaves none.")
+    return end.normalize() + 0  # no negative zero
 
 
 def _bounds(schema: dict[str, Any], least_word: str, most_word: str, default: int, place: str) -> tuple[int, int]:

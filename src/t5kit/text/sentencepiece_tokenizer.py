@@ -28,7 +28,7 @@ MODEL_NAME = "spiece.model"
 JSON_NAME = "tokenizer.json"
 NUM_SENTINELS = 100
 """T5's own number of sentinels (t5 utils, DEFAULT_EXTRA_IDS)."""
-_FEW_TEXTS = 16
+_FEW_TEXTS, _TEXTS_A_THREAD = 16, 256
 
 
 class SentencePieceTokenizer:
@@ -132,12 +132,14 @@ class SentencePieceTokenizer:
     def _encode_each(self, texts: list[str]) -> list[list[int]]:
         """Speed: a list costs the library new threads, 150 us: as much as some fifteen texts of 80 tokens.
 
-        Without them it also goes on where a process may have no more threads.
+        Without them it also goes on where a process may have no more threads. Several only where there is work for
+        them: the library ends the process if it is given some of them and not all.
         """
         if len(texts) > _FEW_TEXTS:
             num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            num_threads = min(num_processors, -(-len(texts) // _TEXTS_A_THREAD))
             with contextlib.suppress(RuntimeError):  # no thread to be had
-                found: list[list[int]] = self._processor.encode(texts, num_threads=num_processors)
+                found: list[list[int]] = self._processor.encode(texts, num_threads=num_threads)
                 return found
         return [self._processor.encode(text) for text in texts]
 

@@ -86,7 +86,9 @@ def train(run: TrainingRun) -> TrainingResult:
             heap.after_step(state.step)
             _check_skipped(run.config, state)
     if must_stop:
-        raise stop.answer(step=state.step, num_steps=run.config.num_steps, path=run.folder.path, is_finished=True)
+        raise stop.answer(
+            step=state.step, num_steps=run.config.num_steps, path=run.folder.path, model_path=result.model_path
+        )
     return result
 
 

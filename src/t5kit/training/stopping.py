@@ -20,10 +20,12 @@ class TrainingError(T5kitError, RuntimeError):
 class RunStoppedError(T5kitError, RuntimeError):
     """A run was told to stop and did, with everything saved. `exit_code` is the signal's: 130 or 143."""
 
-    def __init__(self, *, signal_number: int, step: int, num_steps: int, path: Path, is_finished: bool = False) -> None:
+    def __init__(
+        self, *, signal_number: int, step: int, num_steps: int, path: Path, model_path: Path | None = None
+    ) -> None:
         rest = (
             "the run is finished. The same command does what comes after it."
-            if is_finished
+            if model_path is not None
             else "resume the run to go on as if it had never stopped."
         )
         super().__init__(
@@ -31,6 +33,8 @@ class RunStoppedError(T5kitError, RuntimeError):
             f"in {path}; {rest}"
         )
         self.exit_code = 128 + signal_number
+        self.model_path = model_path
+        """The final model's folder, where the run was over when the signal came."""
 
 
 class EvaluationCut(BaseException):
@@ -57,10 +61,10 @@ class StopRequest:
         """Whether a signal came."""
         return self.signal_number is not None
 
-    def answer(self, *, step: int, num_steps: int, path: Path, is_finished: bool = False) -> RunStoppedError:
+    def answer(self, *, step: int, num_steps: int, path: Path, model_path: Path | None = None) -> RunStoppedError:
         """Return the error to leave with; the signal may have reached another process alone."""
         number = self.signal_number or signal.SIGTERM
-        return RunStoppedError(signal_number=number, step=step, num_steps=num_steps, path=path, is_finished=is_finished)
+        return RunStoppedError(signal_number=number, step=step, num_steps=num_steps, path=path, model_path=model_path)
 
     @contextlib.contextmanager
     def cutting(self) -> Iterator[None]:
