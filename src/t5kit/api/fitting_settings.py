@@ -109,6 +109,11 @@ class FitSettings:
                 raise RequestError(f"{name} = {getattr(self, name)!r} has no effect without method = {method!r}.")
         if not isinstance(self.noise_rate, int | float) or not 0 <= self.noise_rate < 1:
             raise RequestError(f"noise_rate = {self.noise_rate!r} must be a number from 0 to below 1.")
+        if self.synonyms is not None and not isinstance(self.synonyms, str | Path):
+            raise RequestError(
+                f"synonyms = {self.synonyms!r:.100} must be the path of a word list: a line for words, by commas, "
+                "that may stand for each other."
+            )
         _ = self.adaptation  # checks the others
 
     @property

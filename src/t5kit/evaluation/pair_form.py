@@ -20,8 +20,8 @@ class PairColumns:
     """Makes {"prompt", "target", "references"} of a record.
 
     input, target: the name of a field, a template such as "summarize: {text}", or "" for the usual names. The first two
-    columns of a file without a header are input and target, besides their numbers "0" and "1". A target field may be a
-    list of texts, which then all count as right.
+    columns of a file without a header are input and target, besides their numbers "0" and "1". A target field
+    ("answers", or "{answers}" and nothing else) may be a list of texts, which then all count as right.
     """
 
     input: str = ""
@@ -58,7 +58,7 @@ def is_empty(word: str, fields: Fields, text: str) -> bool:
     """Say whether there is nothing in a record's text, or in any field that its template names."""
     names = template_fields(word) if "{" in word else []
     values = [fields[name] for name in names if name in fields]
-    return not any(str(value).strip() for value in values) if values else not text.strip()
+    return not text.strip() or bool(values and not any(str(value).strip() for value in values))
 
 
 def template_fields(template: str) -> list[str]:
@@ -69,9 +69,12 @@ def template_fields(template: str) -> list[str]:
 def _texts(fields: Fields, word: str, usual: tuple[str, ...]) -> list[str]:
     """Return the texts that a word stands for in a record: one, or those of a field that is a list."""
     if "{" in word:
-        for name in template_fields(word):
+        names = template_fields(word)
+        for name in names:
             _check_no_nan(name, fields.get(name))
-        return [Template(word, "").render(fields)[0]]
+        if [word] != [f"{{{name}}}" for name in names] or not isinstance(fields.get(names[0]), list | tuple):
+            return [Template(word, "").render(fields)[0]]
+        word = names[0]  # a list by itself
     name = word or next((name for name in usual if name in fields), usual[0])
     if name not in fields:
         present = ", ".join(list(fields)[:8]) or "none"

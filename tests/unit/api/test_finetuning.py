@@ -211,6 +211,11 @@ def test_a_split_that_cannot_be_scored_costs_neither_the_other_s_scores_nor_the_
     assert "test could not be scored: no such &lt;number&gt;" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
+def test_synonyms_are_a_file() -> None:
+    with pytest.raises(RequestError, match=r"synonyms = \[\['film', 'movie'\]\] must be the path of a word list"):
+        FitSettings.of({"synonyms": [["film", "movie"]]})
+
+
 def test_targets_that_are_lists_are_scored_by_all_of_their_texts(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [{"input": f"q{n}", "target": [f"s{n % 5}", f"o{n % 5}"] if n % 2 else f"s{n % 5}"} for n in range(60)]
     settings = FitSettings(precision="float32", threads=1, num_steps=1, batch_tokens=256)

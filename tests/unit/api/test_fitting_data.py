@@ -307,6 +307,10 @@ def test_a_column_of_any_name_stands_in_a_template(name: str) -> None:
 def test_a_list_of_targets_is_learned_by_its_first_and_scored_by_all() -> None:
     rows = [{"q": f"q {n}", "a": [f" s{n} ", f"o{n}", "", f"s{n}"] if n % 2 else f"s{n}"} for n in range(60)]
     pairs = read_pairs(read_rows(rows, None), PairColumns("{q}", "a"))
+    assert pairs.records == read_pairs(read_rows(rows, None), PairColumns("{q}", "{a}")).records
+    for word in ("x{a}", "{a}{a}"):  # no text is made of a list
+        with pytest.raises(DataError, match="field 'a' is list, expected text or a number"):
+            read_pairs(read_rows(rows[1:2], None), PairColumns("{q}", word))
     assert dict(pairs.records[1].fields) == {"input": "q 1", "target": "s1", "references": ["s1", "o1"]}
     found = fit_tables({"train": pairs, "test": pairs}, ByteTokenizer(), seed=0)
     told = "30 of 60 train, 30 of 60 test targets are lists of texts: the first of each is learned"
