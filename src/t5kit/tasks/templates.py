@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from t5kit.errors import ConfigError, DataError
 
 Fields = Mapping[str, object]
-_NO_SIGNS = (
-    "A field whose own name has : ! { or } cannot stand in braces; rename it, or name it alone and without them."
-)
+_NO_SIGNS = "A field whose own name has : or ! is named by itself, without braces; one with { or } has to be renamed."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
