@@ -9,6 +9,7 @@
 #   make bench      measurements, one JSON line a result
 #   make sanitize   the native engine's tests under AddressSanitizer, UBSan and ThreadSanitizer (GCC, Linux)
 #   make neon       the kernels of 64-bit ARM under QEMU (a cross compiler and qemu-user)
+#   make amx ARGS='--bochs FOLDER --linux VMLINUZ'   those of x86-64's tiles under Bochs (docs/reference/native.md)
 #   make docs       the documentation, in site/
 #   make weights    the real model files of tests and benchmarks, in .cache/t5kit-test-files
 #   make page-tools axe-core for the page's tests, in .cache/axe-core (npm); they also need Chromium
@@ -45,7 +46,7 @@ define venv
 	@touch $@
 endef
 
-.PHONY: setup demo demo-flan test check bench sanitize neon docs weights page-tools format constraints clean
+.PHONY: setup demo demo-flan test check bench sanitize neon amx docs weights page-tools format constraints clean
 
 setup: .venv/ready
 
@@ -101,7 +102,10 @@ sanitize: .venv/ready
 	.venv/bin/python scripts/sanitize.py $(ARGS)
 
 neon:
-	$(PYTHON) scripts/check_neon.py $(ARGS)
+	$(PYTHON) scripts/check_kernels.py neon $(ARGS)
+
+amx:
+	$(PYTHON) scripts/check_kernels.py amx $(ARGS)
 
 docs: .venv/ready
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site

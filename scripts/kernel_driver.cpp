@@ -1,9 +1,12 @@
 // One kernel set against the portable one and against itself in other company, without Python: for processors that are
-// emulated. scripts/check_neon.py builds and runs it.
+// emulated. scripts/check_kernels.py builds and runs it. "amx" is held to its twin in plain C++ too, bit for bit.
 //
 //   kernel_driver SET      prints how many checks held, or the first that did not, and ends with 1
+#include <termios.h>
+
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
@@ -111,6 +114,17 @@ void check_linear(const Kernels& kernels, const Kernels& portable, Format format
     for (float value : tiny) expect(std::fabs(value) < 1e-35f, std::string(word) + " of what is tiny");
 }
 
+// Both are given the same rows: what the hardware computes is what the manual says.
+void check_twin(const Kernels& kernels, const Kernels& twin, Format format, const char* word) {
+    for (int outputs : kSizes)
+        for (int inputs : kSizes)
+            for (int rows : {1, 4, 17, 33}) {
+                const std::vector<float> weight = normal(static_cast<size_t>(outputs) * inputs), x = normal(static_cast<size_t>(rows) * inputs);
+                const std::string what = std::string(kernels.name) + " " + word + " beside " + twin.name;
+                expect(linear(kernels, format, weight, outputs, inputs, x, 0, rows) == linear(twin, format, weight, outputs, inputs, x, 0, rows), what);
+            }
+}
+
 void check_vectors(const Kernels& kernels, const Kernels& portable) {
     for (int n : kSizes) {
         const int padded = round_up(n, kLanes);
@@ -181,6 +195,11 @@ void check_attention(const Kernels& kernels, const Kernels& portable) {
 }  // namespace
 
 int main(int count, char** words) {
+    // As the first program of a machine its end is the machine's, and that must have said everything.
+    std::atexit([] {
+        std::fflush(stdout);
+        tcdrain(1);
+    });
     try {
         const Kernels& kernels = choose_kernels(count > 1 ? words[1] : "");
         const Kernels& portable = choose_kernels("portable");
@@ -188,6 +207,11 @@ int main(int count, char** words) {
         check_linear(kernels, portable, Format::bfloat16, "bfloat16");
         check_linear(kernels, portable, Format::int8, "int8");
         check_linear(kernels, portable, Format::int4, "int4");
+        if (std::string(kernels.name) == "amx") {
+            const Kernels& twin = choose_kernels("amx_emulated");
+            check_twin(kernels, twin, Format::bfloat16, "bfloat16");
+            check_twin(kernels, twin, Format::int8, "int8");
+        }
         check_vectors(kernels, portable);
         check_attention(kernels, portable);
         std::printf("%s: %ld checks held\n", kernels.name, num_checks);
