@@ -19,19 +19,20 @@ int Sequences::add_prompt(int length) {
     Prompt prompt;
     prompt.length = length;
     const size_t head_floats = shape_.key_floats(prompt.num_pages()) + shape_.value_floats(prompt.num_pages());
-    prompt.data.grow(head_floats * shape_.num_layers * shape_.num_heads);
+    const size_t floats = head_floats * shape_.num_layers * shape_.num_heads;
+    make_room(floats);
+    prompt.data.grow(floats);
     const int handle = new_name();
-    const size_t floats = prompt.data.size();
     prompts_.emplace(handle, std::move(prompt));
     prompt_floats_ += floats;
-    note_held();
+    most_held_floats_ = std::max(most_held_floats_, held_floats());
     return handle;
 }
 
-// Called when more is held: spare pages give way, so that all memory together is what was held at the most.
-void Sequences::note_held() {
-    most_held_floats_ = std::max(most_held_floats_, held_floats());
-    while (!free_pages_.empty() && held_floats() + free_pages_.size() * shape_.page_floats() > most_held_floats_) {
+// Called before more is held: spare pages give way, so that all memory together is what was held at the most.
+void Sequences::make_room(size_t floats) {
+    const size_t coming = held_floats() + floats, most = std::max(most_held_floats_, coming);
+    while (!free_pages_.empty() && coming + free_pages_.size() * shape_.page_floats() > most) {
         free_pages_.back()->data = Buffer<float>();
         bare_pages_.push_back(free_pages_.back());
         free_pages_.pop_back();
@@ -179,7 +180,7 @@ Page* Sequences::new_page() {
     free_pages_.pop_back();
     page->num_references = 1;
     page->num_filled = 0;
-    note_held();
+    most_held_floats_ = std::max(most_held_floats_, held_floats());
     return page;
 }
 

@@ -95,7 +95,7 @@ private:
     void cut(Slot& slot, int length);
     int new_name();
     size_t held_floats() const { return prompt_floats_ + (pages_.size() - free_pages_.size() - bare_pages_.size()) * shape_.page_floats(); }
-    void note_held();
+    void make_room(size_t floats);
 
     CacheShape shape_;
     int last_name_ = 0;

@@ -378,6 +378,8 @@ Head pack_head(const Tensor& source, int vocab_size, int inputs, Format format, 
                 error += difference * difference;
                 length += kept * kept;
             }
+            if (source.exact && !std::isfinite(length))
+                throw EngineFailure("The exact copy of '" + source.name + "' holds what is not a finite number. The file is damaged: save the model again.");
             // Numerics: 2e-4 covers the 16-bit activations (8 / 65278 of the vector at most) and float32 rounding.
             norms[id] = static_cast<float>(std::sqrt(error) + 2e-4 * std::sqrt(length));
             for (int s = 0; exact && s < head.exact_words; ++s) {

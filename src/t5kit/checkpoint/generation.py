@@ -41,7 +41,7 @@ _NUMBERS: Final[Mapping[str, _Range]] = {
     "min_p": _Range(0, 1, is_integer=False),
     "typical_p": _Range(0, 1, is_integer=False),
     "temperature": _Range(0, 1e6, is_integer=False),
-    "repetition_penalty": _Range(0, 1e6, is_integer=False),
+    "repetition_penalty": _Range(1e-6, 1e6, is_integer=False),
     "length_penalty": _Range(-1e6, 1e6, is_integer=False),
     "diversity_penalty": _Range(0, 1e6, is_integer=False),
 }

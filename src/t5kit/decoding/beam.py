@@ -214,7 +214,7 @@ class BeamSearch:
         """
         shape = (len(self._lanes), self._width, output.top_ids.shape[1])
         log_sum_exp = output.log_sum_exp
-        is_finite = np.isfinite(log_sum_exp)
+        is_finite = np.isfinite(log_sum_exp) & (output.top_logits[:, 0] < np.inf)  # after what is edited, too
         is_broken = not is_finite.all()
         if is_broken:
             log_sum_exp = np.where(is_finite, log_sum_exp, np.float32(np.nan))

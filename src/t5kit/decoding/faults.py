@@ -10,10 +10,12 @@ NOT_FINITE = "NaN or infinite scores"
 
 
 def faulty_rows(output: StepOutput) -> np.ndarray | None:
-    """Return a mask [Q] of the rows whose scores are not finite or that have no candidate, or None if there is none."""
-    if np.isfinite(output.log_sum_exp).all() and output.top_ids[:, 0].min() >= 0:
-        return None
-    return ~np.isfinite(output.log_sum_exp) | (output.top_ids[:, 0] < 0)
+    """Return a mask [Q] of the rows whose scores are not finite or that have no candidate, or None if there is none.
+
+    The scores are those before and after what the request edits.
+    """
+    is_sound = np.isfinite(output.log_sum_exp) & np.isfinite(output.top_logits[:, 0]) & (output.top_ids[:, 0] >= 0)
+    return None if is_sound.all() else ~is_sound
 
 
 def scores_not_finite(num_tokens: int) -> EngineError:

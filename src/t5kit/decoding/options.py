@@ -1,10 +1,10 @@
 """What a caller may ask of decoding, as plain frozen data that can cross a process boundary."""
 
 import dataclasses
-import math
 import numbers
 from typing import Any, Literal
 
+from t5kit.checkpoint.source_files import shortened
 from t5kit.decoding.grammar import Grammar
 from t5kit.errors import RequestError
 
@@ -98,14 +98,16 @@ class DecodingOptions:
         for name, fewest in _LEAST_INTEGERS.items():
             value = _plain(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < fewest:
-                raise RequestError(f"{name} = {value!r} must be an integer of at least {fewest}.")
+                raise RequestError(f"{name} = {shortened(value)} must be an integer of at least {fewest}.")
         for name, (least, most, is_open_below, is_open_above) in _RANGES.items():
             value = _plain(self, name)
-            inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            inside = isinstance(value, (int, float)) and not isinstance(value, bool)
             inside = inside and (least < value if is_open_below else least <= value)
             if not inside or not (value < most if is_open_above else value <= most):
                 opening, closing = "(" if is_open_below else "[", ")" if is_open_above else "]"
-                raise RequestError(f"{name} = {value!r} must be a number in {opening}{least}, {most}{closing}.")
+                raise RequestError(
+                    f"{name} = {shortened(value)} must be a number in {opening}{least:g}, {most:g}{closing}."
+                )
         if self.length_penalty_formula not in ("power", "paper"):
             raise RequestError(
                 f"length_penalty_formula = {self.length_penalty_formula!r} must be one of: power, paper."
@@ -148,9 +150,13 @@ class DecodingOptions:
         for pair in given["logit_bias"]:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise RequestError(f"logit_bias holds {pair!r}; expected pairs of an id and a number.")
+        biases = tuple((_plain_number(token), _plain_number(delta)) for token, delta in given["logit_bias"])
+        object.__setattr__(self, "logit_bias", biases)
         for output in given["allowed_outputs"] or ():
             if not isinstance(output, (tuple, list)):
                 raise RequestError(f"allowed_outputs holds {output!r}; expected tuples of ids.")
+        if given["allowed_outputs"] is not None:
+            object.__setattr__(self, "allowed_outputs", tuple(map(_plain_ids, given["allowed_outputs"])))
         for name in ("forbidden_texts", "stop_strings"):
             for text in given[name]:
                 if not isinstance(text, str):
@@ -219,7 +225,8 @@ _RANGES = {
     "top_p": (0.0, 1.0, True, False),
     "min_p": (0.0, 1.0, False, True),
     "typical_p": (0.0, 1.0, True, False),
-    "repetition_penalty": (0.0, 1e6, True, False),
+    # Numerics: what a penalty multiplies and divides stays finite in float32.
+    "repetition_penalty": (1e-6, 1e6, False, False),
 }
 _SEQUENCES = {
     "suppressed_ids": "ids",
@@ -233,16 +240,18 @@ _SEQUENCES = {
 
 def _plain(options: DecodingOptions, name: str) -> Any:
     """Return a field's value; a number of another library (NumPy's) becomes Python's own."""
-    value = getattr(options, name)
+    value = _plain_number(getattr(options, name))
+    object.__setattr__(options, name, value)
+    return value
+
+
+def _plain_number(value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
-        object.__setattr__(options, name, int(value))
-    elif isinstance(value, numbers.Real):
-        object.__setattr__(options, name, float(value))
-    return getattr(options, name)
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _plain_ids(ids: tuple[Any, ...] | list[Any]) -> tuple[Any, ...]:
-    is_integer = [isinstance(token, numbers.Integral) and not isinstance(token, bool) for token in ids]
-    return tuple(int(token) if known else token for token, known in zip(ids, is_integer, strict=True))
+    return tuple(_plain_number(token) if isinstance(token, numbers.Integral) else token for token in ids)

@@ -450,7 +450,7 @@ class PathSearch:
         errors: dict[int, T5kitError] = {}
         for row in np.flatnonzero(faulty):
             request_id, num_tokens = self._paths[row].answers.request.request_id, int(self._rows.num_tokens[row])
-            is_broken = not np.isfinite(output.log_sum_exp[row])
+            is_broken = output.top_ids[row, 0] >= 0 or not np.isfinite(output.log_sum_exp[row])
             errors[request_id] = scores_not_finite(num_tokens) if is_broken else no_token_left(num_tokens)
         events.extend(Failed(request_id=request_id, error=error) for request_id, error in errors.items())
         dropped = np.array([path.answers.request.request_id in errors for path in self._paths], bool)

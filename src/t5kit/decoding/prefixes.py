@@ -77,7 +77,7 @@ def _fed(runtime: Runtime, slots: np.ndarray, prefixes: Sequence[Sequence[int]])
             need=Need(all_positions=True),
         )
         output = runtime.step(step)
-        is_sound = np.isfinite(output.log_sum_exp)
+        is_sound = np.isfinite(output.log_sum_exp) & np.isfinite(output.top_logits[:, 0])
         found = np.where(is_sound, output.top_logits[:, 0] - output.log_sum_exp, np.float32(np.nan))
         for (number, piece), values in zip(pieces, np.split(found, np.cumsum(step.lengths)[:-1]), strict=True):
             log_probs[number][piece] = values

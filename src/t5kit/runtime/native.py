@@ -14,7 +14,7 @@ import numpy as np
 
 from t5kit.checkpoint.adapters import Adapter, check_adapter
 from t5kit.checkpoint.quantized import all_parts, moved_off_the_grid
-from t5kit.checkpoint.source_files import WeightFile
+from t5kit.checkpoint.source_files import WeightFile, shortened
 from t5kit.checkpoint.tensors import TensorView
 from t5kit.config import Head, T5Config, tensor_shapes
 from t5kit.errors import EngineError
@@ -172,7 +172,7 @@ class NativeRuntime:
         )
 
     def remove_adapter(self, name: int) -> None:
-        self._open.remove_adapter(int(name))
+        self._open.remove_adapter(*_names([name], "Adapter"))
 
     # Encoding
 
@@ -181,7 +181,7 @@ class NativeRuntime:
         if not self._has_decoder:
             raise EngineError(f"A model with the head {self.config.head.value!r} cannot generate; use encoder states.")
         check_encoder_sequences(sequences, self.config)
-        names = [] if adapters is None else check_adapter_count(len(sequences), adapters)
+        names = [] if adapters is None else _names(check_adapter_count(len(sequences), adapters), "Adapter")
         return engine.encode(*_flat(sequences), names) if sequences else []
 
     def encoder_states(
@@ -189,22 +189,22 @@ class NativeRuntime:
     ) -> list[np.ndarray]:
         engine = self._open
         check_encoder_sequences(sequences, self.config)
-        names = [] if adapters is None else check_adapter_count(len(sequences), adapters)
+        names = [] if adapters is None else _names(check_adapter_count(len(sequences), adapters), "Adapter")
         if not sequences:
             return []
         flat_ids, lengths = _flat(sequences)
         return np.split(engine.encoder_states(flat_ids, lengths, names), np.cumsum(lengths)[:-1])
 
     def retain(self, handles: Sequence[int]) -> None:
-        self._open.retain([int(handle) for handle in handles])
+        self._open.retain(_names(handles, "Handle"))
 
     def release(self, handles: Sequence[int]) -> None:
-        self._open.release([int(handle) for handle in handles])
+        self._open.release(_names(handles, "Handle"))
 
     # Slots
 
     def open_slots(self, handles: Sequence[int]) -> np.ndarray:
-        return self._open.open_slots([int(handle) for handle in handles])
+        return self._open.open_slots(_names(handles, "Handle"))
 
     def close_slots(self, slots: np.ndarray) -> None:
         self._open.close_slots(_int32(slots))
@@ -256,7 +256,7 @@ class NativeRuntime:
         if not targets:
             return []
         flat_ids, lengths = _flat(targets)
-        flat_scores = engine.score([int(handle) for handle in handles], flat_ids, lengths)
+        flat_scores = engine.score(_names(handles, "Handle"), flat_ids, lengths)
         return np.split(flat_scores, np.cumsum(lengths)[:-1])
 
     def close(self) -> None:
@@ -318,7 +318,19 @@ def _flat(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _int32(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, np.int32)
+    made = np.ascontiguousarray(values, np.int32)
+    if made.dtype != getattr(values, "dtype", None) and not np.array_equal(made, values):
+        raise EngineError(f"A step or slot holds {shortened(np.asarray(values).tolist())}; expected 32-bit integers.")
+    return made
+
+
+def _names(values: Sequence[int], what: str) -> list[int]:
+    """Return handles or adapters as the engine takes them. Raises: EngineError for one that it cannot have given."""
+    names = [int(value) for value in values]
+    for name in names:
+        if not -(2**31) <= name < 2**31:
+            raise EngineError(f"{what} {name} is not open in this runtime.")
+    return names
 
 
 def _edit_tuple(row: int, edits: LogitEdits) -> tuple[object, ...]:

@@ -288,7 +288,7 @@ class ContinuousScheduler:
             return error
         if not isinstance(request.sample_stream, int) or not 0 <= request.sample_stream < 2**64:
             return RequestError(f"sample_stream = {request.sample_stream!r} must be an integer in [0, 2^64).")
-        if not isinstance(request.adapter, int) or not 0 <= request.adapter < 2**63:
+        if not isinstance(request.adapter, int) or not 0 <= request.adapter < 2**31:
             return RequestError(f"adapter = {request.adapter!r} must be a name that the runtime gave, or 0 for none.")
         if self._room.max_cache_bytes is not None:
             num_tokens = len(request.encoder_input_ids)

@@ -36,6 +36,8 @@ PRIORITY_WEIGHTS: Mapping[Priority, float] = {"high": 16.0, "normal": 4.0, "low"
 """Shares of the machine while all three wait; even a low request is never starved."""
 
 ServiceEvent = Event | ProbeEvent
+_MOST_COST = 2**53
+"""Limits on length may be any integer, and floats hold no more of them."""
 _CONSTRAINT_WAIT_S = 0.01
 """A step that has nothing to do but to wait for a grammar ends after so long: commands must not wait for it."""
 
@@ -133,7 +135,8 @@ class SchedulingService:
         """Requests that are not done -> when they came."""
         self._waited_s: dict[int, float] = {}
         """Generations handed to the scheduler -> how long they waited before."""
-        self._deadlines: list[tuple[float, int]] = []
+        self._deadlines: list[tuple[float, int, float]] = []
+        """When, whose, and since when that waits."""
         """A heap of (time, request id); ids that are done are passed over."""
         self._refused: list[RequestFailed] = []
         self._probe_lacks_room = False
@@ -157,7 +160,7 @@ class SchedulingService:
                 continue
             self._queued_since[request_id] = now
             if request.timeout_s is not None:
-                heapq.heappush(self._deadlines, (now + request.timeout_s, request_id))
+                heapq.heappush(self._deadlines, (now + request.timeout_s, request_id, now))
             checked = dataclasses.replace(request, work=work)
             grammar = work.options.grammar if isinstance(work, GenerationRequest) else None
             if grammar is not None and self._constraints is not None:
@@ -234,6 +237,7 @@ class SchedulingService:
         work, flow, weight = request.work, (request.client, request.priority), PRIORITY_WEIGHTS[request.priority]
         if isinstance(work, GenerationRequest):
             cost = len(work.encoder_input_ids) + num_rows(work.options) * work.options.max_new_tokens
+            cost = min(cost, _MOST_COST)
             self._generations.push(work.request_id, work, flow=flow, cost=cost, weight=weight)
         else:
             self._probes.push(work.request_id, work, flow=flow, cost=num_probe_tokens(work), weight=weight)
@@ -257,9 +261,9 @@ class SchedulingService:
         now = self._clock()
         expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, request_id = heapq.heappop(self._deadlines)
-            if request_id in self._queued_since:
-                waited_s = now - self._queued_since[request_id]
+            _, request_id, queued = heapq.heappop(self._deadlines)
+            if self._queued_since.get(request_id) == queued:  # and not a later request of the same id
+                waited_s = now - queued
                 self.cancel(request_id)
                 self._num_expired += 1
                 error = (

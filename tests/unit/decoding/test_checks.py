@@ -1,5 +1,6 @@
 """Options that no search over this model can take."""
 
+import numpy as np
 import pytest
 
 from t5kit.config import T5Config
@@ -47,3 +48,27 @@ def test_ordinary_options_pass(config: T5Config) -> None:
     check_options(DecodingOptions(), config, has_detokenizer=False, is_streamed=True)
     check_options(DecodingOptions(allowed_outputs=((5, 1), (5, 6, 1)), forced_prefix_ids=(5, 6)), config)
     check_options(DecodingOptions(stop_strings=("x",), logit_bias=((5, -3),), num_beams=4), config)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"repetition_penalty": 1e-38}, r"repetition_penalty = 1e-38 must be a number in \[1e-06, 1e\+06\]"),
+        ({"repetition_penalty": 1e-300}, r"repetition_penalty = 1e-300"),
+        ({"temperature": 10**400}, "temperature = 1000"),
+        ({"length_penalty": float("nan")}, "length_penalty = nan"),
+    ],
+)
+def test_a_number_that_would_leave_the_floats_is_refused(options: dict[str, float], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        DecodingOptions(**options)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_taken_everywhere(config: T5Config) -> None:
+    options = DecodingOptions(
+        max_new_tokens=np.int64(4),  # type: ignore[arg-type]
+        logit_bias=((np.int64(5), np.float32(1)),),  # type: ignore[arg-type]
+        allowed_outputs=((np.int64(5), np.int32(1)),),  # type: ignore[arg-type]
+    )
+    check_options(options, config)
+    assert options == DecodingOptions(max_new_tokens=4, logit_bias=((5, 1.0),), allowed_outputs=((5, 1),))

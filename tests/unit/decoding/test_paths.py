@@ -258,10 +258,11 @@ def test_streamed_tokens_are_the_answer(runtime: Runtime) -> None:
 
 
 class FaultyRuntime(CountingRuntime):
-    """Gives NaN for the rows of some slots from their third token on."""
+    """Gives NaN for the rows of some slots from their third token on, or infinity for what is edited."""
 
-    def __init__(self, runtime: Runtime, faulty_prompts: set[int]) -> None:
+    def __init__(self, runtime: Runtime, faulty_prompts: set[int], *, in_edited: bool = False) -> None:
         super().__init__(runtime)
+        self._in_edited = in_edited
         self._faulty_prompts, self._faulty_slots, self._prompts = faulty_prompts, set(), {}
 
     def encode(self, sequences: list[np.ndarray]) -> list[int]:  # type: ignore[override]
@@ -281,9 +282,12 @@ class FaultyRuntime(CountingRuntime):
         out = super().step(step)
         is_faulty = np.isin(step.slots, list(self._faulty_slots)) & (self.slot_lengths(step.slots) >= 3)
         rows = np.repeat(is_faulty, step.lengths) if step.need.all_positions else is_faulty
+        if self._in_edited:
+            return dataclasses.replace(out, top_logits=np.where(rows[:, None], np.float32(np.inf), out.top_logits))
         return dataclasses.replace(out, log_sum_exp=np.where(rows, np.float32(np.nan), out.log_sum_exp))
 
 
+@pytest.mark.parametrize("in_edited", [False, True])
 @pytest.mark.parametrize(
     "options",
     [
@@ -297,11 +301,13 @@ class FaultyRuntime(CountingRuntime):
     ],
     ids=["greedy", "beam", "diverse", "sampling", "top_k", "prefix", "beam with prefix"],
 )
-def test_scores_that_are_not_finite_fail_their_own_request_alone(runtime: Runtime, options: DecodingOptions) -> None:
+def test_scores_that_are_not_finite_fail_their_own_request_alone(
+    runtime: Runtime, options: DecodingOptions, in_edited: bool
+) -> None:
     prompts = random_prompts(runtime.config, LENGTHS)
     expected = answers(runtime, prompts, dataclasses.replace(options, min_new_tokens=5))
     options = dataclasses.replace(options, min_new_tokens=5)
-    faulty = FaultyRuntime(runtime, {int(prompts[1][0]), int(prompts[3][0])})
+    faulty = FaultyRuntime(runtime, {int(prompts[1][0]), int(prompts[3][0])}, in_edited=in_edited)
     search = make_search(strategy_of(options), faulty)
     handles = faulty.encode(prompts)
     search.admit(

@@ -116,3 +116,20 @@ def test_what_an_int8_folder_learned_is_not_rounded_away(tmp_path: Path, moved_b
         learned.append(TensorView.from_array(view.name, moved))
     with contextlib.closing(NativeRuntime(config, learned)) as runtime:
         assert runtime.description.weights == weights
+
+
+@pytest.mark.parametrize("family", ["t5", "t5_v1_1"])
+@pytest.mark.parametrize("bad", [0x7FC0, 0x7F80, 0xFF80])
+def test_an_exact_copy_that_is_not_finite_is_refused(tmp_path: Path, family: str, bad: int) -> None:
+    config = TINY_CONFIGS[family]
+    views = list(saved(tmp_path / "int8", config).tensors())
+    where = next(i for i, view in enumerate(views) if view.exact is not None)
+    exact = views[where].exact
+    assert exact is not None and exact.dtype == "BF16"
+    words = np.frombuffer(exact.data, np.uint16).copy()
+    words[len(words) // 2] = bad
+    views[where] = dataclasses.replace(views[where], exact=dataclasses.replace(exact, data=words.view(np.uint8).data))
+    with pytest.raises(
+        EngineError, match=r"exact copy of '(shared|lm_head)\.weight' holds what is not a finite number"
+    ):
+        NativeRuntime(config, views, weights="int8")

@@ -398,3 +398,22 @@ def test_coarser_encoder_activations_lose_less_than_8_bit_weights_do(family: str
     exact, fine, coarse = states("float32", "avx512"), states("int8", "avx512_fine"), states("int8", "avx512")
     lost = np.linalg.norm(coarse - fine)
     assert 0 < lost < 0.8 * np.linalg.norm(fine - exact)
+
+
+def test_numbers_beyond_32_bits_name_nothing_that_is_open() -> None:
+    config = TINY_CONFIGS["t5"]
+    runtime = NativeRuntime(config, random_tensors(config))
+    [handle] = runtime.encode([np.array([5, 1], np.int32)])
+    slots = runtime.open_slots([handle])
+    for call in (runtime.retain, runtime.release, runtime.open_slots):
+        with pytest.raises(EngineError, match=f"Handle {2**32 + handle} is not open"):
+            call([2**32 + handle])
+    with pytest.raises(EngineError, match=f"Adapter {2**40}"):
+        runtime.remove_adapter(2**40)
+    with pytest.raises(EngineError, match=f"Adapter {2**40}"):
+        runtime.encode([np.array([5, 1], np.int32)], [2**40])
+    with pytest.raises(EngineError, match="expected 32-bit integers"):
+        runtime.close_slots(slots.astype(np.int64) + 2**32)
+    with pytest.raises(EngineError, match="expected 32-bit integers"):
+        runtime.rollback_slots(slots, np.array([2**32]))
+    assert runtime.slot_lengths(slots.astype(np.int64)).tolist() == [0]

@@ -266,6 +266,38 @@ def test_a_request_past_its_deadline_fails_and_frees_what_it_held(reference: Run
     assert runtime.has_nothing_open and service.counts().num_expired == 1
 
 
+def test_a_limit_beyond_all_floats_waits_its_turn(runtime: CountingRuntime, config: T5Config) -> None:
+    service = SchedulingService(runtime)
+    prompts = random_prompts(config, [5, 6])
+    long = DecodingOptions(max_new_tokens=10**400, stop_strings=())
+    wide = DecodingOptions(max_new_tokens=4, num_beams=10**400)
+    service.submit(
+        [ServiceRequest(work=generation(0, prompts[0], wide)), ServiceRequest(work=generation(1, prompts[1]))]
+    )
+    assert [each.request_id for each in failures(drained(service))] == [0]
+    service.submit([ServiceRequest(work=generation(2, prompts[0], long))])
+    service.step()
+    service.cancel(2)
+    assert not service.has_work
+
+
+def test_the_deadline_of_an_answer_is_not_that_of_the_next_request_of_its_id(
+    reference: Runtime, config: T5Config
+) -> None:
+    clock = Clock()
+    service = SchedulingService(SlowEncoder(reference, clock), limits=ServiceLimits(max_kept_bytes=0), clock=clock)
+    prompts = random_prompts(config, [5, 6])
+    long = DecodingOptions(max_new_tokens=100, min_new_tokens=100)
+    service.submit([ServiceRequest(work=generation(2, prompts[1], long))])
+    service.submit([ServiceRequest(work=generation(1, prompts[0], DecodingOptions(max_new_tokens=1)), timeout_s=1.0)])
+    events = []
+    while not any(event.request_id == 1 for event in events):
+        events += service.step()
+    assert clock.now < 1.0
+    service.submit([ServiceRequest(work=generation(1, prompts[0], long))])
+    assert failures(drained(service)) == [] and clock.now > 1.0
+
+
 def test_a_cancelled_request_is_gone_wherever_it_was(runtime: CountingRuntime, config: T5Config) -> None:
     limits = ServiceLimits(max_encoder_tokens=10, max_batch_rows=1, max_kept_bytes=0)
     service = SchedulingService(runtime, limits=limits)
