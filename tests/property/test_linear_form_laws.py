@@ -35,7 +35,7 @@ def scalars() -> st.SearchStrategy[tuple[dict[str, Any], Any]]:
         st.decimals(-(10**6), 10**6, places=3).map(lambda number: ({"type": "number"}, float(number))),
         st.booleans().map(lambda fact: ({"type": "boolean"}, fact)),
         chosen.flatmap(lambda words: st.sampled_from(words).map(lambda word: ({"enum": words}, word))),
-        st.lists(st.sampled_from([-7, 0, 1, 12, 120, 1.5]), min_size=1, max_size=3, unique=True).flatmap(
+        st.lists(st.sampled_from([-7, 0, 1, 12, 120, 1.5, 1e-5, -2.5e-7]), min_size=1, max_size=3, unique=True).flatmap(
             lambda numbers: st.sampled_from(numbers).map(lambda number: ({"enum": numbers}, number))
         ),
         bounded(st.integers(-(10**18) + 1, 10**18 - 1) | st.integers(-30, 130), "integer"),
@@ -360,6 +360,8 @@ DOUBLING: dict[str, Any] = {"0": {"type": "boolean"}} | {
         ({"$ref": "#/$defs/a", "$defs": {}}, "has no 'a' there"),
         ({"$ref": "other.json"}, "which is not in it"),
         ({"type": "array", "items": {"$ref": "#"}}, "it has no end"),
+        ({"type": "array", "items": [{"type": "string"}]}, "has a schema for each place"),
+        ({"who": {"type": "array", "items": [{"type": "string"}] * 2}}, "has a schema for each place"),
         (
             {"$ref": "#/$defs/a", "type": "array", "$defs": {"a": {"type": "string"}}},
             "beside a \\$ref that says it too",

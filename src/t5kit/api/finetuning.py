@@ -53,7 +53,8 @@ class Finetuned:
 
     def command(self) -> str:
         """Return the command that answers with the model."""
-        return f"t5kit generate --model {shlex.quote(str(self.result.model_path))} {shlex.quote(self.example)}"
+        text = ("-- " if self.example.startswith("-") else "") + shlex.quote(self.example)
+        return f"t5kit generate --model {shlex.quote(str(self.result.model_path))} {text}"
 
     def lines(self) -> list[str]:
         """Return the scores in lines for a person."""

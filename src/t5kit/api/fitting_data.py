@@ -384,19 +384,17 @@ def _read_files(
 
 def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
     """Raise RequestError if the first record lacks a column that is asked for by name, ConfigError for no template."""
-    fields = table[0].fields
-    if "0" in fields:
-        fields = {**fields, "input": "", "target": ""}
+    fields = columns.named(table[0].fields)
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
         if "{" in word:
             check_template(option, word)
         names = template_fields(word) if "{" in word else [word] if word else []
-        there = ", ".join(map(repr, list(fields)[:20])) or "no column"
+        there = ", ".join(map(repr, list(table[0].fields)[:20])) or "no column"
         for name in names:
             if name not in fields:
                 hint = _column_hint(word, name, table)
                 raise RequestError(f"{option} names the column {name!r}, but {table[0].place} has: {there}.{hint}")
-        if not word and not any(name in fields for name in usual) and isinstance(fields, Mapping) and "0" not in fields:
+        if not word and not any(name in fields for name in usual) and isinstance(fields, Mapping):
             example = "{" + next(iter(fields), "text") + "}"
             raise DataError(
                 f"no record has an input and a target; {table[0].place}: has no field {usual[0]!r}; it has: {there}. "

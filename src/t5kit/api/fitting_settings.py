@@ -107,6 +107,10 @@ class FitSettings:
         for name, method in readers.items():
             if self.method != method and getattr(self, name) is not None:
                 raise RequestError(f"{name} = {getattr(self, name)!r} has no effect without method = {method!r}.")
+        if self.num_steps is not None and self.num_epochs is not None:
+            raise RequestError(
+                f"num_steps = {self.num_steps} and num_epochs = {self.num_epochs:g} both say how long; drop one."
+            )
         if not isinstance(self.noise_rate, int | float) or not 0 <= self.noise_rate < 1:
             raise RequestError(f"noise_rate = {self.noise_rate!r} must be a number from 0 to below 1.")
         if self.synonyms is not None and not isinstance(self.synonyms, str | Path):

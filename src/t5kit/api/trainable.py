@@ -116,7 +116,9 @@ class Trainable:
         """
         self._check_no_adapter("train")
         folder = self._run_folder(run_folder)
-        chosen = FitSettings.of({"num_epochs": 1.0, **options})
+        if options.get("num_steps") is None:
+            options = {"num_epochs": 1.0, **options}
+        chosen = FitSettings.of(options)
         with self._taking_weights_if_stopped(is_kept=run_folder is not None):
             result = pretrain(
                 self.folder.path, self.tokenizer, corpus, folder, settings=chosen, objective=objective, field=field,

@@ -141,6 +141,9 @@ def evaluate(
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
     bootstrap = bootstrap_of(num_bootstrap_samples, confidence, seed)
+    for option, path in (("--predictions", predictions), ("--output", output), ("--report", report_page)):
+        if path is not None and data is not None and path.exists() and Path(data).exists() and path.samefile(data):
+            raise RequestError(f"{option} {path} is the file of --data, which it would replace. Name another one.")
     if report_page is not None:
         check_writable(report_page, "--report")
     elif slice_by:

@@ -83,6 +83,8 @@ def evaluation_set(
     if not pairs:
         hint = header_hint(first_bad[0].place) if "has no field" in first_bad[0].error else ""
         raise DataError(f"no record can be evaluated; {num_bad} are bad, first: {first_bad[0].error}{hint}")
+    if isinstance(form.prepare, PairColumns):  # whose predictions are read without the spaces around them
+        pairs = [(index, _without_spaces_around(pair)) for index, pair in pairs]
     found = _examples(pairs, is_grouped=repeated_prompts == "group", separator=reference_separator)
     chosen = _chosen(len(found), max_examples, seed)
     return EvaluationSet(
@@ -150,6 +152,10 @@ def _checked(pair: TextPair | BadRecord) -> TextPair | BadRecord:
     except RequestError as error:
         return BadRecord(place=pair.place, error=f"{pair.place}: {error}")
     return pair
+
+
+def _without_spaces_around(pair: TextPair) -> TextPair:
+    return dataclasses.replace(pair, references=tuple(text.strip() for text in pair.references))
 
 
 def _examples(pairs: Sequence[tuple[int, TextPair]], *, is_grouped: bool, separator: str) -> list[EvaluationExample]:

@@ -31,14 +31,19 @@ class PairColumns:
 
     def __call__(self, fields: Fields) -> Fields:
         """Return the prepared fields. Raises: DataError naming the field that is missing or no text."""
-        if "0" in fields:
-            fields = {**fields, **dict(zip(("input", "target"), fields.values(), strict=False))}
+        fields = self.named(fields)
         inputs, targets = self.usual
         (prompt, *others) = _texts(fields, self.input, inputs)
         if others:
             raise DataError(f"field {self.input or inputs[0]!r} is a list, expected one text.")
         references = _texts(fields, self.target, targets)
         return {"prompt": prompt, "target": references[0], "references": references}
+
+    def named(self, fields: Fields) -> Fields:
+        """Return a record's fields; columns that have numbers, "0" first, instead of names get the usual ones too."""
+        if next(iter(fields), "") != "0":
+            return fields
+        return {**fields, **dict(zip(("input", "target"), fields.values(), strict=False))}
 
 
 def pair_form(input: str = "", target: str = "") -> TaskForm:

@@ -129,7 +129,7 @@ def _prompt(record: Record, *, is_table: bool) -> str | None:
 
 def _prediction(record: Record, *, is_table: bool) -> str | Answer | T5kitError:
     """Return a line's prediction; in a table of prompts a line without a second column predicts nothing."""
-    if "error" in record.fields:
+    if record.fields.get("error") is not None:
         return DataError(str(record.fields["error"]))
     name = next((name for name in PREDICTION_FIELDS if name in record.fields), None)
     if name is None and "0" in record.fields:

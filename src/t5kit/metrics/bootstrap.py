@@ -124,7 +124,8 @@ def paired_bootstrap_scores(
         # Numerics: equal infinities are 0 apart, not NaN.
         drawn = samples[name]
         scatter = np.subtract(drawn, difference, out=np.zeros_like(drawn), where=drawn != difference)
-        extreme = int((np.abs(scatter) >= abs(difference)).sum())
+        # Numerics: of two differences that are equal one may come out a rounding below the other.
+        extreme = int((np.abs(scatter) >= abs(difference) - 1e-9 * max(1.0, abs(difference))).sum())
         interval = _interval(difference, samples[name], confidence)
         # Few items cannot say more: equal systems are all apart in one direction once in 2 ** (items - 1).
         least = 2.0 ** (1 - min(scores_a.num_items, 64))

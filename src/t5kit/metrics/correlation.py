@@ -40,9 +40,18 @@ def correlations_items(references: References, predictions: Sequence[str]) -> It
 
 def pearson(left_N: Numbers, right_N: Numbers) -> float:
     """Return the correlation of two rows of numbers, -1 to 1."""
-    left, right = left_N - left_N.mean(), right_N - right_N.mean()
-    scale = np.sqrt((left @ left) * (right @ right))
+    left, right = _centred(left_N), _centred(right_N)
+    scale = np.sqrt(left @ left) * np.sqrt(right @ right)
     return float(left @ right / scale) if scale > 0.0 else 0.0
+
+
+def _centred(values_N: Numbers) -> Numbers:
+    """Return the numbers without their mean, at most 2 in size; a correlation does not hang on their unit."""
+    largest = np.abs(values_N).max(initial=0.0)
+    if largest == 0.0:
+        return values_N
+    scaled = values_N / largest  # Numerics: squares of 1e200 or 1e-200 are none
+    return scaled - scaled.mean()
 
 
 def average_ranks(values_N: Numbers) -> Numbers:

@@ -2,13 +2,18 @@
 
 import csv
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from t5kit.sources.lines import MAX_LINE_BYTES, Line
 from t5kit.sources.record import BadRecord, Record
 
 SEPARATORS = (",", ";", "\t", "|")
-"""What may stand between the cells of a CSV file; the first of them that is in its first line does."""
+"""What may stand between the cells of a CSV file; the first of them that is in its first line does, outside quotes."""
+
+_SAID = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
+"""A first line by which Excel is told the separator."""
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 csv.field_size_limit(MAX_LINE_BYTES)  # Python's own limit, 128 KiB, is less than a book's chapter
 
@@ -30,7 +35,8 @@ def read_csv(
     """Yield a record a row, cells apart by commas; a quoted cell may hold commas, doubled quotes and line ends.
 
     Where the first line has no comma, a semicolon, a tab or a bar in it is the separator: spreadsheets write CSV so
-    where the comma is the decimal point. Blank lines between rows are skipped. A record's place is its first line.
+    where the comma is the decimal point; "sep=;" before all may say it. Blank lines between rows are skipped. A
+    record's place is its first line.
     columns: their names where no header tells them.
     """
     return _by_column(_csv_rows(lines), has_header=has_header, columns=columns)
@@ -38,10 +44,14 @@ def read_csv(
 
 def _csv_rows(lines: Iterable[Line | BadRecord]) -> Iterator[tuple[list[str], str] | BadRecord]:
     lines = iter(lines)
-    first = next(lines, None)
+    first = next((line for line in lines if isinstance(line, BadRecord) or line.text.strip()), None)
     header = first.text if isinstance(first, Line) else ""
-    separator = next((mark for mark in SEPARATORS if mark in header), ",")
-    lines = itertools.chain([] if first is None else [first], lines)
+    if said := _SAID.fullmatch(header.strip(" \r")):
+        separator = said[1]
+    else:
+        bare = _QUOTED.sub("", header)
+        separator = next((mark for mark in SEPARATORS if mark in bare), ",")
+        lines = itertools.chain([] if first is None else [first], lines)
     unread: list[BadRecord] = []  # bad lines met while the csv reader asked for more
     places: list[str] = []  # of the lines that went into the row being read
 

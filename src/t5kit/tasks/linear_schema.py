@@ -218,6 +218,11 @@ def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
             least, most = _bounds(schema, "minItems", "maxItems", DEFAULT_MAX_ITEMS, place)
             if "items" not in schema:
                 raise RequestError(f"{place} is an array without items; say what they are.")
+            if isinstance(schema["items"], list | tuple):
+                raise RequestError(
+                    f"{place}.items has a schema for each place, which a line of text does not tell apart. Give one "
+                    "schema for all, or an object with a field for each."
+                )
             found = ListSchema(_read(schema.pop("items"), f"{place}.items", depth + 1), least, most)
         case "object":
             found = _read_object(schema, place, depth)
@@ -289,12 +294,13 @@ def _read_choice(values: object, place: str, *, kind: str = "") -> ChoiceSchema:
         raise RequestError(f"{place} = {values!r:.100} holds what is no {kind}, which its type asks for.")
     if not are_numbers:
         return ChoiceSchema(_checked_words(values, place))
-    for value in values:
-        if not NUMBER.fullmatch(json.dumps(value)):
+    words = [format(Decimal(json.dumps(value)), "f") for value in values]
+    for value, word in zip(values, words, strict=True):
+        if not NUMBER.fullmatch(word):
             raise RequestError(
                 f"{place} names {value!r:.60}: expected numbers of at most 15 digits before the point, 12 after it."
             )
-    return ChoiceSchema(_checked_words([json.dumps(value) for value in values], place), is_number=True)
+    return ChoiceSchema(_checked_words(words, place), is_number=True)
 
 
 def _is_whole(value: object) -> bool:

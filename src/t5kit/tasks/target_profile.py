@@ -141,9 +141,9 @@ class TargetProfile:
 def near_labels(labels: Mapping[str, int]) -> list[tuple[str, str]]:
     """Return (rare label, the frequent one it is written nearly like), the most frequent first.
 
-    Nearly: equal but for case, spaces and punctuation, or one edit (two letters changing places counts as one) apart
-    from 4 letters on, two from 12 on. Labels that differ in a digit ("class 1", "class 2") or by what stands before
-    ("related", "unrelated") are not.
+    Nearly: equal but for case, spaces and punctuation, however often both come, or one edit (two letters changing
+    places counts as one) apart from 4 letters on, two from 12 on. Labels that differ in a digit ("class 1", "class 2")
+    or by what stands before ("related", "unrelated") are not.
     """
     found = []
     spelled = {label: _Spelling.of(label) for label in labels}
@@ -151,7 +151,8 @@ def near_labels(labels: Mapping[str, int]) -> list[tuple[str, str]]:
     for place, rare in enumerate(names):
         for frequent in names[:place]:
             is_rare = labels[rare] <= max(1.0, RARE * labels[frequent]) < labels[frequent]
-            if is_rare and _is_near(spelled[rare], spelled[frequent]):
+            is_the_same = spelled[rare].letters == spelled[frequent].letters
+            if (is_rare or is_the_same) and _is_near(spelled[rare], spelled[frequent]):
                 found.append((rare, frequent))
                 break
     return found

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from t5kit import Model
 from t5kit.api.completion import Completion
-from t5kit.api.finetuning import finetune, lost_to_rounding, plan_finetuning
+from t5kit.api.finetuning import Finetuned, finetune, lost_to_rounding, plan_finetuning
 from t5kit.api.fitting_settings import FitSettings
 from t5kit.api.instructions import read_instructions, template_prefix, template_suffix
 from t5kit.api.paraphrasing import BackTranslation, KeptParaphrases
@@ -155,6 +156,7 @@ def test_what_rounding_takes_back_is_told(tiny_folder: Path, tmp_path: Path, in_
     ("words", "says"),
     [
         ({"rank": 16}, "rank = 16 has no effect without method = 'lora'"),
+        ({"num_steps": 2, "num_epochs": 9.0}, "num_steps = 2 and num_epochs = 9 both say how long"),
         ({"alpha": 32.0, "method": "head"}, "alpha = 32.0 has no effect without method = 'lora'"),
         ({"targets": ("q",), "method": "prompt"}, "has no effect without method = 'lora'"),
         ({"num_prompt_tokens": 20, "method": "lora"}, "has no effect without method = 'prompt'"),
@@ -228,3 +230,8 @@ def test_targets_that_are_lists_are_scored_by_all_of_their_texts(tiny_folder: Pa
     assert form.score([pair], ["o1"])["exact_match"] == 100
     done = finetune(plan, tmp_path / "run", shows=False, tell=lambda line: None)
     assert [result.references for result in done.reports[TEST].results][1] == ("s1", "o1")
+
+
+def test_the_command_that_is_told_takes_a_text_that_begins_with_a_dash() -> None:
+    finetuned: Any = SimpleNamespace(result=SimpleNamespace(model_path=Path("run/model")), example="-0 degrees")
+    assert Finetuned.command(finetuned) == "t5kit generate --model run/model -- '-0 degrees'"

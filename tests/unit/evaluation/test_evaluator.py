@@ -99,6 +99,22 @@ def test_bad_records_are_counted_and_named_wherever_they_are_found(tmp_path: obj
         evaluation_set(pair_form(), table_of([{"text": "1"}]))
 
 
+def test_spaces_around_what_is_right_count_for_nothing() -> None:
+    table = table_of([{"input": "a", "target": " good"}, {"input": "b", "target": "bad "}])
+    examples = evaluation_set(pair_form(), table)
+    report = evaluate(examples, WrittenAnswers({"a": Answer("good"), "b": Answer("bad")}), scoring_of(["accuracy"]))
+    assert report.scores["accuracy"] == 100.0 and [each.is_right for each in report.results] == [True, True]
+    written = evaluation_set(FORM, table_of([{"source": "a", "target": " good"}]))  # a form that asks for the space
+    assert written.examples[0].references == (" good",)
+
+
+def test_columns_named_by_numbers_are_no_file_without_a_header() -> None:
+    with pytest.raises(DataError, match=r"has no field 'input'; it has: , 0, 1"):
+        evaluation_set(pair_form(), table_of([{"": "17", "0": "a fine film", "1": "pos"}]))
+    examples = evaluation_set(pair_form(), table_of([{"0": "a fine film", "1": "pos"}])).examples
+    assert (examples[0].prompt, examples[0].references) == ("a fine film", ("pos",))
+
+
 def test_half_a_surrogate_pair_makes_a_bad_record() -> None:
     examples = examples_of(("a", "1"), ("\ud800", "2"), ("b", "x\udc00"))
     assert len(examples.examples) == 1

@@ -61,6 +61,11 @@ def test_as_many_lines_of_a_prompt_as_examples_are_for_one_each(tmp_path: Path) 
     assert found.predictions == ("first", "second", "B")
 
 
+def test_an_error_of_null_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path, "p.jsonl", '{"prompt": "a", "prediction": "b", "error": null}\n')
+    assert read_predictions(path, examples("a")).predictions == ("b",)
+
+
 def test_a_line_with_an_error_is_no_prediction(tmp_path: Path) -> None:
     path = write(tmp_path, "p.jsonl", '{"prompt": "a", "prediction": "", "error": "too long"}\n')
     (found,) = read_predictions(path, examples("a")).predictions

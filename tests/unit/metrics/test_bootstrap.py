@@ -34,6 +34,21 @@ def test_few_items_prove_little_however_far_apart(num_items: int, least: float) 
     assert (found.difference.low, found.difference.high, found.p_value) == (1.0, 1.0, least)
 
 
+def test_differences_that_are_equal_count_as_equal_whatever_rounding_makes_of_them() -> None:
+    rng = np.random.default_rng(0)
+    for num_items in (20, 30, 100) * 12:
+        a, b = rng.integers(0, 2, (2, num_items))
+        in_percent = paired_bootstrap(
+            lambda chosen, a=a: 100.0 * a[chosen].mean(), lambda chosen, b=b: 100.0 * b[chosen].mean(),
+            num_items, rng=np.random.default_rng(num_items),
+        )  # fmt: skip
+        counted = paired_bootstrap(
+            lambda chosen, a=a: float(a[chosen].sum()), lambda chosen, b=b: float(b[chosen].sum()),
+            num_items, rng=np.random.default_rng(num_items),
+        )  # fmt: skip
+        assert in_percent.p_value == counted.p_value
+
+
 def test_a_corpus_metric_is_computed_anew_for_every_choice() -> None:
     references, predictions = [["a"]] * 10, ["a"] * 5 + ["b"] * 5
     statistic = score_of(exact_match, "exact_match", references, predictions)

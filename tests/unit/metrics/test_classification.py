@@ -65,6 +65,22 @@ def test_a_prediction_that_is_no_number_is_the_lowest_and_a_constant_correlates_
         correlations([["one"]], ["1"])
 
 
+@pytest.mark.parametrize("unit", [1e-90, 1e-200, 1.0, 1e150, 1e300])
+def test_correlations_do_not_hang_on_the_unit(unit: float) -> None:
+    numbers = [repr(unit * place) for place in (1.0, 2.0, 5.0)]
+    assert correlations([[text] for text in numbers], numbers)["pearson"] == pytest.approx(100.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_endless_number_is_an_outlier_and_no_overflow() -> None:
+    references = [[str(n)] for n in range(40)]
+    predictions = [str(n) for n in range(40)]
+    predictions[3] = "7" * 200
+    # All but the outlier are as good as equal: the correlation is that of the references with it alone.
+    expected = (3 - 19.5) * np.sqrt(40 / 39) / np.sqrt(sum((n - 19.5) ** 2 for n in range(40)))
+    assert correlations(references, predictions)["pearson"] == pytest.approx(100 * expected)
+
+
 def test_ties_share_ranks_as_in_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)

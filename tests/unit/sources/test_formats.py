@@ -94,6 +94,27 @@ def test_csv_cells_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
     assert [r.place for r in records] == [f"{path}:2", f"{path}:5"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n  \ntext;label\na,b;1\n",
+        "sep=;\ntext;label\na,b;1\n",
+        '"sep=;"\r\ntext;label\r\na,b;1\r\n',
+        '"text";"label"\na,b;1\n',
+    ],
+)
+def test_a_csv_file_says_its_separator(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    [record] = read_records(tmp_path / "a.csv")
+    assert record.fields == {"text": "a,b", "label": "1"}  # type: ignore[union-attr]
+
+
+def test_a_separator_within_a_quoted_name_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"text, raw";label\nx;1\n', encoding="utf-8")
+    [record] = read_records(tmp_path / "a.csv")
+    assert record.fields == {"text, raw": "x", "label": "1"}  # type: ignore[union-attr]
+
+
 def test_bad_csv_rows_are_told_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'id,text\n1\n"2"x,y\n\xff,z\n3,ok\n4,"open\n')

@@ -66,6 +66,10 @@ def test_labels_that_are_meant_are_not_called_mistyped(labels: dict[str, int]) -
     assert near_labels(labels) == []
 
 
+def test_labels_that_differ_in_case_or_spaces_alone_are_told_however_frequent() -> None:
+    assert near_labels({"good": 20, "bad": 22, "Good": 18, "b ad": 15}) == [("Good", "good"), ("b ad", "bad")]
+
+
 def by_whole_distances(labels: dict[str, int]) -> list[tuple[str, str]]:
     """Return what near_labels says, by edit distances to their end."""
 
@@ -82,10 +86,14 @@ def by_whole_distances(labels: dict[str, int]) -> list[tuple[str, str]]:
         is_swap = distance == 2 and sorted(left) == sorted(right)
         return distance - is_swap <= (2 if longest >= 12 else 1 if longest >= 4 else 0)
 
+    def is_compared(rare: str, name: str) -> bool:
+        letters = ["".join(letter for letter in label.casefold() if letter.isalnum()) for label in (rare, name)]
+        return labels[rare] <= max(1, 0.1 * labels[name]) < labels[name] or letters[0] == letters[1]
+
     names = sorted(labels, key=lambda label: (-labels[label], label))
     near = []
     for place, rare in enumerate(names):
-        frequent = [name for name in names[:place] if labels[rare] <= max(1, 0.1 * labels[name]) < labels[name]]
+        frequent = [name for name in names[:place] if is_compared(rare, name)]
         near += [(rare, name) for name in frequent if is_near(rare, name)][:1]
     return near
 
