@@ -384,7 +384,9 @@ def _read_files(
 
 def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
     """Raise RequestError if the first record lacks a column that is asked for by name, ConfigError for no template."""
-    fields = columns.named(table[0].fields)
+    fields = table[0].fields
+    if next(iter(fields), "") == "0":  # no header; a first line of one cell is a bad record, not a bad file
+        fields = {**fields, "input": "", "target": ""}
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
         if "{" in word:
             check_template(option, word)
@@ -395,7 +397,7 @@ def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
                 hint = _column_hint(word, name, table)
                 raise RequestError(f"{option} names the column {name!r}, but {table[0].place} has: {there}.{hint}")
         if not word and not any(name in fields for name in usual) and isinstance(fields, Mapping):
-            example = "{" + next(iter(fields), "text") + "}"
+            example = "{" + next(filter(None, fields), "text") + "}"
             raise DataError(
                 f"no record has an input and a target; {table[0].place}: has no field {usual[0]!r}; it has: {there}. "
                 f'Say which column or template is the {option}, such as {option}="{example}".'

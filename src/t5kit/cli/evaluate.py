@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -141,9 +142,10 @@ def evaluate(
     if format is not None and format not in get_args(Format):
         raise RequestError(f"--format {format!r} must be one of: {', '.join(get_args(Format))}.")
     bootstrap = bootstrap_of(num_bootstrap_samples, confidence, seed)
-    for option, path in (("--predictions", predictions), ("--output", output), ("--report", report_page)):
-        if path is not None and data is not None and path.exists() and Path(data).exists() and path.samefile(data):
-            raise RequestError(f"{option} {path} is the file of --data, which it would replace. Name another one.")
+    _refuse_replacing(
+        {"--data": data, "--predictions-only": predictions_only, "--compare": compare_with},
+        {"--predictions": predictions, "--output": output, "--report": report_page},
+    )
     if report_page is not None:
         check_writable(report_page, "--report")
     elif slice_by:
@@ -299,6 +301,18 @@ def _one_system(model: str | None, option: str | None, predictions_only: Path | 
     if not given:
         raise RequestError("There is nothing to evaluate: name a model, or a file with --predictions-only.")
     return given[0]
+
+
+def _refuse_replacing(read: Mapping[str, str | Path | None], written: Mapping[str, Path | None]) -> None:
+    """Raise RequestError where a file that is written is read too, or is written twice."""
+    taken = {name: Path(path) for name, path in read.items() if path is not None}
+    for option, path in written.items():
+        if path is None or (path.exists() and not path.is_file()):  # /dev/null takes everything
+            continue
+        for name, other in taken.items():
+            if path == other or (path.exists() and other.exists() and path.samefile(other)):
+                raise RequestError(f"{option} {path} is the file of {name}, which it would replace. Name another one.")
+        taken[option] = path
 
 
 def _refuse_for_predictions(**options: object) -> None:

@@ -19,7 +19,7 @@ def faulty_rows(output: StepOutput) -> np.ndarray | None:
 
 
 def scores_not_finite(num_tokens: int) -> EngineError:
-    """Return the error for a row whose log-sum-exp is NaN or infinite after `num_tokens` generated tokens."""
+    """Return the error for a row whose scores are NaN or infinite after `num_tokens` generated tokens."""
     return EngineError(
         f"The model produced {NOT_FINITE} after {num_tokens} tokens. Its weights are damaged, or overflow in "
         "this precision: try weights=float32."

@@ -129,12 +129,12 @@ def last_positions(output: StepOutput, lengths: np.ndarray, num_after: np.ndarra
     """Return the output of a step with all positions as if only each row's last had been asked for.
 
     num_after [R]: the last position of a row is followed by so many others, of no interest (drafts).
-    A log-sum-exp that is not finite at any of a row's positions makes its last one NaN, so that no fault is lost.
+    Scores that are not finite at any of a row's positions make its last log-sum-exp NaN, so that no fault is lost.
     """
     ends = np.cumsum(lengths)
     own_ends = ends if num_after is None else ends - num_after
     last = take_rows(output, own_ends - 1)
-    is_broken = ~np.isfinite(output.log_sum_exp)
+    is_broken = ~(np.isfinite(output.log_sum_exp) & (output.top_logits[:, 0] < np.inf))
     if not is_broken.any():
         return last
     num_broken = np.concatenate([[0], np.cumsum(is_broken)])

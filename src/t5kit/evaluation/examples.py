@@ -12,6 +12,7 @@ from t5kit.sources import BadRecord, MemoryTable, RecordTable
 from t5kit.sources.records import header_hint
 from t5kit.sources.tables import NUM_SHOWN
 from t5kit.tasks import TaskForm, TextPair
+from t5kit.tasks.task import stripped
 from t5kit.text.tokenizer import check_text
 
 
@@ -83,7 +84,7 @@ def evaluation_set(
     if not pairs:
         hint = header_hint(first_bad[0].place) if "has no field" in first_bad[0].error else ""
         raise DataError(f"no record can be evaluated; {num_bad} are bad, first: {first_bad[0].error}{hint}")
-    if isinstance(form.prepare, PairColumns):  # whose predictions are read without the spaces around them
+    if form.read_prediction is stripped:
         pairs = [(index, _without_spaces_around(pair)) for index, pair in pairs]
     found = _examples(pairs, is_grouped=repeated_prompts == "group", separator=reference_separator)
     chosen = _chosen(len(found), max_examples, seed)

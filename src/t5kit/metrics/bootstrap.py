@@ -117,15 +117,19 @@ def paired_bootstrap_scores(
         return {name: _difference(value, values_b[name]) for name, value in values_a.items() if name in values_b}
 
     samples = _samples(differences_of, scores_a.num_items, num_samples, rng)
-    observed = differences_of(np.arange(scores_a.num_items))
+    everything = np.arange(scores_a.num_items)
+    values_a, values_b = scores_a.of(everything), scores_b.of(everything)
     comparisons = {}
-    for name, difference in observed.items():
+    for name in (name for name in values_a if name in values_b):
+        difference = _difference(values_a[name], values_b[name])
         # Under equality the resampled differences scatter around zero as they now scatter around the observed one.
         # Numerics: equal infinities are 0 apart, not NaN.
         drawn = samples[name]
         scatter = np.subtract(drawn, difference, out=np.zeros_like(drawn), where=drawn != difference)
         # Numerics: of two differences that are equal one may come out a rounding below the other.
-        extreme = int((np.abs(scatter) >= abs(difference) - 1e-9 * max(1.0, abs(difference))).sum())
+        size = max(abs(values_a[name]), abs(values_b[name]))
+        rounding = 1e-9 * size if np.isfinite(size) else 0.0
+        extreme = int((np.abs(scatter) >= abs(difference) - rounding).sum())
         interval = _interval(difference, samples[name], confidence)
         # Few items cannot say more: equal systems are all apart in one direction once in 2 ** (items - 1).
         least = 2.0 ** (1 - min(scores_a.num_items, 64))

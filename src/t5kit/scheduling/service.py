@@ -136,8 +136,7 @@ class SchedulingService:
         self._waited_s: dict[int, float] = {}
         """Generations handed to the scheduler -> how long they waited before."""
         self._deadlines: list[tuple[float, int, float]] = []
-        """When, whose, and since when that waits."""
-        """A heap of (time, request id); ids that are done are passed over."""
+        """A heap of (time, request id, when it came); requests that are done are passed over."""
         self._refused: list[RequestFailed] = []
         self._probe_lacks_room = False
         """The next probe found no room for its caches beside the answers alive."""

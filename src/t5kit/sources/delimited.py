@@ -13,7 +13,7 @@ SEPARATORS = (",", ";", "\t", "|")
 
 _SAID = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
 """A first line by which Excel is told the separator."""
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_QUOTED = re.compile(r'(?:^|(?<=[,;\t|]))"(?:[^"]|"")*(?:"|$)')
 
 csv.field_size_limit(MAX_LINE_BYTES)  # Python's own limit, 128 KiB, is less than a book's chapter
 

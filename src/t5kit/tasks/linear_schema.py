@@ -218,7 +218,7 @@ def _read_json_schema(schema: dict[str, Any], place: str, depth: int) -> Schema:
             least, most = _bounds(schema, "minItems", "maxItems", DEFAULT_MAX_ITEMS, place)
             if "items" not in schema:
                 raise RequestError(f"{place} is an array without items; say what they are.")
-            if isinstance(schema["items"], list | tuple):
+            if any(isinstance(each, Mapping) for each in _as_list(schema["items"])):
                 raise RequestError(
                     f"{place}.items has a schema for each place, which a line of text does not tell apart. Give one "
                     "schema for all, or an object with a field for each."

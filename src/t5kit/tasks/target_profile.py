@@ -119,7 +119,7 @@ class TargetProfile:
             "is, mend the data: they are two labels now."
             for rare, frequent in near
         ]
-        mistyped = {rare for rare, _ in near}
+        mistyped = {rare for rare, frequent in near if _is_rare(self.labels[rare], self.labels[frequent])}
         meant = [(label, count) for label, count in self.labels.items() if label not in mistyped]
         (most, num_most), (least, num_least) = meant[0], meant[-1]
         if num_most >= IMBALANCE * num_least:
@@ -141,21 +141,29 @@ class TargetProfile:
 def near_labels(labels: Mapping[str, int]) -> list[tuple[str, str]]:
     """Return (rare label, the frequent one it is written nearly like), the most frequent first.
 
-    Nearly: equal but for case, spaces and punctuation, however often both come, or one edit (two letters changing
-    places counts as one) apart from 4 letters on, two from 12 on. Labels that differ in a digit ("class 1", "class 2")
-    or by what stands before ("related", "unrelated") are not.
+    Nearly: equal but for case, spaces and punctuation, or one edit (two letters changing places counts as one) apart
+    from 4 letters on, two from 12 on. Labels that differ in a digit ("class 1", "class 2") or by what stands before
+    ("related", "unrelated") are not. Both may be frequent where case, spaces and marks of sentences are all that
+    differs; signs ("C", "C++"; "1", "-1") are meant.
     """
     found = []
     spelled = {label: _Spelling.of(label) for label in labels}
     names = sorted(labels, key=lambda label: (-labels[label], label))
     for place, rare in enumerate(names):
         for frequent in names[:place]:
-            is_rare = labels[rare] <= max(1.0, RARE * labels[frequent]) < labels[frequent]
-            is_the_same = spelled[rare].letters == spelled[frequent].letters
-            if (is_rare or is_the_same) and _is_near(spelled[rare], spelled[frequent]):
+            is_the_same = spelled[rare].plain == spelled[frequent].plain != ""
+            is_rare = _is_rare(labels[rare], labels[frequent])
+            if is_the_same or (is_rare and _is_near(spelled[rare], spelled[frequent])):
                 found.append((rare, frequent))
                 break
     return found
+
+
+def _is_rare(times: int, beside: int) -> bool:
+    return times <= max(1.0, RARE * beside) < beside
+
+
+_MARKS = re.compile(r"[\s_!?'\"]|(?<!\d)[.,]|[.,](?!\d)|(?<=[^\W\d_])-(?=[^\W\d_])")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -164,6 +172,8 @@ class _Spelling:
 
     text: str
     """With single spaces, in one case."""
+    plain: str
+    """Without spaces and the marks of sentences, in one case."""
     letters: str
     """Letters and digits alone."""
     digits: str
@@ -173,6 +183,7 @@ class _Spelling:
         text = " ".join(label.split()).casefold()
         return cls(
             text,
+            _MARKS.sub("", text),
             "".join(letter for letter in text if letter.isalnum()),
             "".join(letter for letter in text if letter.isdigit()),
         )

@@ -1,5 +1,6 @@
 """Examples, answers and scores, with an answerer whose answers are written down."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -104,8 +105,10 @@ def test_spaces_around_what_is_right_count_for_nothing() -> None:
     examples = evaluation_set(pair_form(), table)
     report = evaluate(examples, WrittenAnswers({"a": Answer("good"), "b": Answer("bad")}), scoring_of(["accuracy"]))
     assert report.scores["accuracy"] == 100.0 and [each.is_right for each in report.results] == [True, True]
-    written = evaluation_set(FORM, table_of([{"source": "a", "target": " good"}]))  # a form that asks for the space
-    assert written.examples[0].references == (" good",)
+    written = evaluation_set(FORM, table_of([{"source": "a", "target": " good"}]))
+    assert written.examples[0].references == ("good",)
+    as_it_is = dataclasses.replace(FORM, read_prediction=str)  # a form that asks for the space
+    assert evaluation_set(as_it_is, table_of([{"source": "a", "target": " good"}])).examples[0].references == (" good",)
 
 
 def test_columns_named_by_numbers_are_no_file_without_a_header() -> None:

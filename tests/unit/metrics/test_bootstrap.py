@@ -38,15 +38,22 @@ def test_differences_that_are_equal_count_as_equal_whatever_rounding_makes_of_th
     rng = np.random.default_rng(0)
     for num_items in (20, 30, 100) * 12:
         a, b = rng.integers(0, 2, (2, num_items))
-        in_percent = paired_bootstrap(
-            lambda chosen, a=a: 100.0 * a[chosen].mean(), lambda chosen, b=b: 100.0 * b[chosen].mean(),
-            num_items, rng=np.random.default_rng(num_items),
-        )  # fmt: skip
         counted = paired_bootstrap(
             lambda chosen, a=a: float(a[chosen].sum()), lambda chosen, b=b: float(b[chosen].sum()),
             num_items, rng=np.random.default_rng(num_items),
         )  # fmt: skip
-        assert in_percent.p_value == counted.p_value
+        for unit in (100.0, 1e-9, 1e9):
+            scaled = paired_bootstrap(
+                mean_of(unit * a), mean_of(unit * b), num_items, rng=np.random.default_rng(num_items)
+            )
+            assert scaled.p_value == counted.p_value
+
+
+def test_one_infinite_value_proves_nothing() -> None:
+    values = np.zeros(20)
+    values[3] = np.inf
+    found = paired_bootstrap(mean_of(values), mean_of(np.zeros(20)), 20, rng=np.random.default_rng(0))
+    assert found.p_value > 0.3
 
 
 def test_a_corpus_metric_is_computed_anew_for_every_choice() -> None:

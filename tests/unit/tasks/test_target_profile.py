@@ -60,6 +60,12 @@ def test_a_rare_label_near_a_frequent_one_is_told(rare: str, frequent: str) -> N
         {"male": 50, "female": 2},
         {"yes": 50, "no": 2},
         {"positive": 50, "positivve": 40},  # both frequent: somebody meant it
+        {"1": 50, "0": 40, "-1": 40},
+        {">50K": 50, "<=50K": 40},
+        {"A": 50, "A+": 40, "A-": 45},
+        {"C": 50, "C++": 40, "C#": 45},
+        {"x>0": 50, "x<0": 40},
+        {"1.5": 50, "15": 40},
     ],
 )
 def test_labels_that_are_meant_are_not_called_mistyped(labels: dict[str, int]) -> None:
@@ -68,6 +74,12 @@ def test_labels_that_are_meant_are_not_called_mistyped(labels: dict[str, int]) -
 
 def test_labels_that_differ_in_case_or_spaces_alone_are_told_however_frequent() -> None:
     assert near_labels({"good": 20, "bad": 22, "Good": 18, "b ad": 15}) == [("Good", "good"), ("b ad", "bad")]
+    assert near_labels({"co-op": 20, "Coop.": 22, "U.S.": 9, "us": 8}) == [("co-op", "Coop."), ("us", "U.S.")]
+
+
+def test_a_label_that_both_halves_of_the_data_write_otherwise_still_counts_among_the_others() -> None:
+    said = " ".join(TargetProfile.of(["good"] * 400 + ["Good"] * 41 + ["bad"] * 500).findings())
+    assert "looks like 'good'" in said and "unbalanced: 'bad' comes 500 times and 'Good' 41" in said
 
 
 def by_whole_distances(labels: dict[str, int]) -> list[tuple[str, str]]:
@@ -86,9 +98,14 @@ def by_whole_distances(labels: dict[str, int]) -> list[tuple[str, str]]:
         is_swap = distance == 2 and sorted(left) == sorted(right)
         return distance - is_swap <= (2 if longest >= 12 else 1 if longest >= 4 else 0)
 
+    def without_marks(text: str) -> str:
+        between = [text[n - 1 : n].isdigit() and text[n + 1 : n + 2].isdigit() for n in range(len(text))]
+        is_point = [sign == "." and not inside for sign, inside in zip(text, between, strict=True)]
+        return "".join(sign for sign, is_mark in zip(text, is_point, strict=True) if sign != " " and not is_mark)
+
     def is_compared(rare: str, name: str) -> bool:
-        letters = ["".join(letter for letter in label.casefold() if letter.isalnum()) for label in (rare, name)]
-        return labels[rare] <= max(1, 0.1 * labels[name]) < labels[name] or letters[0] == letters[1]
+        plain = [without_marks(" ".join(label.split()).casefold()) for label in (rare, name)]
+        return labels[rare] <= max(1, 0.1 * labels[name]) < labels[name] or (plain[0] == plain[1] != "")
 
     names = sorted(labels, key=lambda label: (-labels[label], label))
     near = []
