@@ -5,7 +5,8 @@
 Real FLAN-T5-small weights, one text of tests/golden/synopsis64.json, ids in and one greedy token out, each start in a
 process of its own, by turns. t5kit starts with no cache (T5KIT_CACHE=off), with an empty one that it fills, with a full
 one, and from an int8 folder without a cache. Measured in the process: seconds of importing, of loading, to the first
-token, and VmHWM, the peak of memory that counts mapped files too (`ru_maxrss` is inherited from the parent and lies).
+token, VmHWM, the peak of memory that counts mapped files too (`ru_maxrss` is inherited from the parent and lies), and
+RssAnon, what the process holds for itself at the end: mapped weights are shared and given back when memory is short.
 The system's file cache is warm for all. CTranslate2's model is converted to int8 beforehand, and it gets pieces, its
 own form of ids. bench/engine.py times its starts with this too.
 
@@ -72,9 +73,10 @@ model, weights, threads, workers, ids = json.loads(sys.argv[1])
 loaded = time.perf_counter()
 token = first()
 done = time.perf_counter()
-status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("Vm"))
+status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith(("Vm", "Rss")))
 print(json.dumps(dict(token=token, import_s=imported - started, load_s=loaded - imported, first_token_s=done - loaded,
-                      total_s=done - started, peak_mb=int(status["VmHWM"].split()[0]) * 1024 / 1e6)))
+                      total_s=done - started, peak_mb=int(status["VmHWM"].split()[0]) * 1024 / 1e6,
+                      private_mb=int(status["RssAnon"].split()[0]) * 1024 / 1e6)))
 sys.stdout.flush()
 os._exit(0)
 """
@@ -157,7 +159,8 @@ def main() -> None:
         print(json.dumps({"case": name, **medians, "first_token_is_float32s": is_right, **machine}), flush=True)
         print(
             f"{name:30} import {medians['import_s']:6.3f} s  load {medians['load_s']:6.3f} s  first token "
-            f"{medians['first_token_s']:6.3f} s  peak {medians['peak_mb']:5.0f} MB",
+            f"{medians['first_token_s']:6.3f} s  peak {medians['peak_mb']:5.0f} MB, "
+            f"{medians['private_mb']:4.0f} of them private",
             file=sys.stderr,
         )
 
