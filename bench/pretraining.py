@@ -23,12 +23,10 @@ import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "recipes" / "mini-1.toml"
+from single_tasks import RECIPE, ROOT, T5KIT, scores
+
 PRETRAINING = ROOT / "recipes" / "pretrain-small.toml"
-T5KIT = [sys.executable, "-c", "from t5kit.cli.main import main; main()"]
 WAYS = ("tasks", "mixed", "pretrained", "twice")
 
 
@@ -50,7 +48,7 @@ def main() -> None:
             began = time.perf_counter()
             model = trained(name, out, arguments)
             seconds = time.perf_counter() - began
-            rows = scores(model, arguments.data)
+            rows = scores(model, "", arguments.data)
             print(json.dumps({"bench": "pretraining", "way": name, "num_steps": arguments.num_steps,
                               "seconds": seconds, "scores": rows}), flush=True)  # fmt: skip
             columns[name] = {f"{row['task']} {row['score']}": row["value"] for row in rows}
@@ -62,8 +60,7 @@ def main() -> None:
 
 def trained(name: str, out: Path, arguments: argparse.Namespace) -> Path:
     """Train a model in one of WAYS and return its folder."""
-    tasks = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["data"]
-    rates = tasks["mixture"]["rates"]
+    rates = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["data"]["mixture"]["rates"]
     alone = {**rates, "corpus": 0}
     steps = arguments.num_steps
     match name:
@@ -111,15 +108,6 @@ def run(
 def inline(table: Mapping[str, object]) -> str:
     """Return a TOML table on one line."""
     return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
-
-
-def scores(model: Path, data: Path) -> list[dict[str, Any]]:
-    """Return a model's rows of scripts/score_mini.py for its free answers, over the whole dev files."""
-    program = ROOT / "scripts" / "score_mini.py"
-    command = [sys.executable, str(program), str(data), "--model", str(model)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return [row for row in rows if row["way"] == "generate"]
 
 
 if __name__ == "__main__":

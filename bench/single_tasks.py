@@ -17,6 +17,7 @@ import tempfile
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "mini-1.toml"
@@ -94,8 +95,8 @@ def overrides(single: Single, data: Path, threads: int) -> list[str]:
     ]  # fmt: skip
 
 
-def scores(model: Path, task: str, data: Path) -> list[dict[str, object]]:
-    """Return a model's rows of scripts/score_mini.py for a task's free answers, over the whole dev file."""
+def scores(model: Path, task: str, data: Path) -> list[dict[str, Any]]:
+    """Return a model's rows of scripts/score_mini.py for the free answers of a task ("": all), over whole dev files."""
     program = ROOT / "scripts" / "score_mini.py"
     command = [sys.executable, str(program), str(data), "--model", str(model), "--only", task]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -385,7 +385,7 @@ def _read_files(
 def _check_columns(table: MemoryTable, columns: PairColumns) -> None:
     """Raise RequestError if the first record lacks a column that is asked for by name, ConfigError for no template."""
     fields = table[0].fields
-    if next(iter(fields), "") == "0":  # no header; a first line of one cell is a bad record, not a bad file
+    if columns.has_numbers_for_names(fields):  # a first line of one cell is a bad record, not a bad file
         fields = {**fields, "input": "", "target": ""}
     for option, word, usual in zip(("input", "target"), (columns.input, columns.target), columns.usual, strict=True):
         if "{" in word:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5kit.decoding.diverse import best_candidates, best_diverse_candidates
-from t5kit.decoding.faults import no_token_left, scores_not_finite
+from t5kit.decoding.faults import has_finite_scores, no_token_left, scores_not_finite
 from t5kit.decoding.grammar import ConstraintFactory
 from t5kit.decoding.lanes import REASON_EOS, REASON_LENGTH, REASON_STOP, Lanes, Picked, pick, taken
 from t5kit.decoding.prefixes import (
@@ -214,7 +214,7 @@ class BeamSearch:
         """
         shape = (len(self._lanes), self._width, output.top_ids.shape[1])
         log_sum_exp = output.log_sum_exp
-        is_finite = np.isfinite(log_sum_exp) & (output.top_logits[:, 0] < np.inf)  # after what is edited, too
+        is_finite = has_finite_scores(output)
         is_broken = not is_finite.all()
         if is_broken:
             log_sum_exp = np.where(is_finite, log_sum_exp, np.float32(np.nan))

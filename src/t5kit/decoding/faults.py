@@ -9,12 +9,17 @@ NOT_FINITE = "NaN or infinite scores"
 """In the message of every error about weights that are damaged or exploded."""
 
 
-def faulty_rows(output: StepOutput) -> np.ndarray | None:
-    """Return a mask [Q] of the rows whose scores are not finite or that have no candidate, or None if there is none.
+def has_finite_scores(output: StepOutput) -> np.ndarray:
+    """Return a mask [Q] of the rows whose scores are finite before and after what the request edits.
 
-    The scores are those before and after what the request edits.
+    A row without a candidate, whose best logit is minus infinity, is one of them.
     """
-    is_sound = np.isfinite(output.log_sum_exp) & np.isfinite(output.top_logits[:, 0]) & (output.top_ids[:, 0] >= 0)
+    return np.isfinite(output.log_sum_exp) & (output.top_logits[:, 0] < np.inf)
+
+
+def faulty_rows(output: StepOutput) -> np.ndarray | None:
+    """Return a mask [Q] of the rows whose scores are not finite or that have no candidate, or None if there is none."""
+    is_sound = has_finite_scores(output) & (output.top_logits[:, 0] > -np.inf) & (output.top_ids[:, 0] >= 0)
     return None if is_sound.all() else ~is_sound
 
 

@@ -239,13 +239,14 @@ _SEQUENCES = {
 
 
 def _plain(options: DecodingOptions, name: str) -> Any:
-    """Return a field's value; a number of another library (NumPy's) becomes Python's own."""
+    """Return a field's value, which becomes a plain number where it is any."""
     value = _plain_number(getattr(options, name))
     object.__setattr__(options, name, value)
     return value
 
 
 def _plain_number(value: Any) -> Any:
+    """Return a number of another library (NumPy's) as Python's own, and anything else as it is."""
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
@@ -254,4 +255,4 @@ def _plain_number(value: Any) -> Any:
 
 
 def _plain_ids(ids: tuple[Any, ...] | list[Any]) -> tuple[Any, ...]:
-    return tuple(_plain_number(token) if isinstance(token, numbers.Integral) else token for token in ids)
+    return tuple(map(_plain_number, ids))

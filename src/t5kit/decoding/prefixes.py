@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t5kit.decoding.faults import scores_not_finite
+from t5kit.decoding.faults import has_finite_scores, scores_not_finite
 from t5kit.decoding.options import DecodingOptions
 from t5kit.decoding.stops import DetokenizerFactory, new_matcher
 from t5kit.runtime import LogitEdits, Need, Runtime, StepInput, StepOutput
@@ -77,7 +77,7 @@ def _fed(runtime: Runtime, slots: np.ndarray, prefixes: Sequence[Sequence[int]])
             need=Need(all_positions=True),
         )
         output = runtime.step(step)
-        is_sound = np.isfinite(output.log_sum_exp) & np.isfinite(output.top_logits[:, 0])
+        is_sound = has_finite_scores(output)
         found = np.where(is_sound, output.top_logits[:, 0] - output.log_sum_exp, np.float32(np.nan))
         for (number, piece), values in zip(pieces, np.split(found, np.cumsum(step.lengths)[:-1]), strict=True):
             log_probs[number][piece] = values
@@ -134,7 +134,7 @@ def last_positions(output: StepOutput, lengths: np.ndarray, num_after: np.ndarra
     ends = np.cumsum(lengths)
     own_ends = ends if num_after is None else ends - num_after
     last = take_rows(output, own_ends - 1)
-    is_broken = ~(np.isfinite(output.log_sum_exp) & (output.top_logits[:, 0] < np.inf))
+    is_broken = ~has_finite_scores(output)
     if not is_broken.any():
         return last
     num_broken = np.concatenate([[0], np.cumsum(is_broken)])

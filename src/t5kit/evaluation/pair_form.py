@@ -31,7 +31,8 @@ class PairColumns:
 
     def __call__(self, fields: Fields) -> Fields:
         """Return the prepared fields. Raises: DataError naming the field that is missing or no text."""
-        fields = self.named(fields)
+        if self.has_numbers_for_names(fields):
+            fields = {**fields, **dict(zip(("input", "target"), fields.values(), strict=False))}
         inputs, targets = self.usual
         (prompt, *others) = _texts(fields, self.input, inputs)
         if others:
@@ -39,11 +40,10 @@ class PairColumns:
         references = _texts(fields, self.target, targets)
         return {"prompt": prompt, "target": references[0], "references": references}
 
-    def named(self, fields: Fields) -> Fields:
-        """Return a record's fields; columns that have numbers, "0" first, instead of names get the usual ones too."""
-        if next(iter(fields), "") != "0":
-            return fields
-        return {**fields, **dict(zip(("input", "target"), fields.values(), strict=False))}
+    @staticmethod
+    def has_numbers_for_names(fields: Fields) -> bool:
+        """Say whether a record is of a file without a header, whose first column is "0"."""
+        return next(iter(fields), "") == "0"
 
 
 def pair_form(input: str = "", target: str = "") -> TaskForm:

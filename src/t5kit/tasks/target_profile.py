@@ -164,6 +164,7 @@ def _is_rare(times: int, beside: int) -> bool:
 
 
 _MARKS = re.compile(r"[\s_!?'\"]|(?<!\d)[.,]|[.,](?!\d)|(?<=[^\W\d_])-(?=[^\W\d_])")
+"""Spaces and marks of sentences; a point or comma within a number and a sign before one are none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
